@@ -1,0 +1,263 @@
+"""The adapter interface: the truth about one provider, nothing more.
+
+An :class:`Adapter` speaks for one account and root at one provider. It is bound to one event loop and safe for
+concurrent use there. It does not retry, time out, limit or measure; layers (:mod:`cdir_adapters.layers`) are adapters
+that wrap an adapter and do. Errors are those of :mod:`cdir.errors`; a vendor's error never leaves the adapter, and
+``asyncio.CancelledError`` always passes.
+
+Paths reach an adapter in normal form (:func:`cdir.paths.normalize_path`) as keys: relative, NFC, no empty, ``.`` or
+``..`` component. The empty key names the provider's root and is valid only where a directory is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from cdir.errors import Unsupported
+from cdir_adapters.capability import Capability, ChecksumKind
+
+__all__ = [
+    "FULL",
+    "NO_METADATA",
+    "Adapter",
+    "AdapterInfo",
+    "ByteRange",
+    "Checksum",
+    "FetchedObject",
+    "ObjectInfo",
+    "ObjectKind",
+    "Page",
+    "ReadStream",
+    "Source",
+    "Usage",
+    "WriteMode",
+]
+
+Source = bytes | AsyncIterable[bytes]
+"""Content to write: whole when it is in memory anyway, else its pieces in order (of any size, none of them empty)."""
+
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class ObjectKind(enum.Enum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    OTHER = "other"
+    """A symlink, device, socket or FIFO: shown by ``list``, never followed or read."""
+
+
+class WriteMode(enum.Enum):
+    OVERWRITE = "overwrite"
+    CREATE = "create"
+    """Fail with AlreadyExists when the object exists. Requires ``write_if_absent``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checksum:
+    """A provider's own statement about an object's content; ``value`` is lower-case hex (``hex-N`` for multipart)."""
+
+    kind: ChecksumKind
+    value: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ByteRange:
+    """``length`` bytes from ``offset``; ``None`` reads to the end. A range that ends past the object is cut short."""
+
+    offset: int = 0
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or (self.length is not None and self.length < 0):
+            raise ValueError("a range has neither a negative offset nor a negative length")
+
+
+FULL = ByteRange()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """What a provider can truly say about one object. Fields it does not know are ``None``."""
+
+    key: str
+    size: int
+    kind: ObjectKind = ObjectKind.FILE
+    modified: datetime | None = None
+    """The client's modified time where the provider keeps one, else the provider's own; aware, UTC."""
+    etag: str | None = None
+    """Exactly as received, quotes included: it is sent back in conditions, never compared to a digest."""
+    checksum: Checksum | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: NO_METADATA)
+    """User metadata, keys in lower case; empty in listings."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """One piece of a listing. A listing that ends without an error was complete."""
+
+    objects: tuple[ObjectInfo, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FetchedObject:
+    """The answer of ``fetch``: what the object is, and the bytes of the range."""
+
+    info: ObjectInfo
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Bytes at the provider; ``None`` where it does not say."""
+
+    used: int | None = None
+    free: int | None = None
+    total: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """Who this adapter speaks for. Printable: it never holds a secret."""
+
+    kind: str
+    name: str
+    location: str
+    """Where the root is, in the words of its kind: ``/srv/data``, ``s3://bucket/prefix at host:port``."""
+
+
+class ReadStream(AsyncIterator[bytes]):
+    """An object being read: ``info`` first, then pieces of at most a few MiB in order.
+
+    Ends early only with an error: a body shorter than the provider announced raises IntegrityError.
+    """
+
+    info: ObjectInfo
+
+
+class Adapter(ABC):
+    """One provider account and root. See the module's text for the rules all methods share."""
+
+    info: AdapterInfo
+    capability: Capability
+    """Of the current stack; a layer may change it."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Reach the provider with the credentials given; touch no data.
+
+        Raises Unauthenticated, PermissionDenied, NotFound (the root is missing and could not be made), ConfigInvalid or
+        ProviderUnavailable.
+        """
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Make the root (folder, bucket, prefix) when it is missing; existing is success. Called once, when a provider
+        is added, before ``check``."""
+
+    @abstractmethod
+    async def stat(self, key: str) -> ObjectInfo:
+        """Return what lies at ``key``. Raises NotFound. A directory is returned with kind DIRECTORY where the provider
+        has directories, else NotFound."""
+
+    @abstractmethod
+    def list(self, prefix: str, *, recursive: bool = False, start_after: str | None = None) -> AsyncIterator[Page]:
+        """Yield pages of what lies under the directory ``prefix`` (``""`` is the root).
+
+        A plain method that returns an async iterator. Not recursive: files and directories right below. Recursive:
+        every file below (directories may be left out). A missing prefix yields nothing. ``start_after`` requires
+        ``list_ordered`` and skips keys up to and including it. A listing that breaks off raises: it is complete or an
+        error, never a short success. Temporary objects of an unfinished ``write`` are never shown.
+        """
+
+    @abstractmethod
+    def read(
+        self, key: str, *, range: ByteRange = FULL, if_match: str | None = None
+    ) -> AbstractAsyncContextManager[ReadStream]:
+        """Open ``key`` for reading. Leaving the context early closes the request at the provider.
+
+        Raises NotFound, IsDirectory, RangeNotSatisfied (offset at or past the end of a non-empty range; offset 0 of an
+        empty object is an empty stream), PreconditionFailed (``if_match``; requires ``read_if_match``).
+        """
+
+    @abstractmethod
+    async def write(
+        self,
+        key: str,
+        source: Source,
+        *,
+        size: int | None,
+        modified: datetime,
+        mode: WriteMode = WriteMode.OVERWRITE,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        """Store an object: all or nothing.
+
+        An error, a cancellation, a source that raises, or one that yields more or fewer than ``size`` bytes
+        (IntegrityError) leaves what was there before. Parents are made as needed. ``size`` ``None`` requires
+        ``write_unknown_size``. The returned info holds the provider's checksum where it states one, and the adapter
+        has compared it to the bytes it sent (IntegrityError, and the object is removed, when they differ).
+        Raises AlreadyExists (``mode``), PreconditionFailed (``if_match``), IsDirectory, NotDirectory, QuotaExceeded,
+        InvalidPath (a name or size the provider cannot hold).
+        """
+
+    @abstractmethod
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Remove a file; a missing one is success. Directories left empty by it may be removed as well. Raises
+        IsDirectory."""
+
+    async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
+        """Read a range that fits in memory (a few MiB at most) in one go; the errors are those of ``read``."""
+        async with self.read(key, range=range, if_match=if_match) as stream:
+            pieces = [piece async for piece in stream]
+            return FetchedObject(stream.info, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        """Copy inside the provider, replacing ``target``, keeping modified time and metadata. Requires ``copy``."""
+        raise self.unsupported("copy")
+
+    async def move(self, source: str, target: str) -> ObjectInfo:
+        """Rename inside the provider, replacing ``target``. Parents are made as needed. Requires ``move``."""
+        raise self.unsupported("move")
+
+    async def make_directory(self, key: str) -> None:
+        """Make a directory and its parents; existing is success. Requires ``directories``."""
+        raise self.unsupported("directories")
+
+    async def remove_directory(self, key: str) -> None:
+        """Remove an empty directory; missing is success. Raises DirectoryNotEmpty. Requires ``directories``."""
+        raise self.unsupported("directories")
+
+    async def usage(self) -> Usage:
+        """Return how much is used and free. Requires ``usage``."""
+        raise self.unsupported("usage")
+
+    async def sweep(self, older_than: float) -> int:
+        """Remove what unfinished writes of a crashed process left (temporary files, open multipart uploads) that is
+        older than ``older_than`` seconds; return how many. Default: there is nothing of the kind."""
+        return 0
+
+    async def aclose(self) -> None:
+        """Release connections. Idempotent."""
+        return
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def unsupported(self, what: str) -> Unsupported:
+        """The error for something whose flag is false."""
+        return Unsupported(
+            f"provider {self.info.name} ({self.info.kind}) does not support {what}", provider=self.info.name
+        )
