@@ -110,8 +110,8 @@ def parse_target(text: str, current: str = "/", *, allow_parent: bool = False) -
     """Read a path as a person types it: ``dir/file``, ``/dir/file`` or ``@team/dir/file``.
 
     A relative path starts at ``current``, itself ``/dir`` or ``@team/dir``. ``.`` stands for the directory itself.
-    ``..`` is refused unless ``allow_parent`` is true (for ``cd ..``), and then resolved here, lexically; it never leads above
-    the root.
+    ``..`` is refused unless ``allow_parent`` is true (for ``cd ..``), and then resolved here, lexically; it never leads
+    above the root.
     """
     absolute = text if text.startswith(("/", "@")) else f"{current.rstrip('/')}/{text}"
     workspace = ""

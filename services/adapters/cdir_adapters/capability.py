@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any, Self
 
 __all__ = ["Capability", "ChecksumKind"]
 
@@ -83,3 +85,23 @@ class Capability:
     def __post_init__(self) -> None:
         if self.forbidden_names is not None:
             re.compile(self.forbidden_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, every field under its own name; ``modified_precision`` in seconds."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["checksums"] = sorted(self.checksums)
+        if self.modified_precision is not None:
+            values["modified_precision"] = self.modified_precision.total_seconds()
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote. A field that is missing has its default; one that this build does not know,
+        and a checksum it does not know, are skipped."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        taken = {name: value for name, value in values.items() if name in known}
+        kinds = {kind.value for kind in ChecksumKind}
+        taken["checksums"] = frozenset(ChecksumKind(kind) for kind in taken.get("checksums", ()) if kind in kinds)
+        if taken.get("modified_precision") is not None:
+            taken["modified_precision"] = timedelta(seconds=taken["modified_precision"])
+        return cls(**taken)

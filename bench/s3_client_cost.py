@@ -1,0 +1,204 @@
+"""CPU cost of the two S3 client libraries: what one small put and get and one mebibyte of a large put take.
+
+Counts the processor time of this process, its threads included and the server's not, against ``rclone serve s3`` on
+loopback. The wall clock says little here: client and server share the machine's cores.
+
+    python bench/s3_client_cost.py [--objects N] [--large MIB]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiobotocore.config
+import aiobotocore.session
+import botocore.handlers
+import obstore
+from obstore.store import S3Store
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
+
+SMALL = 10 * 1024
+IN_FLIGHT = 16
+PART = 16 * 1024 * 1024
+PARTS_IN_FLIGHT = 3
+PIECE = 4 * 1024 * 1024
+BUCKET = "bench"
+
+
+async def run_all(jobs: Iterable[Callable[[], Awaitable[object]]], in_flight: int) -> None:
+    waiting = iter(jobs)
+
+    async def worker() -> None:
+        for job in waiting:
+            await job()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(in_flight):
+            group.create_task(worker())
+
+
+async def measure(title: str, unit: str, count: int, run: Callable[[], Awaitable[object]]) -> None:
+    before, wall = time.process_time(), time.perf_counter()
+    await run()
+    cpu, wall = time.process_time() - before, time.perf_counter() - wall
+    print(f"{title:38} {cpu / count * 1000:7.3f} ms CPU per {unit:4} {count / wall:8.0f} {unit}s/s")
+
+
+async def pieces(size: int) -> AsyncIterator[bytes]:
+    piece = os.urandom(PIECE)
+    for _ in range(size // PIECE):
+        yield piece
+
+
+async def parts(size: int) -> AsyncIterator[bytes]:
+    waiting: list[bytes] = []
+    async for piece in pieces(size):
+        waiting.append(piece)
+        if len(waiting) * PIECE == PART:
+            yield b"".join(waiting)
+            waiting.clear()
+
+
+async def with_aiobotocore(server: RcloneS3Server, objects: int, large: int) -> None:
+    config = aiobotocore.config.AioConfig(
+        max_pool_connections=IN_FLIGHT,
+        retries={"total_max_attempts": 1},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path", "payload_signing_enabled": False},
+    )
+    data = os.urandom(SMALL)
+    async with aiobotocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=config,
+    ) as client:
+        await client.create_bucket(Bucket=BUCKET)
+
+        async def put(index: int) -> None:
+            answer = await client.put_object(
+                Bucket=BUCKET, Key=f"b/{index}", Body=data, Metadata={"mtime": "1700000000.123456"}
+            )
+            assert answer["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+        async def get(index: int) -> None:
+            answer = await client.get_object(Bucket=BUCKET, Key=f"b/{index}", Range=f"bytes=0-{SMALL - 1}")
+            async with answer["Body"] as body:
+                assert len(await body.read()) == SMALL
+
+        async def put_large() -> None:
+            upload = await client.create_multipart_upload(Bucket=BUCKET, Key="large-b")
+            room = asyncio.Semaphore(PARTS_IN_FLIGHT)
+            done: list[dict[str, Any]] = []
+
+            async def send(number: int, part: bytes) -> None:
+                try:
+                    digest = asyncio.to_thread(lambda: hashlib.md5(part, usedforsecurity=False).hexdigest())
+                    answer, _ = await asyncio.gather(
+                        client.upload_part(
+                            Bucket=BUCKET, Key="large-b", UploadId=upload["UploadId"], PartNumber=number, Body=part
+                        ),
+                        digest,
+                    )
+                    done.append({"PartNumber": number, "ETag": answer["ETag"]})
+                finally:
+                    room.release()
+
+            async with asyncio.TaskGroup() as group:
+                number = 0
+                async for part in parts(large):
+                    number += 1
+                    await room.acquire()
+                    group.create_task(send(number, part))
+            await client.complete_multipart_upload(
+                Bucket=BUCKET,
+                Key="large-b",
+                UploadId=upload["UploadId"],
+                MultipartUpload={"Parts": sorted(done, key=lambda part: part["PartNumber"])},
+            )
+
+        await run_all([lambda: put(0)], 1)
+        await measure(
+            "aiobotocore, put 10 KiB", "put", objects,
+            lambda: run_all([lambda index=index: put(index) for index in range(objects)], IN_FLIGHT),
+        )  # fmt: skip
+        await measure(
+            "aiobotocore, ranged get 10 KiB", "get", objects,
+            lambda: run_all([lambda index=index: get(index) for index in range(objects)], IN_FLIGHT),
+        )  # fmt: skip
+        if large:
+            await measure("aiobotocore, large put, MD5 per part", "MiB", large >> 20, put_large)
+
+
+async def with_obstore(server: RcloneS3Server, objects: int, large: int) -> None:
+    def make(*, unsigned: bool) -> S3Store:
+        return S3Store(
+            BUCKET,
+            endpoint=server.endpoint,
+            region="us-east-1",
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+            unsigned_payload=unsigned,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+        )
+
+    data = os.urandom(SMALL)
+    attributes = {"mtime": "1700000000.123456"}
+    for unsigned in (False, True):
+        store = make(unsigned=unsigned)
+
+        async def put(index: int, store: S3Store = store) -> None:
+            answer = await obstore.put_async(store, f"o/{index}", data, attributes=attributes, use_multipart=False)
+            assert str(answer["e_tag"]).strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+        async def get(index: int, store: S3Store = store) -> None:
+            answer = await obstore.get_async(store, f"o/{index}", options={"range": (0, SMALL)})
+            assert len(bytes(await answer.bytes_async())) == SMALL
+
+        async def put_large(store: S3Store = store) -> None:
+            await obstore.put_async(
+                store, "large-o", pieces(large), use_multipart=True, chunk_size=PART, max_concurrency=PARTS_IN_FLIGHT
+            )
+
+        title = f"obstore{', unsigned' if unsigned else ''}"
+        await run_all([lambda put=put: put(0)], 1)
+        await measure(
+            f"{title}, put 10 KiB", "put", objects,
+            lambda put=put: run_all([lambda index=index: put(index) for index in range(objects)], IN_FLIGHT),
+        )  # fmt: skip
+        await measure(
+            f"{title}, ranged get 10 KiB", "get", objects,
+            lambda get=get: run_all([lambda index=index: get(index) for index in range(objects)], IN_FLIGHT),
+        )  # fmt: skip
+        if large:
+            await measure(f"{title}, large put, no MD5", "MiB", large >> 20, put_large)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=int, default=2000, help="small objects per measurement (default 2000)")
+    parser.add_argument("--large", type=int, default=256, metavar="MIB", help="size of the large object (default 256)")
+    arguments = parser.parse_args()
+    async with rclone_s3_server() as server:
+        await with_aiobotocore(server, arguments.objects, arguments.large << 20)
+        await with_obstore(server, arguments.objects, arguments.large << 20)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,301 @@
+"""Which kinds of provider there are, where their code lies and which options they take.
+
+The table below is the one list of kinds. A kind's class is imported only when a provider of that kind is opened, so a
+library that is not installed is missed only by those who want it. Adding a kind takes its module in ``providers/``, one
+entry here, one extra in ``pyproject.toml`` and one conformance test.
+
+Every adapter class is constructed as ``Class(name=…, options=…)``::
+
+    def __init__(self, name: str, options: Mapping[str, OptionValue]) -> None
+
+where ``options`` are the typed values of :func:`validate_options`: an option that was not given holds its default, or is
+absent when it has none. The constructor does no input or output; that is what ``check`` and ``prepare`` are for. What the
+kind can do at best stands in the class attribute ``capability``; an instance may narrow it.
+
+Out-of-tree kinds are found through the entry-point group ``cdir.adapters``: an entry point's value names a
+:class:`KindSpec`. A kind of the table below wins over one of the same name from outside.
+
+Options that all kinds share (location, priority, cost, read_only, bandwidth) belong to the catalog, not to the adapter,
+and do not appear here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import importlib
+import importlib.metadata
+import logging
+import os.path
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cdir.errors import ConfigInvalid, InvalidArgument, Unsupported
+from cdir_adapters.adapter import Adapter
+from cdir_adapters.capability import Capability
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "KindSpec",
+    "OptionSpec",
+    "OptionType",
+    "OptionValue",
+    "adapter_class",
+    "declared_capability",
+    "find_kind",
+    "kinds",
+    "open_adapter",
+    "split_secrets",
+    "validate_options",
+]
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "cdir.adapters"
+
+OptionValue = str | int | bool
+
+
+class OptionType(enum.StrEnum):
+    STR = "str"
+    INT = "int"
+    """A decimal number that is not negative."""
+    BOOL = "bool"
+    """``true``, ``yes``, ``on``, ``1`` or their opposites, in any case."""
+    PATH = "path"
+    """An absolute path on the machine where the adapter runs; ``~`` stands for the home folder there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OptionSpec:
+    """One option of a kind."""
+
+    name: str
+    description: str
+    """One sentence for a person."""
+    type: OptionType = OptionType.STR
+    required: bool = False
+    secret: bool = False
+    """Given apart from the others, stored sealed and never shown again."""
+    default: OptionValue | None = None
+    """``None``: the option is absent when it is not given, and the description says what that means."""
+    choices: tuple[str, ...] = ()
+    """The only values allowed; empty allows all."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KindSpec:
+    """One kind of provider: the name people write, its class and its options."""
+
+    kind: str
+    target: str
+    """``package.module:Class`` of the adapter."""
+    description: str
+    extra: str | None = None
+    """The extra of the ``cdir`` distribution that brings the libraries it needs; ``None`` when it needs none."""
+    options: tuple[OptionSpec, ...] = ()
+
+    def option(self, name: str) -> OptionSpec:
+        """Return the option of that name. Raises InvalidArgument, listing those that exist."""
+        for spec in self.options:
+            if spec.name == name:
+                return spec
+        known = ", ".join(spec.name for spec in self.options) or "none"
+        raise InvalidArgument(f"kind {self.kind} has no option {name!r}; its options are: {known}", option=name)
+
+
+_KINDS = (
+    KindSpec(
+        kind="local",
+        target="cdir_adapters.providers.local:LocalAdapter",
+        description="A folder on a disk, a memory card or a network mount of this machine.",
+        options=(
+            OptionSpec("root", "Folder that holds everything; it is made when it is missing.", OptionType.PATH, True),
+        ),
+    ),
+    KindSpec(
+        kind="memory",
+        target="cdir_adapters.providers.memory:MemoryAdapter",
+        description="Memory of the adapter's own process, for trials and tests; gone when the process ends.",
+    ),
+    KindSpec(
+        kind="s3",
+        target="cdir_adapters.providers.s3:S3Adapter",
+        extra="s3",
+        description="Amazon S3 and every service that speaks its protocol.",
+        options=(
+            OptionSpec("bucket", "Bucket that holds everything; it is made when it is missing.", required=True),
+            OptionSpec("endpoint", "URL of the service; not given, it is Amazon's for the region."),
+            OptionSpec("region", "Region that requests are signed for; not given, it is us-east-1."),
+            OptionSpec("prefix", "Folder inside the bucket that holds everything.", default=""),
+            OptionSpec(
+                "path_style",
+                "Put the bucket into the path instead of the host name; not given, that is done for every endpoint that"
+                " is not Amazon's.",
+                OptionType.BOOL,
+            ),
+            OptionSpec("profile", "Name of the service, whose known deviations are then allowed for."),
+            OptionSpec(
+                "signature",
+                "Version of the request signature; v2 is for services from before 2014.",
+                default="v4",
+                choices=("v4", "v2"),
+            ),
+            OptionSpec("access_key", "Access key; not given, the machine's own credentials are looked up."),
+            OptionSpec("secret_key", "Secret that belongs to the access key.", secret=True),
+            OptionSpec("session_token", "Token of temporary credentials.", secret=True),
+        ),
+    ),
+    KindSpec(
+        kind="sftp",
+        target="cdir_adapters.providers.sftp:SftpAdapter",
+        extra="sftp",
+        description="A folder on a computer reached by SSH.",
+        options=(
+            OptionSpec("host", "Name or address of the computer.", required=True),
+            OptionSpec("port", "Port of its SSH server.", OptionType.INT, default=22),
+            OptionSpec("user", "Account there; not given, it is the one that runs the adapter."),
+            OptionSpec(
+                "root",
+                "Folder there that holds everything; without a leading slash it lies in the home folder, not given it"
+                " is the home folder.",
+                default="",
+            ),
+            OptionSpec(
+                "host_key",
+                "Public key of the server, as 'type base64' or its SHA256 fingerprint; not given, the known_hosts file"
+                " of the user who runs the adapter decides.",
+            ),
+            OptionSpec("key_file", "Private key to sign in with.", OptionType.PATH),
+            OptionSpec("password", "Password of the account.", secret=True),
+            OptionSpec("passphrase", "Passphrase of the private key.", secret=True),
+        ),
+    ),
+)
+
+_TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+
+
+@functools.cache
+def kinds() -> Mapping[str, KindSpec]:
+    """Return every kind by name, those of installed entry points included. One that cannot be loaded is left out and
+    logged."""
+    found: dict[str, KindSpec] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            spec = point.load()
+        except Exception:
+            logger.exception("the adapter kind %s (%s) cannot be loaded and is left out", point.name, point.value)
+            continue
+        if isinstance(spec, KindSpec):
+            found[spec.kind] = spec
+        else:
+            logger.error("the entry point %s (%s) does not name a KindSpec and is left out", point.name, point.value)
+    found.update((spec.kind, spec) for spec in _KINDS)
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def find_kind(kind: str) -> KindSpec:
+    """Return the kind of that name. Raises InvalidArgument, listing those that exist."""
+    try:
+        return kinds()[kind]
+    except KeyError:
+        raise InvalidArgument(f"there is no kind {kind!r}; the kinds are: {', '.join(kinds())}", kind=kind) from None
+
+
+def _parse(kind: str, spec: OptionSpec, text: str) -> OptionValue:
+    """Turn an option's text into its value. The text of a secret never enters a message."""
+    if spec.choices and text not in spec.choices:
+        raise ConfigInvalid(f"{kind}: option {spec.name} must be one of {', '.join(spec.choices)}", option=spec.name)
+    match spec.type:
+        case OptionType.STR:
+            return text
+        case OptionType.INT:
+            if not (text.isascii() and text.isdigit()):
+                raise ConfigInvalid(f"{kind}: option {spec.name} must be a whole number, not {text!r}", option=spec.name)
+            return int(text)
+        case OptionType.BOOL:
+            word = text.lower()
+            if word not in _TRUE | _FALSE:
+                raise ConfigInvalid(f"{kind}: option {spec.name} must be true or false, not {text!r}", option=spec.name)
+            return word in _TRUE
+        case OptionType.PATH:
+            path = os.path.expanduser(text)
+            if not os.path.isabs(path):
+                raise ConfigInvalid(
+                    f"{kind}: option {spec.name} must be an absolute path, not {text!r}", option=spec.name
+                )
+            return os.path.normpath(path)
+
+
+def validate_options(kind: str, options: Mapping[str, str]) -> dict[str, OptionValue]:
+    """Return the typed values of ``options`` (plain and secret ones together), defaults filled in.
+
+    An empty text counts as not given. Raises InvalidArgument for an unknown kind or option, naming those that exist, and
+    ConfigInvalid for a required option that is missing or a value that cannot be.
+    """
+    spec = find_kind(kind)
+    for name in options:
+        spec.option(name)
+    missing = [option.name for option in spec.options if option.required and not options.get(option.name)]
+    if missing:
+        raise ConfigInvalid(
+            f"kind {kind} needs the option{'s'[: len(missing) > 1]} {', '.join(missing)};"
+            f" its options are: {', '.join(option.name for option in spec.options)}",
+            option=missing[0],
+        )
+    values: dict[str, OptionValue] = {}
+    for option in spec.options:
+        text = options.get(option.name, "")
+        if text:
+            values[option.name] = _parse(kind, option, text)
+        elif option.default is not None:
+            values[option.name] = option.default
+    return values
+
+
+def split_secrets(kind: str, options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Part ``options`` into the plain ones and the secret ones. Raises InvalidArgument for an unknown option."""
+    spec = find_kind(kind)
+    plain: dict[str, str] = {}
+    secret: dict[str, str] = {}
+    for name, value in options.items():
+        (secret if spec.option(name).secret else plain)[name] = value
+    return plain, secret
+
+
+def adapter_class(kind: str) -> type[Adapter]:
+    """Import the class of a kind. Raises Unsupported when a library it needs is not installed."""
+    spec = find_kind(kind)
+    module_name, _, class_name = spec.target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or module_name.startswith(error.name) or spec.extra is None:
+            raise
+        raise Unsupported(
+            f"kind {kind} needs the library {error.name.partition('.')[0]}, which is not installed:"
+            f" pip install 'cdir[{spec.extra}]'",
+            kind=kind,
+        ) from error
+    found = getattr(module, class_name)
+    assert isinstance(found, type)
+    assert issubclass(found, Adapter)
+    return found
+
+
+def declared_capability(kind: str) -> Capability:
+    """Return what providers of a kind can do at best. Raises Unsupported when its library is not installed."""
+    return adapter_class(kind).capability
+
+
+def open_adapter(kind: str, name: str, options: Mapping[str, str]) -> Adapter:
+    """Return the bare adapter of the provider ``name``; ``options`` are its plain and secret options together.
+
+    Nothing is contacted yet. The errors are those of :func:`validate_options` and :func:`adapter_class`.
+    """
+    values = validate_options(kind, options)
+    make = adapter_class(kind)
+    return make(name=name, options=values)  # type: ignore[call-arg] # the constructor's form is stated above, not in Adapter
