@@ -21,7 +21,6 @@ from typing import Any
 
 import aiobotocore.config
 import aiobotocore.session
-import botocore.handlers
 import obstore
 from obstore.store import S3Store
 
@@ -195,7 +194,7 @@ async def main() -> None:
     parser.add_argument("--objects", type=int, default=2000, help="small objects per measurement (default 2000)")
     parser.add_argument("--large", type=int, default=256, metavar="MIB", help="size of the large object (default 256)")
     arguments = parser.parse_args()
-    async with rclone_s3_server() as server:
+    async with rclone_s3_server(dir_cache="5m") as server:
         await with_aiobotocore(server, arguments.objects, arguments.large << 20)
         await with_obstore(server, arguments.objects, arguments.large << 20)
 

@@ -26,7 +26,7 @@ def missing() -> str | None:
 class RcloneS3Server(ServerProcess):
     """A running server. A bucket is a folder right under ``root``; an object is a file in it."""
 
-    def __init__(self, *, folder: Path, root: Path, port: int | None) -> None:
+    def __init__(self, *, folder: Path, root: Path, port: int | None, dir_cache: str) -> None:
         self.root = root
         self.access_key = "cdir-test-key"
         self.secret_key = "cdir-test-secret"
@@ -34,7 +34,10 @@ class RcloneS3Server(ServerProcess):
         if binary is None:
             raise RuntimeError(missing())
         super().__init__(
-            lambda chosen: [binary, "serve", "s3", "--addr", f"127.0.0.1:{chosen}", str(root)],
+            lambda chosen: [
+                *(binary, "serve", "s3", "--addr", f"127.0.0.1:{chosen}"),
+                *("--dir-cache-time", dir_cache, str(root)),
+            ],
             folder=folder,
             port=port,
             environment={
@@ -64,16 +67,20 @@ class RcloneS3Server(ServerProcess):
 
 
 @asynccontextmanager
-async def rclone_s3_server(*, port: int | None = None, root: Path | None = None) -> AsyncIterator[RcloneS3Server]:
+async def rclone_s3_server(
+    *, port: int | None = None, root: Path | None = None, dir_cache: str = "0s"
+) -> AsyncIterator[RcloneS3Server]:
     """Start the server, over ``root`` or a folder of its own.
 
     ``kill`` and ``restart`` keep the port and the objects; unfinished multipart uploads are lost with the process.
+    Files that a test changes behind the server's back are seen at once; ``dir_cache="5m"`` gives that up for speed in
+    folders of thousands of files.
     """
     async with fresh_folder() as folder:
         served = root or folder / "objects"
         served.mkdir(exist_ok=True)
         (folder / "rclone.conf").touch()
-        server = RcloneS3Server(folder=folder, root=served, port=port)
+        server = RcloneS3Server(folder=folder, root=served, port=port, dir_cache=dir_cache)
         await server.start()
         try:
             yield server

@@ -1,0 +1,1 @@
+"""The command line, ``cdir``. Start here: ``app`` lists the commands, ``commands`` holds them."""

@@ -97,11 +97,32 @@ class Capability:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_json` wrote. A field that is missing has its default; one that this build does not know,
-        and a checksum it does not know, are skipped."""
+        and a checksum it does not know, are skipped. Whole numbers may have become floating ones on the way."""
         known = {field.name for field in dataclasses.fields(cls)}
-        taken = {name: value for name, value in values.items() if name in known}
+        taken = {name: value for name, value in values.items() if name in known and value is not None}
+        for name in taken:
+            if name.startswith("max_"):
+                taken[name] = int(taken[name])
         kinds = {kind.value for kind in ChecksumKind}
         taken["checksums"] = frozenset(ChecksumKind(kind) for kind in taken.get("checksums", ()) if kind in kinds)
-        if taken.get("modified_precision") is not None:
+        if "modified_precision" in taken:
             taken["modified_precision"] = timedelta(seconds=taken["modified_precision"])
         return cls(**taken)
+
+    def narrowed_by(self, other: Capability) -> Capability:
+        """Return what both records allow: the flags true in both, the tighter limits, the coarser precision."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            mine, others = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, bool):
+                values[field.name] = mine and others
+            elif field.name.startswith("max_"):
+                limits = [limit for limit in (mine, others) if limit is not None]
+                values[field.name] = min(limits, default=None)
+        precisions = [self.modified_precision, other.modified_precision]
+        return dataclasses.replace(
+            self,
+            **values,
+            checksums=self.checksums & other.checksums,
+            modified_precision=None if None in precisions else max(step for step in precisions if step is not None),
+        )

@@ -8,9 +8,9 @@ Every adapter class is constructed as ``Class(name=…, options=…)``::
 
     def __init__(self, name: str, options: Mapping[str, OptionValue]) -> None
 
-where ``options`` are the typed values of :func:`validate_options`: an option that was not given holds its default, or is
-absent when it has none. The constructor does no input or output; that is what ``check`` and ``prepare`` are for. What the
-kind can do at best stands in the class attribute ``capability``; an instance may narrow it.
+where ``options`` are the typed values of :func:`validate_options`: an option that was not given holds its default, or
+is absent when it has none. The constructor does no input or output; ``check`` and ``prepare`` do. What the kind can do
+at best stands in the class attribute ``capability``; an instance may narrow it.
 
 Out-of-tree kinds are found through the entry-point group ``cdir.adapters``: an entry point's value names a
 :class:`KindSpec`. A kind of the table below wins over one of the same name from outside.
@@ -214,7 +214,9 @@ def _parse(kind: str, spec: OptionSpec, text: str) -> OptionValue:
             return text
         case OptionType.INT:
             if not (text.isascii() and text.isdigit()):
-                raise ConfigInvalid(f"{kind}: option {spec.name} must be a whole number, not {text!r}", option=spec.name)
+                raise ConfigInvalid(
+                    f"{kind}: option {spec.name} must be a whole number, not {text!r}", option=spec.name
+                )
             return int(text)
         case OptionType.BOOL:
             word = text.lower()
@@ -233,8 +235,8 @@ def _parse(kind: str, spec: OptionSpec, text: str) -> OptionValue:
 def validate_options(kind: str, options: Mapping[str, str]) -> dict[str, OptionValue]:
     """Return the typed values of ``options`` (plain and secret ones together), defaults filled in.
 
-    An empty text counts as not given. Raises InvalidArgument for an unknown kind or option, naming those that exist, and
-    ConfigInvalid for a required option that is missing or a value that cannot be.
+    An empty text counts as not given. Raises InvalidArgument for an unknown kind or option, naming those that exist,
+    and ConfigInvalid for a required option that is missing or a value that cannot be.
     """
     spec = find_kind(kind)
     for name in options:

@@ -6,7 +6,8 @@ functions here turn the one into the other with bounded memory and the errors th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from itertools import islice
 
 from cdir.errors import IntegrityError, RangeNotSatisfied
@@ -18,6 +19,7 @@ __all__ = [
     "BufferedReadStream",
     "collect",
     "exactly",
+    "lower_keys",
     "pages_of",
     "rechunk",
     "require",
@@ -56,11 +58,11 @@ def _wrong_size(key: str, size: int, seen: int) -> IntegrityError:
     )
 
 
-async def exactly(source: Source, size: int | None, key: str) -> AsyncIterator[bytes]:
+async def exactly(source: Source, size: int | None, key: str) -> AsyncGenerator[bytes, None]:
     """Yield the pieces of ``source``, skipping empty ones.
 
     Raises IntegrityError when it holds more or fewer than ``size`` bytes: before the piece that is too much, or at the
-    end. ``None`` accepts any size. ``key`` is for the message.
+    end. ``None`` accepts any size. ``key`` is for the message. Whoever may leave early wraps it in ``aclosing``.
     """
     if isinstance(source, bytes):
         if size is not None and len(source) != size:
@@ -90,7 +92,7 @@ async def collect(source: Source, size: int | None, key: str) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def rechunk(source: Source, piece_size: int, *, size: int | None, key: str) -> AsyncIterator[bytes]:
+async def rechunk(source: Source, piece_size: int, *, size: int | None, key: str) -> AsyncGenerator[bytes, None]:
     """Yield ``source`` in pieces of exactly ``piece_size`` bytes, the last one shorter and never empty.
 
     Holds at most one piece of the source and one of its own. Checked like :func:`exactly`; an empty source yields
@@ -98,20 +100,21 @@ async def rechunk(source: Source, piece_size: int, *, size: int | None, key: str
     """
     waiting: list[bytes | memoryview] = []
     missing = piece_size
-    async for piece in exactly(source, size, key):
-        if not waiting and len(piece) == piece_size:
-            yield piece
-            continue
-        rest = memoryview(piece)
-        while len(rest) >= missing:
-            waiting.append(rest[:missing])
-            rest = rest[missing:]
-            yield b"".join(waiting)
-            waiting.clear()
-            missing = piece_size
-        if rest:
-            waiting.append(rest)
-            missing -= len(rest)
+    async with aclosing(exactly(source, size, key)) as pieces:
+        async for piece in pieces:
+            if not waiting and len(piece) == piece_size:
+                yield piece
+                continue
+            rest = memoryview(piece)
+            while len(rest) >= missing:
+                waiting.append(rest[:missing])
+                rest = rest[missing:]
+                yield b"".join(waiting)
+                waiting.clear()
+                missing = piece_size
+            if rest:
+                waiting.append(rest)
+                missing -= len(rest)
     if waiting:
         yield b"".join(waiting)
 

@@ -1,0 +1,1 @@
+"""The catalog: the service that owns all state of a cdir and answers from it alone."""

@@ -1,0 +1,156 @@
+# Everything a developer does here, one target each; `make` alone lists them.
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+TOOLS   := .tools
+BUF     := $(TOOLS)/node_modules/.bin/buf
+BUF_VERSION := 1.75.0
+STAMP   := $(VENV)/.installed
+GENERATED := sdk/cdir/v1
+PROTOS  := $(wildcard protos/cdir/v1/*.proto)
+# Tests of one file stay together on one worker, so that each server is started once; see tests/conftest.py.
+PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
+
+# Compiled modules make every command start faster; some build machines forbid writing them by default.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+
+##@ Use
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) servers ## Make .venv with everything pinned, and install the servers that the tests start.
+
+.PHONY: demo
+demo: $(STAMP) ## Show the whole thing on three local folders, then clean up.
+	$(BIN)/cdir demo
+
+.PHONY: serve-split
+serve-split: $(STAMP) ## Run every service as its own process, on PostgreSQL, until Ctrl-C.
+	exec $(BIN)/python -m cdir_split
+
+##@ Check
+
+.PHONY: test
+test: setup ## Run every test but the slow ones; say what could not be tested here.
+	@status=0; $(PYTEST) -m "not slow" || status=$$?; $(BIN)/python tests/missing.py || status=$$?; exit $$status
+
+.PHONY: system
+system: setup ## Run the tests that drive the command line, on both deployments.
+	$(PYTEST) -m "not slow" tests/system
+
+.PHONY: faults
+faults: setup ## Run the tests that kill, cut, corrupt and fill things.
+	$(PYTEST) -m "not slow" tests/faults
+
+.PHONY: conformance
+conformance: setup ## Run the suites that every adapter and both databases must pass.
+	$(PYTEST) -m "not slow" tests/conformance
+
+.PHONY: crash
+crash: setup ## Kill the daemon 50 times in the middle of writing, on each deployment.
+	CDIR_TEST_KILLS=50 $(PYTEST) --timeout=3600 tests/faults/test_kill.py
+
+.PHONY: slow
+slow: setup ## Run only the tests that take minutes: the whole standard library, 8 GiB files.
+	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults
+
+.PHONY: lint
+lint: setup ## Check style, types, the borders between packages, the protos, and that generated code is current.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sdk services
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory lint-protos
+
+.PHONY: lint-protos
+lint-protos: $(STAMP)
+	@if [ -x $(BUF) ]; then \
+		echo "$(BUF) lint"; $(BUF) lint; \
+	elif [ "$${CI:-}" = true ]; then \
+		echo "buf is missing: install Node.js with npm, then run make setup" >&2; exit 1; \
+	else \
+		echo "notice: protos not linted, buf needs Node.js with npm"; \
+	fi
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+		$(MAKE) --no-print-directory --silent generate OUT="$$fresh" && \
+		for file in "$$fresh"/cdir/v1/*; do \
+			diff -u "$(GENERATED)/$${file##*/}" "$$file" \
+				|| { echo "generated code is not current: run make proto" >&2; exit 1; }; \
+		done && echo "generated code is current"
+
+##@ Change
+
+.PHONY: fmt
+fmt: $(STAMP) ## Format the code and mend what can be mended by itself.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: proto
+proto: $(STAMP) ## Generate the Python code of the protos anew.
+	@$(MAKE) --no-print-directory generate OUT=sdk
+
+# Files of messages alone have no stubs; the generator writes empty ones.
+.PHONY: generate
+generate:
+	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+	rm -f $(OUT)/cdir/v1/entry_pb2_grpc.py* $(OUT)/cdir/v1/provider_pb2_grpc.py*
+
+.PHONY: lock
+lock: ## Choose the newest packages that pyproject.toml allows, and pin them in requirements.lock.
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
+		$(PYTHON) -m venv "$$made/venv" && "$$made/venv/bin/pip" install --quiet uv && \
+		"$$made/venv/bin/uv" pip compile --quiet --upgrade pyproject.toml --extra all --extra testing --group dev \
+			--python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file "$$made/lock" && \
+		{ sed -n 1p requirements.lock; cat "$$made/lock"; } > "$$made/new" && cp "$$made/new" requirements.lock
+
+##@ Measure
+
+.PHONY: bench-small
+bench-small: $(STAMP) ## Many small files and one large one, beside rclone.
+	PYTHONPATH=tests $(BIN)/python bench/small.py $(ARGS)
+
+.PHONY: bench-size
+bench-size: $(STAMP) ## The same calls on a catalog of a thousand and of a million entries.
+	PYTHONPATH=tests $(BIN)/python bench/size.py $(ARGS)
+
+.PHONY: bench-startup
+bench-startup: $(STAMP) ## What starting a command costs.
+	PYTHONPATH=tests $(BIN)/python bench/startup.py $(ARGS)
+
+##@ Install
+
+$(STAMP): requirements.lock pyproject.toml
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# Debian's packages, only as root and only what is missing; elsewhere tests/missing.py says what to install.
+.PHONY: servers
+servers:
+	@wanted=""; \
+	PATH="$$PATH:/usr/sbin:/sbin"; \
+	command -v sshd >/dev/null || wanted="$$wanted openssh-server"; \
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$$wanted postgresql"; \
+	if [ -n "$$wanted" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$wanted"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$wanted >/dev/null; \
+	fi
+	@if [ ! -x $(BUF) ] && command -v npm >/dev/null; then \
+		mkdir -p $(TOOLS) && npm install --silent --no-audit --no-fund --no-save --prefix $(TOOLS) @bufbuild/buf@$(BUF_VERSION) \
+			|| echo "notice: buf could not be installed"; \
+	fi
+
+.PHONY: clean
+clean: ## Remove what was installed and made here, but no data of cdir.
+	rm -rf $(VENV) $(TOOLS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,58 @@
+"""What it costs to start a command: ``cdir ls`` with a running daemon beside Python importing grpc and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from timing import Samples, table, timed
+
+from deployments.deployment import BIN, EmbeddedDeployment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15, help="runs of each; the median counts (default 15)")
+    asked = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="cdir-"))
+    deployment = EmbeddedDeployment(scratch / "home")
+    samples = Samples()
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "python -c 'import grpc'": [sys.executable, "-c", "import grpc"],
+        "cdir --version": [str(BIN / "cdir"), "--version"],
+        "cdir ls": [str(BIN / "cdir"), "ls"],
+    }
+    try:
+        deployment.start()
+        environment = {**os.environ, **deployment.environment()}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for command in commands.values():
+            timed(command, environment)  # compiles modules and fills the disk cache
+        for _ in range(asked.repeats):
+            samples.measure(
+                "start", {name: (lambda c=command: timed(c, environment)) for name, command in commands.items()}
+            )
+    finally:
+        deployment.kill()
+        shutil.rmtree(scratch, ignore_errors=True)
+    base = samples.median("start", "python -c 'import grpc'")
+    rows = [
+        [
+            name,
+            f"{samples.median('start', name):.3f}",
+            samples.spread("start", name),
+            f"{samples.median('start', name) - base:+.3f}",
+        ]
+        for name in commands
+    ]
+    print(f"Medians of {asked.repeats} in seconds.\n")
+    print(table(["command", "median", "min to max", "beyond importing grpc"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Write the reference pages that follow from the code: ``python docs/reference.py`` (``--check`` compares instead).
+
+The descriptions of capabilities, errors and provider options live beside the code they describe; these pages only show them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _documented_fields(source: Path, class_name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, default, text) of the fields of a class, the text being the string below the field."""
+    tree = ast.parse(source.read_text())
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name).body
+    for field, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                text = " ".join(str(after.value.value).split())
+            yield field.target.id, ast.unparse(field.value) if field.value else "", text
+
+
+def _cell(text: str) -> str:
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def adapters_page() -> str:
+    from cdir_adapters import registry
+
+    lines = [
+        "# Providers: kinds, options, capabilities",
+        "",
+        "Written by `docs/reference.py` from the code.",
+        "",
+        "## Kinds and options",
+        "",
+        "Options are given with `--set NAME=VALUE`, secret ones with `--secret NAME`. Those of every kind: `--location`, `--priority`,",
+        "`--cost`, `--read-only`, `--bandwidth`.",
+        "",
+    ]
+    for kind in registry.kinds():
+        lines += [f"### {kind.name}", "", kind.description, ""]
+        if kind.options:
+            lines += ["| option | type | needed | secret | default | meaning |", "|---|---|---|---|---|---|"]
+            lines += [
+                f"| `{o.name}` | {o.type} | {'yes' if o.required else ''} | {'yes' if o.secret else ''} | "
+                f"{o.default if o.default not in (None, '') else ''} | {_cell(o.description)} |"
+                for o in kind.options
+            ]
+            lines.append("")
+    lines += [
+        "## Capabilities",
+        "",
+        "What a provider can do, probed when it is added (`cdir provider show NAME`). A true flag behaves as described, a false one",
+        "raises Unsupported; the conformance suite (`cdir provider check --full NAME`) tests both.",
+        "",
+        "| field | default | meaning |",
+        "|---|---|---|",
+    ]
+    capability = ROOT / "services/adapters/cdir_adapters/capability.py"
+    lines += [f"| `{n}` | `{d}` | {_cell(t)} |" for n, d, t in _documented_fields(capability, "Capability")]
+    return "\n".join(lines) + "\n"
+
+
+def errors_page() -> str:
+    from cdir import errors, status
+    from cdir.cli import exits
+
+    lines = [
+        "# Errors",
+        "",
+        "Written by `docs/reference.py` from the code. The reason is stable and travels in `google.rpc.ErrorInfo` (domain `cdir`).",
+        "",
+        "| reason | gRPC status | `cdir` exits with | retry helps | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for name in errors.__all__:
+        cls = getattr(errors, name)
+        if not (isinstance(cls, type) and issubclass(cls, errors.CdirError)) or cls is errors.CdirError:
+            continue
+        error = cls("example")
+        code, _, _ = status.to_status(error)
+        meaning = " ".join((cls.__doc__ or "").split())
+        lines.append(
+            f"| `{cls.reason}` | {code.name} | {exits.exit_code(error)} | {error.retry.value} | {_cell(meaning)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"docs/adapters.md": adapters_page, "docs/errors.md": errors_page}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail when a page is not what the code says")
+    check = parser.parse_args().check
+    stale = []
+    for name, page in PAGES.items():
+        path, text = ROOT / name, page()
+        if check and (not path.exists() or path.read_text() != text):
+            stale.append(name)
+        elif not check:
+            path.write_text(text)
+    if stale:
+        sys.stderr.write(f"{', '.join(stale)}: not what the code says; run `make docs`\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What the exit codes mean, and which error ends in which: said here and nowhere else."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from cdir import errors
+from cdir.model import TransferReport
+
+__all__ = ["Exit", "exit_of_error", "exit_of_report", "one_line"]
+
+
+class Exit(enum.IntEnum):
+    """The exit codes that scripts rely on."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    OWED = 3
+    """Done, but providers owe copies; they get them in the background."""
+    NOT_FOUND = 4
+    NOT_ALLOWED = 5
+    CONFLICT = 6
+    INTERRUPTED = 130
+
+
+_EXITS: Final[dict[type[errors.CdirError], Exit]] = {
+    errors.InvalidArgument: Exit.USAGE,
+    errors.NotFound: Exit.NOT_FOUND,
+    errors.PermissionDenied: Exit.NOT_ALLOWED,
+    errors.Unauthenticated: Exit.NOT_ALLOWED,
+    errors.Conflict: Exit.CONFLICT,
+    errors.AlreadyExists: Exit.CONFLICT,
+}
+
+
+def exit_of_error(error: errors.CdirError) -> Exit:
+    """Return the code of a command that an error ended; subclasses end as their base does."""
+    return next((_EXITS[kind] for kind in type(error).__mro__ if kind in _EXITS), Exit.FAILED)
+
+
+def exit_of_report(report: TransferReport) -> Exit:
+    """Return the code of a transfer: 6 when conflicts are all that failed, 1 for other failures, 3 for owed copies."""
+    if report.failed:
+        only_conflicts = all(isinstance(failed.error, errors.Conflict) for failed in report.failed)
+        return Exit.CONFLICT if only_conflicts else Exit.FAILED
+    return Exit.OWED if report.owed else Exit.DONE
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line, whatever somebody put into it."""
+    return " ".join(text.split())

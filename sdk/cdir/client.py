@@ -1,0 +1,508 @@
+"""The client: the virtual directory and its providers as asynchronous methods.
+
+::
+
+    async with cdir.connect() as client:
+        await client.write("/notes/today.txt", b"hello")
+        async for entry in client.list("/notes"):
+            print(entry.name, entry.size)
+
+Paths are written as on the command line: ``/dir/file``, or ``@team/dir/file`` in workspace ``team``. Every failure is a
+:class:`cdir.errors.CdirError`. Methods that return an asynchronous iterator are plain methods: iterate over what they
+return.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from cdir import conversion
+from cdir.connection import Connection
+from cdir.errors import InvalidArgument, NotFound
+from cdir.locations import default_address, home
+from cdir.model import (
+    Change,
+    CopyOutcome,
+    Entry,
+    FileStatus,
+    PlacementExplanation,
+    Policy,
+    Server,
+    TransferReport,
+    TreeStatus,
+    Version,
+    Wait,
+    WriteOutcome,
+)
+from cdir.paths import parse_target
+from cdir.status import translated
+from cdir.v1 import directory_service_pb2 as pb
+from cdir.v1 import entry_pb2
+
+if TYPE_CHECKING:
+    from cdir.progress import OnProgress
+    from cdir.providers import Providers
+    from cdir.trees import OnFile
+
+__all__ = ["Client", "Connecting", "connect"]
+
+Local = str | os.PathLike[str]
+
+
+def connect(address: str | None = None, token: str | None = None, start: bool = False) -> Connecting:
+    """Connect to a gateway: ``async with cdir.connect() as client`` or ``client = await cdir.connect()``.
+
+    ``address`` is ``host:port``, ``unix:/path`` or ``https://host``; by default ``CDIR_ADDRESS``, else the daemon of
+    this user's ``CDIR_HOME``. ``token`` signs in; by default ``CDIR_TOKEN``. With ``start`` a daemon is started in the
+    background when none answers; that is only done where no address is given. The second form leaves closing to the
+    caller: ``await client.close()``.
+
+    Raises :class:`~cdir.errors.ProviderUnavailable` when nobody answers.
+    """
+    return Connecting(address, token, start)
+
+
+class Connecting:
+    """A connection to be made: await it, or enter it."""
+
+    def __init__(self, address: str | None, token: str | None, start: bool) -> None:
+        self._address = address
+        self._token = token
+        self._start = start
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[object, None, Client]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._open()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _open(self) -> Client:
+        token = self._token or os.environ.get("CDIR_TOKEN") or None
+        if self._start and self._address is None and not os.environ.get("CDIR_ADDRESS"):
+            from cdir.daemon import ensure_running
+
+            await ensure_running(home())
+        connection = Connection(self._address or default_address(), token)
+        try:
+            await connection.open()
+        except BaseException:
+            await connection.close()
+            raise
+        return Client(connection)
+
+
+class Client:
+    """An open connection. Safe to use from many tasks of one event loop at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled. Closing twice is fine."""
+        await self.connection.close()
+
+    @property
+    def server(self) -> Server:
+        """The gateway that answered when the connection was made."""
+        return self.connection.server
+
+    @property
+    def providers(self) -> Providers:
+        """The registered storage providers."""
+        from cdir.providers import Providers
+
+        return Providers(self.connection)
+
+    # looking
+
+    async def stat(self, path: str) -> Entry:
+        """Return what a path names. Raises NotFound, InvalidPath."""
+        where = parse_target(path)
+        request = pb.GetEntryRequest(workspace=where.workspace, path=where.path)
+        return conversion.entry_from((await self.connection.call(self.connection.directory.GetEntry, request)).entry)
+
+    async def find(self, path: str) -> Entry | None:
+        """Return what a path names, or ``None`` when it names nothing."""
+        try:
+            return await self.stat(path)
+        except NotFound:
+            return None
+
+    async def pages(
+        self, path: str = "/", *, recursive: bool = False, page_size: int = 1000
+    ) -> AsyncIterator[list[Entry]]:
+        """Yield a directory's entries in pages, ordered by (dirname, basename); a file is listed as itself.
+
+        Entries that come or go while paging are seen or not; no other is seen twice or left out. ``page_size`` is at
+        most 10 000. Raises NotFound when the directory does not exist.
+        """
+        where = parse_target(path)
+        token = ""
+        while True:
+            request = pb.ListEntriesRequest(
+                workspace=where.workspace,
+                path=where.path,
+                recursive=recursive,
+                page_size=page_size,
+                page_token=token,
+            )
+            answer = await self.connection.call(self.connection.directory.ListEntries, request)
+            yield [conversion.entry_from(entry) for entry in answer.entries]
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def list(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> AsyncIterator[Entry]:
+        """Yield a directory's entries one by one, as :meth:`pages` does in pages."""
+        async for page in self.pages(path, recursive=recursive, page_size=page_size):
+            for entry in page:
+                yield entry
+
+    async def search(self, pattern: str, path: str = "/", *, page_size: int = 1000) -> AsyncIterator[Entry]:
+        """Yield the entries at or below a directory whose name matches, ignoring case.
+
+        With ``*`` or ``?`` the pattern is a glob over the whole name, else a part of the name. Raises NotFound when the
+        directory does not exist.
+        """
+        where = parse_target(path)
+        token = ""
+        while True:
+            request = pb.SearchEntriesRequest(
+                workspace=where.workspace,
+                path=where.path,
+                pattern=pattern,
+                page_size=page_size,
+                page_token=token,
+            )
+            answer = await self.connection.call(self.connection.directory.SearchEntries, request)
+            for entry in answer.entries:
+                yield conversion.entry_from(entry)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    async def versions(self, path: str) -> Sequence[Version]:
+        """Return the contents a path has had and that are kept, newest first; also of a removed file.
+
+        Raises NotFound, IsDirectory.
+        """
+        where = parse_target(path)
+        request = pb.ListVersionsRequest(workspace=where.workspace, path=where.path)
+        answer = await self.connection.call(self.connection.directory.ListVersions, request)
+        return [conversion.version_from(version) for version in answer.versions]
+
+    async def file_status(self, path: str) -> FileStatus:
+        """Return every copy of a file. Raises NotFound, IsDirectory."""
+        where = parse_target(path)
+        request = pb.GetFileStatusRequest(workspace=where.workspace, path=where.path)
+        return conversion.file_status_from(await self.connection.call(self.connection.directory.GetFileStatus, request))
+
+    async def tree_status(self, path: str = "/") -> TreeStatus:
+        """Return what providers hold and owe at or below a directory. Raises NotFound, NotDirectory."""
+        where = parse_target(path)
+        request = pb.GetTreeStatusRequest(workspace=where.workspace, path=where.path)
+        return conversion.tree_status_from(await self.connection.call(self.connection.directory.GetTreeStatus, request))
+
+    async def explain(self, path: str) -> PlacementExplanation:
+        """Return which policy holds for a path, existing or not, and why each provider is or is not chosen."""
+        where = parse_target(path)
+        request = pb.ExplainPlacementRequest(workspace=where.workspace, path=where.path)
+        return conversion.explanation_from(
+            await self.connection.call(self.connection.directory.ExplainPlacement, request)
+        )
+
+    async def watch(self, path: str = "/", *, after_revision: int = -1) -> AsyncIterator[Change]:
+        """Yield changes at or below a path as they happen, for as long as the caller iterates.
+
+        ``after_revision`` is the last revision the caller knows: 0 begins with the oldest kept, -1 with the next
+        change. Raises CursorExpired when the log no longer reaches back that far.
+        """
+        where = parse_target(path)
+        below = where.path.rstrip("/") + "/"
+        call = self.connection.directory.WatchChanges(
+            pb.WatchChangesRequest(workspace=where.workspace, after_revision=after_revision),
+            metadata=self.connection.metadata,
+        )
+        try:
+            with translated():
+                async for answer in call:
+                    for message in answer.changes:
+                        change = conversion.change_from(message)
+                        if change is not None and any(
+                            touched == where.path or touched.startswith(below)
+                            for touched in (change.path, change.old_path)
+                        ):
+                            yield change
+        finally:
+            call.cancel()
+
+    # changing
+
+    async def make_directory(self, path: str) -> bool:
+        """Make a directory and its parents. Returns whether it was made; existing is fine. Raises NotDirectory."""
+        where = parse_target(path)
+        request = pb.MakeDirectoryRequest(workspace=where.workspace, path=where.path)
+        return (await self.connection.call(self.connection.directory.MakeDirectory, request)).made
+
+    async def move(self, source: str, target: str, *, overwrite: bool = False) -> Entry:
+        """Rename a file, or a directory with all below it, to exactly ``target``; returns the entry at its new path.
+
+        Atomic; the objects at the providers follow in the background. With ``overwrite`` a file at ``target`` is
+        replaced and stays restorable; a directory never is. Raises NotFound, AlreadyExists, InvalidArgument (between
+        workspaces, or a directory into itself), NotDirectory, Conflict.
+        """
+        here, there = parse_target(source), parse_target(target)
+        if here.workspace != there.workspace:
+            raise InvalidArgument("a move stays within one workspace; copy, then remove")
+        request = pb.MoveEntryRequest(
+            workspace=here.workspace, source=here.path, target=there.path, overwrite=overwrite
+        )
+        return conversion.entry_from((await self.connection.call(self.connection.directory.MoveEntry, request)).entry)
+
+    async def copy(
+        self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False
+    ) -> AsyncIterator[CopyOutcome]:
+        """Copy a file, or with ``recursive`` a directory and all below it, to exactly ``target``; yields each outcome.
+
+        A file that fails does not stop the others; its outcome carries the error. Without ``overwrite`` files that
+        exist fail with AlreadyExists. Raises NotFound, IsDirectory, InvalidArgument.
+        """
+        here, there = parse_target(source), parse_target(target)
+        call = self.connection.directory.CopyEntry(
+            pb.CopyEntryRequest(
+                source_workspace=here.workspace,
+                source=here.path,
+                target_workspace=there.workspace,
+                target=there.path,
+                recursive=recursive,
+                overwrite=overwrite,
+            ),
+            metadata=self.connection.metadata,
+        )
+        try:
+            with translated():
+                async for answer in call:
+                    yield conversion.copy_outcome_from(answer)
+        finally:
+            call.cancel()
+
+    async def remove(self, path: str, *, recursive: bool = False, if_generation: int | None = None) -> int:
+        """Remove a file, an empty directory, or with ``recursive`` all below one; returns the number of files removed.
+
+        Atomic; what was removed stays restorable for the policy's time. ``if_generation`` removes a file only while
+        that is its generation. Raises NotFound, DirectoryNotEmpty, Conflict.
+        """
+        where = parse_target(path)
+        request = pb.RemoveEntryRequest(
+            workspace=where.workspace, path=where.path, recursive=recursive, if_generation=if_generation
+        )
+        return (await self.connection.call(self.connection.directory.RemoveEntry, request)).files
+
+    async def repair(self, path: str = "/", *, provider: str = "") -> int:
+        """Make all debt at or below a path due now, of one provider or of all; returns how many copies that is."""
+        where = parse_target(path)
+        request = pb.RepairEntryRequest(workspace=where.workspace, path=where.path, provider=provider)
+        return (await self.connection.call(self.connection.directory.RepairEntry, request)).due
+
+    # bytes
+
+    async def write(
+        self,
+        path: str,
+        content: bytes | os.PathLike[str] | AsyncIterable[bytes],
+        *,
+        modified_ns: int | None = None,
+        base_generation: int | None = None,
+        wait: Wait = Wait.REACHABLE,
+    ) -> WriteOutcome:
+        """Store one file: from bytes, from a local file, or from pieces as they come.
+
+        Nothing is stored unless all of it is. ``base_generation`` is the generation this write is based on: 0 means
+        that the file must not exist, N that it must be N; ``None`` replaces whatever is current. ``modified_ns`` is the
+        content's time, by default the local file's, else now. Raises Conflict, IsDirectory, NotDirectory,
+        ProviderUnavailable (too few providers took it), PreconditionFailed (none is registered).
+        """
+        from cdir.streams import write_pieces
+
+        size: int | None = None
+        pieces: AsyncIterable[bytes]
+        if isinstance(content, bytes):
+            pieces, size = _single(content), len(content)
+        elif isinstance(content, os.PathLike):
+            from cdir.uploads import file_pieces
+
+            pieces, size, modified = await file_pieces(os.fspath(content))
+            modified_ns = modified if modified_ns is None else modified_ns
+        else:
+            pieces = content
+        return await write_pieces(
+            self.connection,
+            parse_target(path),
+            pieces,
+            modified_ns=time.time_ns() if modified_ns is None else modified_ns,
+            size=size,
+            base_generation=base_generation,
+            wait=wait,
+        )
+
+    def open_read(
+        self,
+        path: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        generation: int | None = None,
+        provider: str = "",
+    ) -> AsyncIterator[bytes]:
+        """Return an iterator over a file's bytes, or over ``length`` of them from ``offset`` on.
+
+        Every byte was verified before it is yielded. ``provider`` reads that provider's copy and no other. Raises
+        NotFound, IsDirectory, RangeNotSatisfied, ProviderUnavailable, IntegrityError; also midway.
+        """
+        from cdir import streams
+
+        return streams.open_read(
+            self.connection,
+            parse_target(path),
+            offset=offset,
+            length=length,
+            generation=generation,
+            provider=provider,
+        )
+
+    async def read(
+        self,
+        path: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        generation: int | None = None,
+        provider: str = "",
+    ) -> bytes:
+        """Return a file's bytes; all of them are held in memory. See :meth:`open_read`."""
+        pieces = self.open_read(path, offset=offset, length=length, generation=generation, provider=provider)
+        return b"".join([piece async for piece in pieces])
+
+    async def put(
+        self,
+        sources: Local | Sequence[Local],
+        target: str,
+        *,
+        recursive: bool = False,
+        parallel: int = 4,
+        wait: Wait = Wait.REACHABLE,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+        on_file: OnFile | None = None,
+    ) -> TransferReport:
+        """Store local files and trees; what is there with the same size and modified time is skipped.
+
+        A file goes into ``target`` when that is a directory, ends with ``/``, or there are several sources; else it
+        gets that name. A directory needs ``recursive``: its *contents* go below ``target``, so that running it again
+        finds everything in place; of several directories each goes to ``target/NAME``. Empty directories are made.
+        Symbolic links inside a tree, named pipes, sockets and devices are not stored; they, and what cannot be read,
+        are reported as failed, and the rest goes on.
+
+        ``parallel`` is the number of large files sent at once. ``on_progress`` gets the same live
+        :class:`~cdir.progress.Progress` each time. Raises NotFound (a source), IsDirectory (without ``recursive``),
+        NotDirectory, and ProviderUnavailable when the connection breaks.
+        """
+        from cdir import trees
+
+        return await trees.put(
+            self,
+            _several(sources),
+            target,
+            recursive=recursive,
+            parallel=parallel,
+            wait=wait,
+            dry_run=dry_run,
+            on_progress=on_progress,
+            on_file=on_file,
+        )
+
+    async def get(
+        self,
+        sources: str | Sequence[str],
+        target: Local,
+        *,
+        recursive: bool = False,
+        parallel: int = 4,
+        provider: str = "",
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+        on_file: OnFile | None = None,
+    ) -> TransferReport:
+        """Fetch files and trees to the local disk; what is there with the same size and modified time is skipped.
+
+        Where things go mirrors :meth:`put`. Each file appears whole, verified, with its modified time, or not at all.
+        ``provider`` fetches that provider's copies and no others, and skips nothing.
+        """
+        from cdir import trees
+
+        return await trees.get(
+            self,
+            [sources] if isinstance(sources, str) else sources,
+            target,
+            recursive=recursive,
+            parallel=parallel,
+            provider=provider,
+            dry_run=dry_run,
+            on_progress=on_progress,
+            on_file=on_file,
+        )
+
+    # policies
+
+    async def policy(self, path: str = "/") -> tuple[Policy | None, Policy]:
+        """Return what is set on a path itself (``None`` for nothing) and what holds there, every field filled in."""
+        where = parse_target(path)
+        request = pb.GetPolicyRequest(workspace=where.workspace, path=where.path)
+        answer = await self.connection.call(self.connection.directory.GetPolicy, request)
+        own = conversion.policy_from(answer.own) if answer.HasField("own") else None
+        return own, conversion.policy_from(answer.effective)
+
+    async def set_policy(self, path: str, policy: Policy) -> Policy:
+        """Set the fields that are given on a path; others stay. Files below are placed anew in the background.
+
+        Returns what then holds there. Raises NotFound (a provider), InvalidArgument.
+        """
+        where = parse_target(path)
+        rule = entry_pb2.PolicyRule(workspace=where.workspace, path=where.path, policy=conversion.policy_to(policy))
+        answer = await self.connection.call(self.connection.directory.SetPolicy, pb.SetPolicyRequest(rule=rule))
+        return conversion.policy_from(answer.effective)
+
+    async def unset_policy(self, path: str) -> Policy:
+        """Remove what is set on a path; returns what then holds there. Raises NotFound when nothing is set."""
+        where = parse_target(path)
+        request = pb.UnsetPolicyRequest(workspace=where.workspace, path=where.path)
+        answer = await self.connection.call(self.connection.directory.UnsetPolicy, request)
+        return conversion.policy_from(answer.effective)
+
+
+async def _single(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _several(sources: Local | Sequence[Local]) -> Sequence[Local]:
+    return [sources] if isinstance(sources, str | os.PathLike) else sources

@@ -1,0 +1,241 @@
+"""Fetching files to a local disk: many small ones over one stream, large ones over a few streams of their own.
+
+A file appears under its name whole or not at all: its bytes go to a temporary file beside it, are held against the
+recorded digest, and then take the name. Where the gateway may write local files itself, it does that, and no bytes
+travel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import itertools
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cdir.connection import Connection
+from cdir.conversion import entry_from
+from cdir.errors import CdirError, IntegrityError, IsDirectory, ProviderUnavailable
+from cdir.model import Entry
+from cdir.progress import Tally
+from cdir.status import from_failure
+from cdir.streams import ReadStream
+from cdir.uploads import SMALL_FILE
+from cdir.v1 import directory_service_pb2 as pb
+from cdir.walk import error_of
+
+__all__ = ["Download", "Downloader"]
+
+_BATCH_FILES: Final = 64
+_UNDER_WAY: Final = 64
+"""Files asked for and not yet done; each may hold a local file open."""
+
+
+def _temporary(path: str) -> str:
+    """Return the name under which a file's bytes gather, hidden and beside it."""
+    dirname, name = os.path.split(path)
+    kept = os.fsencode(name)[:200].decode("utf-8", "ignore")  # a name may be as long as the disk allows already
+    return os.path.join(dirname, f".{kept}.cdir-{secrets.token_hex(4)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One file and where it goes; the local directory exists."""
+
+    entry: Entry
+    local: str
+
+
+class _Arriving:
+    """A local file under way. Its methods block; they run in a thread, one at a time."""
+
+    def __init__(self, download: Download) -> None:
+        self.download = download
+        self.written = 0
+        self._digest = hashlib.sha256()
+        self._temporary = _temporary(download.local)
+        self._file: io.FileIO | None = None
+
+    def add(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = io.FileIO(self._temporary, "xb")
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._digest.update(data)
+        self.written += len(data)
+
+    def finish(self, entry: Entry) -> None:
+        """Hold the bytes against the digest and give them their name and time."""
+        self.add(b"")
+        assert self._file is not None
+        if self.written != entry.size or self._digest.hexdigest() != entry.sha256:
+            raise IntegrityError(
+                f"{entry.target}: the bytes received differ from the recorded digest; run it again", path=entry.target
+            )
+        os.utime(self._temporary, ns=(entry.modified_ns, entry.modified_ns))
+        self._file.close()
+        if os.path.isdir(self.download.local):
+            raise IsDirectory(f"{self.download.local}: a directory of this name is in the way")
+        os.replace(self._temporary, self.download.local)
+        self._file = None
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+
+
+class Downloader:
+    """Takes in downloads with :meth:`put` while :meth:`run` fetches them; :meth:`finish` ends the intake."""
+
+    def __init__(self, connection: Connection, tally: Tally, *, parallel: int, provider: str) -> None:
+        self.connection = connection
+        self.local_files = connection.server.local_files
+        self.tally = tally
+        self._parallel = parallel
+        self._provider = provider
+        self._small: asyncio.Queue[Download | None] = asyncio.Queue(_UNDER_WAY)
+        self._large: asyncio.Queue[Download | None] = asyncio.Queue(parallel)
+
+    async def put(self, download: Download) -> None:
+        """Hand over one file; waits while too many wait."""
+        self.tally.found(download.entry.size)
+        await (self._small if download.entry.size <= SMALL_FILE else self._large).put(download)
+
+    async def finish(self) -> None:
+        """Say that no more files will come."""
+        await self._small.put(None)
+        await self._large.put(None)
+
+    async def run(self) -> None:
+        """Fetch everything handed over until :meth:`finish`. Raises when the connection breaks."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._worker(self._small, _UNDER_WAY), name="cdir small downloads")
+            for number in range(self._parallel):
+                group.create_task(self._worker(self._large, 1), name=f"cdir large downloads {number}")
+
+    async def _worker(self, queue: asyncio.Queue[Download | None], at_once: int) -> None:
+        first = await queue.get()
+        if first is not None:
+            await _Fetch(self, queue, at_once).run(first)
+        await queue.put(None)  # for the next worker of the same queue
+
+    def read_of(self, file_id: int, download: Download) -> pb.FileRead:
+        """Return the request for one file."""
+        entry = download.entry
+        return pb.FileRead(
+            id=file_id,
+            workspace=entry.workspace,
+            path=entry.path,
+            provider=self._provider,
+            local_target=pb.LocalTarget(path=os.path.abspath(download.local)) if self.local_files else None,
+        )
+
+
+class _Fetch:
+    """One ReadFiles call, fed from a queue with at most ``at_once`` files under way."""
+
+    def __init__(self, downloader: Downloader, queue: asyncio.Queue[Download | None], at_once: int) -> None:
+        self._downloader = downloader
+        self._tally = downloader.tally
+        self._queue = queue
+        self._slots = asyncio.Semaphore(at_once)
+        self._ids = itertools.count(1)
+        self._arriving: dict[int, _Arriving] = {}
+        self._entries: dict[int, Entry] = {}
+        self._counted: dict[int, int] = {}
+
+    async def run(self, first: Download) -> None:
+        try:
+            async with ReadStream(self._downloader.connection) as stream, asyncio.TaskGroup() as group:
+                group.create_task(self._ask(stream, first), name="cdir read requests")
+                async for response in stream:
+                    await self._take(response.parts)
+                if self._arriving:
+                    raise ProviderUnavailable(
+                        "cdir ended the transfer before every file was there (is it shutting down?); run it again"
+                    )
+        finally:
+            for arriving in self._arriving.values():
+                arriving.discard()
+
+    async def _ask(self, stream: ReadStream, first: Download) -> None:
+        following: Download | None = first
+        while following is not None:
+            reads = [await self._begin(following)]
+            while len(reads) < _BATCH_FILES and not self._queue.empty() and not self._slots.locked():
+                following = self._queue.get_nowait()
+                if following is None:
+                    break
+                reads.append(await self._begin(following))
+            await stream.request(reads)
+            if following is not None:
+                following = await self._queue.get()
+        await stream.done()
+
+    async def _begin(self, download: Download) -> pb.FileRead:
+        await self._slots.acquire()
+        file_id = next(self._ids)
+        self._arriving[file_id] = _Arriving(download)
+        self._counted[file_id] = 0
+        return self._downloader.read_of(file_id, download)
+
+    async def _take(self, parts: Iterable[pb.FilePart]) -> None:
+        """Store what arrived, in order, in a thread when there is anything to store."""
+        for part in parts:
+            arriving = self._arriving.get(part.id)
+            if arriving is None:
+                continue
+            if part.HasField("entry"):
+                self._entries[part.id] = entry_from(part.entry)
+            if part.HasField("failure"):
+                await self._drop(part.id, arriving, from_failure(part.failure))
+                continue
+            try:
+                if self._downloader.local_files:
+                    self._count(part.id, part.transferred)
+                else:
+                    await asyncio.to_thread(self._store, part, arriving)
+                    self._count(part.id, arriving.written)
+            except OSError as error:
+                await self._drop(part.id, arriving, error_of(error, arriving.download.local))
+            except CdirError as error:
+                await self._drop(part.id, arriving, error)
+            else:
+                if part.end:
+                    self._finished(part.id, arriving)
+
+    def _store(self, part: pb.FilePart, arriving: _Arriving) -> None:
+        if part.data:
+            arriving.add(part.data)
+        if part.end:
+            arriving.finish(self._entries.get(part.id, arriving.download.entry))
+
+    def _count(self, file_id: int, total: int) -> None:
+        if total > self._counted[file_id]:
+            self._tally.moved(total - self._counted[file_id])
+            self._counted[file_id] = total
+
+    def _finished(self, file_id: int, arriving: _Arriving) -> None:
+        entry = self._forget(file_id) or arriving.download.entry
+        self._tally.moved(entry.size - self._counted.pop(file_id))
+        self._tally.done(entry.size)
+
+    async def _drop(self, file_id: int, arriving: _Arriving, error: CdirError) -> None:
+        self._forget(file_id)
+        await asyncio.to_thread(arriving.discard)
+        self._tally.moved(-self._counted.pop(file_id))
+        self._tally.fail(arriving.download.entry.target, error)
+
+    def _forget(self, file_id: int) -> Entry | None:
+        del self._arriving[file_id]
+        self._slots.release()
+        return self._entries.pop(file_id, None)

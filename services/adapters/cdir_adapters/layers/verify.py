@@ -1,0 +1,113 @@
+"""The layer that believes no adapter: sizes are counted, and checksums compared where that costs next to nothing.
+
+Innermost, so that every other layer sees only what holds. The digest recorded at commit is checked elsewhere, over
+every byte; this finds a provider that lies about sizes before anything else is built on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from cdir.errors import IntegrityError
+from cdir_adapters.adapter import (
+    FULL,
+    NO_METADATA,
+    ByteRange,
+    FetchedObject,
+    ObjectInfo,
+    ReadStream,
+    Source,
+    WriteMode,
+)
+from cdir_adapters.capability import ChecksumKind
+from cdir_adapters.layers.wrapper import WatchedSource, WrapperAdapter
+
+__all__ = ["VerifyAdapter"]
+
+_CHEAP = 64 * 1024
+"""Bytes up to which a digest takes a small part of the time of a call."""
+
+_DIGESTS = {ChecksumKind.MD5: hashlib.md5, ChecksumKind.SHA1: hashlib.sha1, ChecksumKind.SHA256: hashlib.sha256}
+
+
+def _expected(info: ObjectInfo, range: ByteRange) -> int:
+    rest = max(info.size - range.offset, 0)
+    return rest if range.length is None else min(range.length, rest)
+
+
+class _CountedReadStream(ReadStream):
+    def __init__(self, layer: VerifyAdapter, inner: ReadStream, range: ByteRange) -> None:
+        self.info = inner.info
+        self._layer = layer
+        self._inner = inner
+        self._left = _expected(inner.info, range)
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._inner.__anext__()
+        except StopAsyncIteration:
+            if self._left:
+                raise self._layer.broken(self.info.key, f"{self._left} bytes fewer than announced came") from None
+            raise
+        self._left -= len(piece)
+        if self._left < 0:
+            raise self._layer.broken(self.info.key, f"{-self._left} bytes more than announced came")
+        return piece
+
+
+class VerifyAdapter(WrapperAdapter):
+    """Raises IntegrityError for what does not fit together. An object written wrongly is removed."""
+
+    def broken(self, key: str, what: str) -> IntegrityError:
+        return IntegrityError(f"{key} at provider {self.info.name}: {what}", key=key, provider=self.info.name)
+
+    def _differs(self, info: ObjectInfo, data: bytes) -> bool:
+        if info.checksum is None or len(data) > _CHEAP or info.checksum.kind not in _DIGESTS:
+            return False
+        digest = _DIGESTS[info.checksum.kind](data, usedforsecurity=False)
+        return digest.hexdigest() != info.checksum.value
+
+    @asynccontextmanager
+    async def read(
+        self, key: str, *, range: ByteRange = FULL, if_match: str | None = None
+    ) -> AsyncIterator[ReadStream]:
+        async with self.inner.read(key, range=range, if_match=if_match) as stream:
+            yield _CountedReadStream(self, stream, range)
+
+    async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
+        found = await self.inner.fetch(key, range=range, if_match=if_match)
+        expected = _expected(found.info, range)
+        if len(found.data) != expected:
+            raise self.broken(key, f"{len(found.data)} bytes came instead of {expected}")
+        if len(found.data) == found.info.size and self._differs(found.info, found.data):
+            raise self.broken(key, "the content does not have the checksum that the provider states")
+        return found
+
+    async def write(
+        self,
+        key: str,
+        source: Source,
+        *,
+        size: int | None,
+        modified: datetime,
+        mode: WriteMode = WriteMode.OVERWRITE,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        watched = None if isinstance(source, bytes) else WatchedSource(source)
+        info = await self.inner.write(
+            key, watched or source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+        )
+        sent = watched.size if watched is not None else len(source) if isinstance(source, bytes) else 0
+        wrong = ""
+        if info.size != sent:
+            wrong = f"{sent} bytes were sent, but it holds {info.size}"
+        elif isinstance(source, bytes) and self._differs(info, source):
+            wrong = "what it holds has another checksum than what was sent"
+        if wrong:
+            await self.inner.delete(key)
+            raise self.broken(key, f"{wrong}; it was removed")
+        return info

@@ -1,0 +1,58 @@
+"""Between the adapter interface and the messages of AdapterService: infos, times and keys."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cdir.errors import InvalidPath
+from cdir.v1 import adapter_service_pb2 as pb
+from cdir_adapters import adapter as api
+
+__all__ = ["check_key", "check_prefix", "info_message", "modified_of"]
+
+# an empty, "." or ".." component, or a control character
+_REFUSED = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` when it is relative and in normal form. Raises InvalidPath.
+
+    Unlike :func:`cdir.paths.normalize_path` nothing is repaired and ``.cdir/`` is allowed: keys come from services.
+    """
+    if _REFUSED.search(key) or not (key.isascii() or unicodedata.is_normalized("NFC", key)):
+        raise InvalidPath(
+            f"{key!r} is not a key: it must be relative and in Unicode normal form C, without empty, '.' or '..' names"
+            " and without control characters",
+            key=key,
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a directory's key; unlike an object's it may be empty, which is the root. Raises InvalidPath."""
+    return prefix and check_key(prefix)
+
+
+def modified_of(message: pb.ObjectHeader) -> datetime:
+    """Return the modified time to store; now when the caller did not say."""
+    if not message.HasField("modified"):
+        return datetime.now(UTC)
+    return message.modified.ToDatetime(tzinfo=UTC)
+
+
+def info_message(info: api.ObjectInfo) -> pb.ObjectInfo:
+    """Return what a provider says about an object. What is neither file nor directory is shown as a file of size 0."""
+    message = pb.ObjectInfo(
+        key=info.key, size=info.size, directory=info.kind is api.ObjectKind.DIRECTORY, etag=info.etag or ""
+    )
+    if info.modified is not None:
+        stamp = Timestamp()
+        stamp.FromDatetime(info.modified)
+        message.modified.CopyFrom(stamp)
+    if info.checksum is not None:
+        message.checksum = f"{info.checksum.kind}:{info.checksum.value}"
+    return message

@@ -1,0 +1,537 @@
+"""The adapter of the ``s3`` kind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cdir.errors import (
+    AlreadyExists,
+    CdirError,
+    IntegrityError,
+    InvalidPath,
+    NotFound,
+    PreconditionFailed,
+    ProviderUnavailable,
+    RangeNotSatisfied,
+)
+from cdir_adapters.adapter import (
+    FULL,
+    NO_METADATA,
+    Adapter,
+    AdapterInfo,
+    ByteRange,
+    Checksum,
+    FetchedObject,
+    ObjectInfo,
+    ObjectKind,
+    Page,
+    ReadStream,
+    Source,
+    WriteMode,
+)
+from cdir_adapters.capability import Capability, ChecksumKind
+from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.faults import Fault, Faults
+from cdir_adapters.providers.s3.headers import (
+    MTIME,
+    checksum_of_etag,
+    decode_metadata,
+    digest_of_etag,
+    encode_metadata,
+    parse_mtime,
+)
+from cdir_adapters.providers.s3.multipart import MultipartUpload, part_sizes, parts_in_flight, parts_of
+from cdir_adapters.providers.s3.settings import S3Settings
+from cdir_adapters.providers.s3.wire import BotoWire, Condition, ObstoreWire, Opened, Wire
+from cdir_adapters.registry import OptionValue
+from cdir_adapters.shapes import (
+    PAGE_SIZE,
+    BufferedReadStream,
+    collect,
+    exactly,
+    lower_keys,
+    require,
+    require_write,
+    resolve_range,
+)
+
+__all__ = ["S3Adapter"]
+
+_MULTIPART_ABOVE = 16 * 1024 * 1024
+"""Larger objects are sent in parts."""
+_COPY_LIMIT = 5 * 1024**3
+"""The most that one copy request takes; larger objects are copied in parts of :data:`_COPY_PART`."""
+_COPY_PART = 1024**3
+_INLINE_DIGEST = 256 * 1024
+"""Up to this many bytes a digest takes less time than handing it to a thread is worth."""
+
+
+class S3Adapter(Adapter):
+    """A bucket, or a prefix in one. Without directories: a prefix exists as long as something lies under it.
+
+    Keys that have no normal form (an empty, ``.`` or ``..`` component, the ``folder/`` markers of some tools) can be
+    named by nobody here and are left out of listings.
+    """
+
+    capability = Capability(
+        write_if_absent=True,
+        write_if_match=True,
+        read_if_match=True,
+        write_unknown_size=True,
+        write_atomic=True,
+        copy=True,
+        list_recursive=True,
+        list_ordered=True,
+        metadata=True,
+        modified_settable=True,
+        modified_precision=timedelta(microseconds=1),
+        etag=True,
+        checksums=frozenset({ChecksumKind.MD5, ChecksumKind.MD5_MULTIPART}),
+        max_object_size=5 * 1024**4,
+        max_path_bytes=1024,
+    )
+
+    def __init__(self, name: str, options: Mapping[str, OptionValue]) -> None:
+        settings = S3Settings.from_options(options)
+        self.info = AdapterInfo("s3", name, settings.location)
+        self._settings = settings
+        self._bucket = settings.bucket
+        self._faults = Faults(name, settings.bucket)
+        self._connections = Connections(settings)
+        boto = BotoWire(self._connections, self._faults, settings.bucket)
+        self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)
+        self._etags_are_md5: bool | None = None
+        """Whether the ETag of a plain put is the MD5 of the content; ``None`` until the first put has shown it."""
+
+    def __repr__(self) -> str:
+        return f"S3Adapter({self.info.name!r}, {self.info.location!r})"
+
+    # ------------------------------------------------------------------ the root
+
+    async def check(self) -> None:
+        with self._faults.translated("listing the bucket"):
+            client = await self._connections.client()
+            try:
+                await client.list_objects_v2(Bucket=self._bucket, Prefix=self._settings.prefix, MaxKeys=1)
+            except client.exceptions.NoSuchBucket:
+                raise NotFound(
+                    f"provider {self.info.name}: there is no bucket {self._bucket}", provider=self.info.name
+                ) from None
+
+    async def prepare(self) -> None:
+        with contextlib.suppress(NotFound):
+            await self.check()
+            return
+        arguments: dict[str, Any] = {}
+        if self._settings.profile.location_constraint and self._settings.region != "us-east-1":
+            arguments["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
+        with self._faults.translated("making the bucket"):
+            client = await self._connections.client()
+            try:
+                await client.create_bucket(Bucket=self._bucket, **arguments)
+            except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+                # made in the meantime; some services say "exists" of one's own bucket, so only trying it tells
+                await self.check()
+
+    # ------------------------------------------------------------------ looking
+
+    async def stat(self, key: str) -> ObjectInfo:
+        return self._info_of_head(key, await self._head(key))
+
+    async def _head(self, key: str) -> Any:
+        try:
+            with self._faults.translated("looking at an object", key):
+                client = await self._connections.client()
+                return await client.head_object(Bucket=self._bucket, Key=self._settings.prefix + key)
+        except NotFound:
+            await self._require_bucket()
+            raise
+
+    async def _require_bucket(self) -> None:
+        """A HEAD does not tell a missing object from a missing bucket, and the latter proves nothing."""
+        client = await self._connections.client()
+        try:
+            with self._faults.translated("looking at the bucket"):
+                await client.head_bucket(Bucket=self._bucket)
+        except NotFound:
+            raise self._faults.error(Fault(404, "NoSuchBucket"), "looking at the bucket") from None
+        except CdirError as error:
+            if error.retry_after is not None or isinstance(error, ProviderUnavailable):
+                raise
+            # not allowed to look at the bucket as a whole: it is there
+
+    def _info_of_head(self, key: str, head: Any) -> ObjectInfo:
+        received: Mapping[str, str] = head.get("Metadata", {})
+        encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in head
+        return ObjectInfo(
+            key=key,
+            size=head["ContentLength"],
+            modified=self._modified(received, head["LastModified"]),
+            etag=head.get("ETag"),
+            checksum=None if encrypted or self._etags_are_md5 is False else checksum_of_etag(head.get("ETag")),
+            metadata=decode_metadata(received),
+        )
+
+    @staticmethod
+    def _modified(metadata: Mapping[str, str], stored: datetime) -> datetime:
+        given = next((value for name, value in metadata.items() if name.lower() == MTIME), None)
+        return parse_mtime(given) or stored
+
+    async def list(
+        self, prefix: str, *, recursive: bool = False, start_after: str | None = None
+    ) -> AsyncIterator[Page]:
+        root = self._settings.prefix
+        arguments: dict[str, Any] = {"Prefix": f"{root}{prefix}/" if prefix else root, "MaxKeys": PAGE_SIZE}
+        if not recursive:
+            arguments["Delimiter"] = "/"
+        if start_after is not None:
+            arguments["StartAfter"] = root + start_after
+        while True:
+            with self._faults.translated("listing the bucket", prefix):
+                client = await self._connections.client()
+                answer = await client.list_objects_v2(Bucket=self._bucket, **arguments)
+            found = tuple(info for info in self._infos_of_list(answer) if info.key != start_after)
+            if found:
+                yield Page(found)
+            if not answer.get("IsTruncated"):
+                return
+            token = answer.get("NextContinuationToken")
+            if not token or token == arguments.get("ContinuationToken"):
+                raise ProviderUnavailable(
+                    f"provider {self.info.name}: the service broke off a listing of {prefix or 'the root'}",
+                    provider=self.info.name,
+                )
+            arguments["ContinuationToken"] = token
+            arguments.pop("StartAfter", None)
+
+    def _infos_of_list(self, answer: Any) -> tuple[ObjectInfo, ...]:
+        """One page, in the order of the service: a directory stands where its prefix with the slash does."""
+        cut = len(self._settings.prefix)
+        found: dict[str, ObjectInfo] = {}
+        for each in answer.get("Contents", ()):
+            key = each["Key"][cut:]
+            if _has_normal_form(key):
+                found[key] = ObjectInfo(
+                    key=key, size=each["Size"], modified=each["LastModified"], etag=each.get("ETag")
+                )
+        for each in answer.get("CommonPrefixes", ()):
+            key = each["Prefix"][cut:-1]
+            if _has_normal_form(key):
+                found[f"{key}/"] = ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
+        return tuple(found[place] for place in sorted(found, key=str.encode))
+
+    # ------------------------------------------------------------------ reading
+
+    @asynccontextmanager
+    async def read(
+        self, key: str, *, range: ByteRange = FULL, if_match: str | None = None
+    ) -> AsyncIterator[ReadStream]:
+        async with contextlib.AsyncExitStack() as stack:
+            opened = await self._open(stack, key, range, if_match)
+            if isinstance(opened, ObjectInfo):
+                yield BufferedReadStream(opened, b"")
+            else:
+                yield _Body(self._info_of_opened(key, opened), opened)
+
+    async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
+        async with contextlib.AsyncExitStack() as stack:
+            opened = await self._open(stack, key, range, if_match)
+            if isinstance(opened, ObjectInfo):
+                return FetchedObject(opened, b"")
+            body = _Body(self._info_of_opened(key, opened), opened)
+            pieces = [piece async for piece in body]
+            return FetchedObject(body.info, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    async def _open(
+        self, stack: contextlib.AsyncExitStack, key: str, range: ByteRange, if_match: str | None
+    ) -> Opened | ObjectInfo:
+        """Ask for a range; the bare info stands for an empty one, which HTTP cannot ask for."""
+        if range.length == 0:
+            info = await self._matching(key, if_match)
+            resolve_range(range, info.size, key)
+            return info
+        try:
+            return await stack.enter_async_context(self._wire.open(self._settings.prefix + key, range, if_match))
+        except RangeNotSatisfied:
+            if range.offset:
+                raise
+            info = await self._matching(key, if_match)
+            if info.size:
+                raise
+            return info
+
+    async def _matching(self, key: str, if_match: str | None) -> ObjectInfo:
+        info = await self.stat(key)
+        if if_match is not None and info.etag != if_match:
+            raise PreconditionFailed(f"{key} is not the object with the ETag {if_match} any more", key=key)
+        return info
+
+    def _info_of_opened(self, key: str, opened: Opened) -> ObjectInfo:
+        return ObjectInfo(
+            key=key,
+            size=opened.size,
+            modified=self._modified(opened.metadata, opened.modified),
+            etag=opened.etag,
+            metadata=decode_metadata(opened.metadata),
+        )
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(
+        self,
+        key: str,
+        source: Source,
+        *,
+        size: int | None,
+        modified: datetime,
+        mode: WriteMode = WriteMode.OVERWRITE,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        require_write(self, size, mode, if_match)
+        limit = self.capability.max_object_size
+        if size is not None and limit is not None and size > limit:
+            raise InvalidPath(f"{key} has {size} bytes; {limit} are the most that S3 holds", key=key)
+        condition = Condition(absent=mode is WriteMode.CREATE, etag=if_match)
+        headers = encode_metadata(modified, metadata)
+        if isinstance(source, bytes) and len(source) <= _MULTIPART_ABOVE:
+            stored = await self._put(key, await collect(source, size, key), headers, condition)
+        else:
+            stored = await self._write_stream(key, source, size, headers, condition)
+        return dataclasses.replace(stored, modified=modified, metadata=lower_keys(metadata))
+
+    async def _write_stream(
+        self, key: str, source: Source, size: int | None, headers: Mapping[str, str], condition: Condition
+    ) -> ObjectInfo:
+        if size is not None and size <= _MULTIPART_ABOVE:
+            return await self._put(key, await collect(source, size, key), headers, condition)
+        pieces = exactly(source, size, key)
+        async with contextlib.aclosing(pieces):
+            if size is not None:
+                return await self._write_parts(key, pieces, size, headers, condition)
+            begun: list[bytes] = []
+            length = 0
+            async for piece in pieces:
+                begun.append(piece)
+                length += len(piece)
+                if length > _MULTIPART_ABOVE:
+                    return await self._write_parts(key, _chained(begun, pieces), None, headers, condition)
+            return await self._put(key, b"".join(begun), headers, condition)
+
+    async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
+        """Store a small object and compare what the service says it received."""
+        try:
+            etag, digest = await asyncio.gather(
+                self._wire.put(self._settings.prefix + key, data, headers, condition), _md5(data)
+            )
+        except PreconditionFailed as error:
+            if condition.absent:
+                raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key) from error
+            raise
+        except NotFound as error:
+            raise PreconditionFailed(f"{key} does not exist any more", key=key) from error
+        checksum: Checksum | None = Checksum(ChecksumKind.MD5, digest)
+        if digest_of_etag(etag) == digest:
+            self._etags_are_md5 = True
+        else:
+            await self._prove(key, data)
+            # the content is right, so the ETag means something else here: encryption, or another digest
+            checksum = None
+            if self._etags_are_md5 is None:
+                self._etags_are_md5 = False
+        return ObjectInfo(key=key, size=len(data), etag=etag, checksum=checksum)
+
+    async def _prove(self, key: str, data: bytes) -> None:
+        """Read back what was stored; remove it and raise IntegrityError when it is not what was sent."""
+        if (await self.fetch(key)).data != data:
+            await self.delete(key)
+            raise IntegrityError(
+                f"provider {self.info.name} stored other bytes for {key} than were sent; they were removed", key=key
+            )
+
+    async def _write_parts(
+        self,
+        key: str,
+        pieces: AsyncIterator[bytes],
+        size: int | None,
+        headers: Mapping[str, str],
+        condition: Condition,
+    ) -> ObjectInfo:
+        upload = await MultipartUpload.begin(
+            self._connections, self._faults, self._bucket, self._settings.prefix + key, headers
+        )
+        try:
+            length = await self._send_parts(upload, pieces, size)
+            if condition:
+                await self._require(key, condition)
+            etag, checksum = await upload.complete(condition)
+        except BaseException as error:
+            await upload.abort()
+            if isinstance(error, BaseExceptionGroup):
+                raise _first_cause(error) from None
+            raise
+        if checksum is None:
+            await self._require_size(key, length)
+        return ObjectInfo(key=key, size=length, etag=etag, checksum=None if upload.unproven else checksum)
+
+    async def _send_parts(self, upload: MultipartUpload, pieces: AsyncIterator[bytes], size: int | None) -> int:
+        """Send all parts, a few at once; return how many bytes they had."""
+        length = number = 0
+        in_flight: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            async for part in parts_of(pieces, part_sizes(size)):
+                part_size = sum(map(len, part))
+                while len(in_flight) >= parts_in_flight(part_size):
+                    _, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                number += 1
+                length += part_size
+                in_flight.add(group.create_task(upload.send(number, part, etags_are_md5=self._etags_are_md5)))
+        return length
+
+    async def _require(self, key: str, condition: Condition) -> None:
+        """Look whether a condition holds, since several services ignore conditions when an upload is completed."""
+        try:
+            found = await self.stat(key)
+        except NotFound:
+            if condition.absent:
+                return
+            raise PreconditionFailed(f"{key} does not exist any more", key=key) from None
+        if condition.absent:
+            raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key)
+        if found.etag != condition.etag:
+            raise PreconditionFailed(f"{key} is not the object with the ETag {condition.etag} any more", key=key)
+
+    async def _require_size(self, key: str, size: int) -> None:
+        """What remains to be checked where a service's ETag of a multipart upload means nothing."""
+        found = await self.stat(key)
+        if found.size != size:
+            await self.delete(key)
+            raise IntegrityError(
+                f"provider {self.info.name} stored {found.size} bytes for {key}, not the {size} that were sent; they"
+                " were removed",
+                key=key,
+            )
+
+    # ------------------------------------------------------------------ changing
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        if if_match is not None:
+            require(self, self.capability.write_if_match, "write_if_match")
+        with contextlib.suppress(NotFound):
+            if if_match is not None:
+                # few services look at the condition of a DELETE, so it is held against the object here
+                await self._matching(key, if_match)
+            await self._wire.delete(self._settings.prefix + key)
+
+    async def copy(self, source: str, target: str) -> ObjectInfo:
+        head = await self._head(source)
+        size: int = head["ContentLength"]
+        if size > _COPY_LIMIT:
+            await self._copy_parts(source, target, head)
+        else:
+            with self._faults.translated("copying an object", source):
+                client = await self._connections.client()
+                await client.copy_object(
+                    Bucket=self._bucket,
+                    Key=self._settings.prefix + target,
+                    CopySource={"Bucket": self._bucket, "Key": self._settings.prefix + source},
+                    MetadataDirective="COPY",
+                )
+        copied = await self.stat(target)
+        if copied.size != size:
+            raise IntegrityError(
+                f"provider {self.info.name} copied {copied.size} of the {size} bytes of {source}", key=target
+            )
+        return copied
+
+    async def _copy_parts(self, source: str, target: str, head: Any) -> None:
+        upload = await MultipartUpload.begin(
+            self._connections, self._faults, self._bucket, self._settings.prefix + target, head.get("Metadata", {})
+        )
+        try:
+            await upload.copy_from(
+                self._settings.prefix + source, head["ContentLength"], _COPY_PART, head.get("ETag", "")
+            )
+            await upload.complete(Condition())
+        except BaseException:
+            await upload.abort()
+            raise
+
+    async def sweep(self, older_than: float) -> int:
+        before = datetime.now(UTC) - timedelta(seconds=older_than)
+        swept = 0
+        arguments: dict[str, Any] = {"Prefix": self._settings.prefix}
+        while True:
+            with self._faults.translated("listing unfinished uploads"):
+                client = await self._connections.client()
+                try:
+                    answer = await client.list_multipart_uploads(Bucket=self._bucket, **arguments)
+                except client.exceptions.NoSuchUpload:
+                    return swept  # how rclone says that there are none
+            for each in answer.get("Uploads", ()):
+                if each["Initiated"] < before:
+                    upload = MultipartUpload(
+                        self._connections, self._faults, self._bucket, each["Key"], each["UploadId"]
+                    )
+                    swept += await upload.abort()
+            if not answer.get("IsTruncated"):
+                return swept
+            arguments["KeyMarker"] = answer["NextKeyMarker"]
+            arguments["UploadIdMarker"] = answer["NextUploadIdMarker"]
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+
+
+class _Body(ReadStream):
+    """The body of an answer; short of what was announced is an error."""
+
+    def __init__(self, info: ObjectInfo, opened: Opened) -> None:
+        self.info = info
+        self._pieces = opened.pieces
+        self._left = opened.length
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            if self._left:
+                raise IntegrityError(
+                    f"{self.info.key}: the service ended the body {self._left} bytes early", key=self.info.key
+                ) from None
+            raise
+        self._left -= len(piece)
+        return piece
+
+
+async def _md5(data: bytes) -> str:
+    if len(data) <= _INLINE_DIGEST:
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    digest = await asyncio.to_thread(hashlib.md5, data, usedforsecurity=False)
+    return digest.hexdigest()
+
+
+async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while begun:
+        yield begun.pop(0)
+    async for piece in rest:
+        yield piece
+
+
+def _has_normal_form(key: str) -> bool:
+    return all(name not in {"", ".", ".."} for name in key.split("/"))
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that made a group of tasks fail: the first one that is not a group itself."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -1,0 +1,171 @@
+"""The clients of one provider, made when first needed and kept: their connections stay warm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiobotocore.config
+import aiobotocore.session
+import aiohttp
+import botocore.exceptions
+import botocore.loaders
+from obstore.store import S3Store
+
+from cdir_adapters.providers.s3.settings import S3Settings
+
+if TYPE_CHECKING:  # these do not exist at run time
+    from obstore.store import ClientConfig, S3Config, S3Credential
+
+__all__ = ["Connections"]
+
+_CONNECT_TIMEOUT = 10
+"""Seconds until a connection attempt is given up."""
+_IDLE_TIMEOUT = 60
+"""Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
+_POOL = 32
+"""Connections kept for aiobotocore; obstore keeps as many as were in use at once."""
+_CREDENTIALS_KEPT = timedelta(minutes=5)
+"""How long obstore uses credentials of the machine before it asks for them again."""
+
+
+@functools.cache
+def _loader() -> botocore.loaders.Loader:
+    """The descriptions of the service, read once per process: half a megabyte of JSON."""
+    loader = botocore.loaders.create_loader()
+    loader.load_service_model("s3", "service-2")
+    loader.load_service_model("s3", "endpoint-rule-set-1")
+    loader.load_data("endpoints")
+    loader.load_data("partitions")
+    loader.load_data("sdk-default-configuration")
+    loader.load_data("_retry")
+    return loader
+
+
+class Connections:
+    """Clients of both libraries. None of them retries: exactly one layer above does."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._session = aiobotocore.session.AioSession()
+        self._store: S3Store | None = None
+        self._client: Any = None
+        self._http: aiohttp.ClientSession | None = None
+        self._making = asyncio.Lock()
+        self._closing = contextlib.AsyncExitStack()
+
+    async def client(self) -> Any:
+        """The aiobotocore client."""
+        if self._client is None:
+            async with self._making:
+                if self._client is None:
+                    self._client = await self._make_client()
+        return self._client
+
+    async def store(self) -> S3Store:
+        """The obstore client; not for signature version 2."""
+        if self._store is None:
+            async with self._making:
+                if self._store is None:
+                    # reads the certificates of the machine
+                    self._store = await asyncio.to_thread(self._make_store)
+        return self._store
+
+    async def http(self) -> aiohttp.ClientSession:
+        """A plain HTTP client for signed URLs."""
+        if self._http is None:
+            async with self._making:
+                if self._http is None:
+                    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_IDLE_TIMEOUT)
+                    self._http = await self._closing.enter_async_context(
+                        aiohttp.ClientSession(
+                            timeout=timeout, connector=aiohttp.TCPConnector(limit=_POOL), trust_env=True
+                        )
+                    )
+        return self._http
+
+    async def aclose(self) -> None:
+        """Close what was opened. Idempotent."""
+        await self._closing.aclose()
+        self._client = self._http = self._store = None
+
+    async def _make_client(self) -> Any:
+        self._session.register_component("data_loader", await asyncio.to_thread(_loader))
+        settings = self._settings
+        config = aiobotocore.config.AioConfig(
+            signature_version="s3" if settings.signature_v2 else "s3v4",
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_IDLE_TIMEOUT,
+            max_pool_connections=_POOL,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            # trailing checksums, the default since 2025, are refused or stored as content by older services
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if settings.path_style else "virtual"},
+        )
+        return await self._closing.enter_async_context(
+            self._session.create_client(
+                "s3",
+                region_name=settings.region,
+                endpoint_url=settings.endpoint,
+                aws_access_key_id=settings.access_key,
+                aws_secret_access_key=settings.secret_key,
+                aws_session_token=settings.session_token,
+                config=config,
+            )
+        )
+
+    def _make_store(self) -> S3Store:
+        settings = self._settings
+        config: S3Config = {
+            "region": settings.region,
+            "virtual_hosted_style_request": not settings.path_style,
+            "disable_bulk_delete": True,
+            "skip_signature": False,
+        }
+        if settings.endpoint is not None:
+            config["endpoint"] = settings.endpoint if settings.path_style else self._virtual_host(settings.endpoint)
+        client: ClientConfig = {
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT),
+            "read_timeout": timedelta(seconds=_IDLE_TIMEOUT),
+            "timeout": timedelta(days=1),
+        }
+        return S3Store(
+            settings.bucket,
+            config=config,
+            client_options=client,
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+            # given explicitly, since obstore would otherwise mix in what the environment holds
+            credential_provider=self._given_credentials if settings.access_key else self._machine_credentials,
+        )
+
+    def _virtual_host(self, endpoint: str) -> str:
+        parts = urlsplit(endpoint)
+        return urlunsplit(parts._replace(netloc=f"{self._settings.bucket}.{parts.netloc}"))
+
+    def _given_credentials(self) -> S3Credential:
+        assert self._settings.access_key is not None
+        assert self._settings.secret_key is not None
+        return {
+            "access_key_id": self._settings.access_key,
+            "secret_access_key": self._settings.secret_key,
+            "token": self._settings.session_token,
+            "expires_at": None,
+        }
+
+    async def _machine_credentials(self) -> S3Credential:
+        found = await self._session.get_credentials()
+        if found is None:
+            raise botocore.exceptions.NoCredentialsError
+        frozen = await found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_KEPT,
+        }

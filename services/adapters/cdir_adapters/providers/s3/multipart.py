@@ -1,0 +1,223 @@
+"""Large objects, sent in parts over signed URLs: several at once, never copied, each compared by its MD5.
+
+aiobotocore's own ``upload_part`` takes one contiguous buffer and, over plain HTTP, computes a SHA-256 of it. A signed
+URL needs neither: the pieces go to the socket as they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+
+from cdir.errors import AlreadyExists, CdirError, IntegrityError, InvalidPath, PreconditionFailed
+from cdir_adapters.adapter import Checksum
+from cdir_adapters.capability import ChecksumKind
+from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.faults import Fault, Faults
+from cdir_adapters.providers.s3.headers import checksum_of_etag, digest_of_etag
+from cdir_adapters.providers.s3.wire import Condition
+
+__all__ = ["MAX_PARTS", "MIN_PART", "MultipartUpload", "part_sizes", "parts_in_flight", "parts_of"]
+
+logger = logging.getLogger(__name__)
+
+MIN_PART = 8 * 1024 * 1024
+"""Bytes of a part, unless the object needs larger ones. Services ask for 5 MiB at least."""
+MAX_PARTS = 10_000
+_MEBIBYTE = 1024 * 1024
+_PARTS_PER_STEP = 2000
+"""Where the size is not known, the size of a part doubles after as many."""
+_BUFFERED = 3 * MIN_PART
+"""Bytes of parts being sent, for one object; one more part is being collected."""
+_MAX_IN_FLIGHT = 3
+_WRITE_SIZE = 512 * 1024
+"""Bytes given to the socket at once, so that other transfers get their turn."""
+_ABORT_DEADLINE = 15.0
+_URL_VALID = 6 * 3600
+"""Seconds within which a part must have been sent."""
+
+Part = Sequence[memoryview]
+
+
+def part_sizes(size: int | None) -> Iterator[int]:
+    """Yield the size of each next part: equal ones when the object's size is known, else growing ones."""
+    if size is not None:
+        mebibytes = -(-size // (MAX_PARTS * _MEBIBYTE))
+        yield from itertools.repeat(max(MIN_PART, mebibytes * _MEBIBYTE))
+    for number in range(MAX_PARTS):
+        yield MIN_PART << (number // _PARTS_PER_STEP)
+    raise InvalidPath(f"an object of unknown size has more than {MAX_PARTS} parts; give its size")
+
+
+def parts_in_flight(part_size: int) -> int:
+    """How many parts of one object are sent at once, so that memory stays bounded."""
+    return max(1, min(_MAX_IN_FLIGHT, _BUFFERED // part_size))
+
+
+async def parts_of(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncIterator[list[memoryview]]:
+    """Group pieces into parts of the given sizes without copying them; the last part is shorter, none is empty."""
+    part: list[memoryview] = []
+    missing = next(sizes)
+    async for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest) >= missing:
+            part.append(rest[:missing])
+            rest = rest[missing:]
+            yield part
+            part = []
+            missing = next(sizes)
+        if rest:
+            part.append(rest)
+            missing -= len(rest)
+    if part:
+        yield part
+
+
+def _md5(part: Part) -> bytes:
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in part:
+        digest.update(piece)
+    return digest.digest()
+
+
+class _PartBody(aiohttp.Payload):
+    """The pieces of a part as the body of a request that can be sent again when a kept connection turns out dead."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, content_type="application/octet-stream")
+        self._part = part
+        self._size = sum(map(len, part))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a part is bytes")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in self._part:
+            for start in range(0, len(piece), _WRITE_SIZE):
+                await writer.write(piece[start : start + _WRITE_SIZE])
+
+
+class MultipartUpload:
+    """One unfinished object at the service. Nothing of it shows before :meth:`complete`."""
+
+    def __init__(self, connections: Connections, faults: Faults, bucket: str, key: str, upload_id: str) -> None:
+        self._connections = connections
+        self._faults = faults
+        self._target = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+        self._key = key
+        self._etags: dict[int, str] = {}
+        self._digests: dict[int, bytes] = {}
+        self.unproven = 0
+        """Parts whose ETag was no MD5, so that the service did not say what it received."""
+
+    @classmethod
+    async def begin(
+        cls, connections: Connections, faults: Faults, bucket: str, key: str, metadata: Mapping[str, str]
+    ) -> MultipartUpload:
+        """Start an upload."""
+        with faults.translated("starting a multipart upload", key):
+            client = await connections.client()
+            answer = await client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=dict(metadata))
+        return cls(connections, faults, bucket, key, answer["UploadId"])
+
+    async def send(self, number: int, part: Part, *, etags_are_md5: bool | None) -> None:
+        """Send part ``number`` (from 1) and compare its ETag to its MD5.
+
+        ``etags_are_md5``: whether this service is known to answer with an MD5. Raises IntegrityError when it is, and
+        the two differ.
+        """
+        digest, (etag, encrypted) = await asyncio.gather(asyncio.to_thread(_md5, part), self._put(number, part))
+        if digest_of_etag(etag) != digest.hex():
+            if etags_are_md5 and not encrypted:
+                raise IntegrityError(
+                    f"{self._key}: part {number} arrived with other bytes than were sent; try again", key=self._key
+                )
+            self.unproven += 1
+        self._etags[number] = etag
+        self._digests[number] = digest
+
+    async def _put(self, number: int, part: Part) -> tuple[str, bool]:
+        """Return the part's ETag, and whether the service encrypts it so that the ETag means nothing."""
+        doing = "sending a part"
+        with self._faults.translated(doing, self._key):
+            client = await self._connections.client()
+            url = await client.generate_presigned_url(
+                "upload_part", Params={**self._target, "PartNumber": number}, ExpiresIn=_URL_VALID
+            )
+            http = await self._connections.http()
+            # a Content-Type would have to be signed
+            async with http.put(url, data=_PartBody(part), skip_auto_headers=["Content-Type"]) as answer:
+                if answer.status != 200:
+                    raise self._faults.error(
+                        Fault.from_body(answer.status, await answer.text(errors="replace"), answer.headers),
+                        doing,
+                        self._key,
+                    )
+                encryption = answer.headers.get("x-amz-server-side-encryption", "")
+                customer = "x-amz-server-side-encryption-customer-algorithm" in answer.headers
+                return answer.headers.get("ETag", ""), encryption.startswith("aws:kms") or customer
+
+    async def copy_from(self, source: str, size: int, part_size: int, etag: str) -> None:
+        """Let the service copy ``size`` bytes of the object ``source``, which must still have that ETag."""
+        bucket = self._target["Bucket"]
+        for number, start in enumerate(range(0, size, part_size), 1):
+            with self._faults.translated("copying a part", source):
+                client = await self._connections.client()
+                answer = await client.upload_part_copy(
+                    **self._target,
+                    PartNumber=number,
+                    CopySource={"Bucket": bucket, "Key": source},
+                    CopySourceRange=f"bytes={start}-{min(start + part_size, size) - 1}",
+                    CopySourceIfMatch=etag,
+                )
+            self._etags[number] = answer["CopyPartResult"]["ETag"]
+
+    async def complete(self, condition: Condition) -> tuple[str | None, Checksum | None]:
+        """Make the object appear. Return its ETag, and its checksum when the service states one that is right.
+
+        Raises AlreadyExists or PreconditionFailed when ``condition`` does not hold.
+        """
+        arguments: dict[str, Any] = {}
+        if condition.absent:
+            arguments["IfNoneMatch"] = "*"
+        elif condition.etag is not None:
+            arguments["IfMatch"] = condition.etag
+        parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in sorted(self._etags)]
+        try:
+            with self._faults.translated("completing a multipart upload", self._key):
+                client = await self._connections.client()
+                answer = await client.complete_multipart_upload(
+                    **self._target, MultipartUpload={"Parts": parts}, **arguments
+                )
+        except PreconditionFailed as error:
+            if condition.absent:
+                raise AlreadyExists(f"{self._key} exists already", key=self._key) from error
+            raise
+        etag: str | None = answer.get("ETag")
+        stated = checksum_of_etag(etag)
+        return etag, stated if stated == self._expected() else None
+
+    def _expected(self) -> Checksum:
+        digest = hashlib.md5(usedforsecurity=False)
+        for number in sorted(self._digests):
+            digest.update(self._digests[number])
+        return Checksum(ChecksumKind.MD5_MULTIPART, f"{digest.hexdigest()}-{len(self._digests)}")
+
+    async def abort(self) -> bool:
+        """Take the upload back, for a limited time, and tell whether that worked; else it is left to ``sweep``."""
+        try:
+            async with asyncio.timeout(_ABORT_DEADLINE):
+                with self._faults.translated("aborting a multipart upload", self._key):
+                    client = await self._connections.client()
+                    await client.abort_multipart_upload(**self._target)
+        except (CdirError, TimeoutError) as error:
+            logger.warning("%s: an unfinished upload may remain until the next sweep: %s", self._key, error)
+            return False
+        return True

@@ -1,0 +1,226 @@
+"""Small puts and reads, the calls that happen most, over either client library.
+
+Both classes speak of full keys (the provider's prefix included) and raise only errors of cdir.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import obstore
+
+from cdir_adapters.adapter import ByteRange
+from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.faults import Faults, RangeAnsweredWhole
+from cdir_adapters.shapes import PIECE_SIZE
+
+__all__ = ["BotoWire", "Condition", "ObstoreWire", "Opened", "Wire"]
+
+_ATTRIBUTES = {
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "storage-class",
+}
+"""Headers that obstore shows among the user metadata."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold for a write; nothing by default."""
+
+    absent: bool = False
+    etag: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.absent or self.etag is not None
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """An answer whose body has not been read yet."""
+
+    size: int
+    """Of the whole object."""
+    etag: str | None
+    modified: datetime
+    metadata: Mapping[str, str]
+    """As received."""
+    length: int
+    """Bytes that ``pieces`` must yield."""
+    pieces: AsyncIterator[bytes]
+
+
+class Wire(ABC):
+    """The calls that are made most."""
+
+    @abstractmethod
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str], condition: Condition) -> str | None:
+        """Store an object in one request and return its ETag. Raises PreconditionFailed."""
+
+    @abstractmethod
+    def open(self, key: str, range: ByteRange, if_match: str | None) -> AbstractAsyncContextManager[Opened]:
+        """Ask for a range that is not empty. Raises RangeNotSatisfied, also for offset 0 of an empty object."""
+
+    @abstractmethod
+    async def delete(self, key: str) -> None:
+        """Remove an object. Raises NotFound where the service says so."""
+
+
+class ObstoreWire(Wire):
+    """Over obstore. It refuses ranges that a service answers with status 200 as ``rclone serve s3`` does: those go
+    over ``fallback`` once that is known."""
+
+    def __init__(self, connections: Connections, faults: Faults, fallback: Wire) -> None:
+        self._connections = connections
+        self._faults = faults
+        self._fallback = fallback
+        self._ranges_work = True
+
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str], condition: Condition) -> str | None:
+        mode: obstore.PutMode = "overwrite"
+        if condition.absent:
+            mode = "create"
+        elif condition.etag is not None:
+            mode = {"e_tag": condition.etag}
+        store = await self._connections.store()
+        with self._faults.translated("storing an object", key):
+            answer = await obstore.put_async(
+                store, key, data, attributes=dict(metadata), mode=mode, use_multipart=False
+            )
+        return answer["e_tag"]
+
+    @asynccontextmanager
+    async def open(self, key: str, range: ByteRange, if_match: str | None) -> AsyncIterator[Opened]:
+        answer = await self._ask(key, range, if_match)
+        if answer is None:
+            async with self._fallback.open(key, range, if_match) as opened:
+                yield opened
+            return
+        start, end = answer.range
+        meta = answer.meta
+        yield Opened(
+            size=meta["size"],
+            etag=meta["e_tag"],
+            modified=meta["last_modified"],
+            metadata={name: value for name, value in answer.attributes.items() if name.lower() not in _ATTRIBUTES},
+            length=end - start,
+            pieces=self._pieces(answer, key),
+        )
+
+    async def delete(self, key: str) -> None:
+        store = await self._connections.store()
+        with self._faults.translated("deleting an object", key):
+            await obstore.delete_async(store, key)
+
+    async def _ask(self, key: str, range: ByteRange, if_match: str | None) -> obstore.GetResult | None:
+        """Send the request; ``None`` when this library cannot get that range from this service."""
+        if range.offset == 0 and range.length is None:
+            return await self._get(key, None, if_match)
+        if self._ranges_work:
+            try:
+                return await self._get(key, range, if_match)
+            except RangeAnsweredWhole:
+                self._ranges_work = False
+        if range.offset == 0 and range.length is not None:
+            # often the range is the whole of a small object
+            answer = await self._get(key, None, if_match)
+            if answer.meta["size"] <= range.length:
+                return answer
+        return None
+
+    async def _get(self, key: str, range: ByteRange | None, if_match: str | None) -> obstore.GetResult:
+        options: obstore.GetOptions = {}
+        if if_match is not None:
+            options["if_match"] = if_match
+        if range is not None:
+            if range.length is None:
+                options["range"] = {"offset": range.offset}
+            else:
+                options["range"] = (range.offset, range.offset + range.length)
+        store = await self._connections.store()
+        with self._faults.translated("reading an object", key):
+            return await obstore.get_async(store, key, options=options)
+
+    async def _pieces(self, answer: obstore.GetResult, key: str) -> AsyncIterator[bytes]:
+        with self._faults.translated("reading an object", key):
+            async for piece in answer.stream(min_chunk_size=PIECE_SIZE):
+                yield piece
+
+
+class BotoWire(Wire):
+    """Over aiobotocore."""
+
+    def __init__(self, connections: Connections, faults: Faults, bucket: str) -> None:
+        self._connections = connections
+        self._faults = faults
+        self._bucket = bucket
+
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str], condition: Condition) -> str | None:
+        arguments: dict[str, Any] = {}
+        if condition.absent:
+            arguments["IfNoneMatch"] = "*"
+        elif condition.etag is not None:
+            arguments["IfMatch"] = condition.etag
+        with self._faults.translated("storing an object", key):
+            client = await self._connections.client()
+            answer = await client.put_object(
+                Bucket=self._bucket, Key=key, Body=data, Metadata=dict(metadata), **arguments
+            )
+        etag: str | None = answer.get("ETag")
+        return etag
+
+    @asynccontextmanager
+    async def open(self, key: str, range: ByteRange, if_match: str | None) -> AsyncIterator[Opened]:
+        arguments: dict[str, Any] = {}
+        if if_match is not None:
+            arguments["IfMatch"] = if_match
+        whole = range.offset == 0 and range.length is None
+        if not whole:
+            end = "" if range.length is None else range.offset + range.length - 1
+            arguments["Range"] = f"bytes={range.offset}-{end}"
+        with self._faults.translated("reading an object", key):
+            client = await self._connections.client()
+            answer = await client.get_object(Bucket=self._bucket, Key=key, **arguments)
+        async with answer["Body"] as body:
+            length: int = answer["ContentLength"]
+            size, skip = length, 0
+            stated: str | None = answer.get("ContentRange")
+            if stated is not None:
+                size = int(stated.rpartition("/")[2])
+            elif not whole:
+                # the service does not know ranges and sends everything
+                skip = min(range.offset, size)
+                length = size - skip if range.length is None else min(range.length, size - skip)
+            yield Opened(
+                size=size,
+                etag=answer.get("ETag"),
+                modified=answer["LastModified"],
+                metadata=answer.get("Metadata", {}),
+                length=length,
+                pieces=self._pieces(body, key, skip, length),
+            )
+
+    async def delete(self, key: str) -> None:
+        with self._faults.translated("deleting an object", key):
+            client = await self._connections.client()
+            await client.delete_object(Bucket=self._bucket, Key=key)
+
+    async def _pieces(self, body: Any, key: str, skip: int, length: int) -> AsyncIterator[bytes]:
+        left = length
+        with self._faults.translated("reading an object", key):
+            async for piece in body.iter_chunks(PIECE_SIZE):
+                wanted = piece[skip : skip + left] if skip or len(piece) > left else piece
+                skip = max(0, skip - len(piece))
+                left -= len(wanted)
+                if wanted:
+                    yield wanted
+                if not left:
+                    return

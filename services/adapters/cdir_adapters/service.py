@@ -1,0 +1,27 @@
+"""Composing the adapters service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from cdir.v1 import catalog_service_pb2_grpc
+from cdir_adapters.pool import AdapterPool
+from cdir_adapters.servicer import AdapterServicer
+from cdir_runtime.credentials import Sealer
+
+__all__ = ["open_adapters"]
+
+
+@asynccontextmanager
+async def open_adapters(catalog_channel: grpc.aio.Channel, sealer: Sealer) -> AsyncIterator[AdapterServicer]:
+    """Give the servicer of the providers that the catalog behind ``catalog_channel`` knows.
+
+    ``sealer`` opens their secrets. Nothing is contacted before it is called for. At the exit every adapter is closed;
+    the server has drained by then.
+    """
+    catalog = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
+    async with AdapterPool(catalog, sealer) as pool:
+        yield AdapterServicer(pool)

@@ -1,0 +1,345 @@
+"""AdapterService: every RPC over the live adapters of the pool, and nothing more.
+
+FetchObject and PutObject are called thousands of times a second: they start no task and touch nothing but the adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from cdir.errors import (
+    CdirError,
+    IntegrityError,
+    InvalidArgument,
+    IsDirectory,
+    NotFound,
+    RangeNotSatisfied,
+    Unsupported,
+)
+from cdir.v1 import adapter_service_pb2 as pb
+from cdir.v1 import adapter_service_pb2_grpc as rpc
+from cdir.v1 import provider_pb2
+from cdir_adapters import registry, sentinel
+from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, ObjectKind, Source
+from cdir_adapters.layers.wrapper import closing
+from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
+from cdir_adapters.pool import AdapterPool
+from cdir_adapters.probe import probe
+from cdir_adapters.testing.conformance import run_conformance
+
+__all__ = ["MAX_FETCH_BYTES", "MAX_KEYS", "AdapterServicer"]
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+MAX_FETCH_BYTES = 8 << 20
+"""Most bytes of one FetchObject or PutObject."""
+
+MAX_KEYS = 1000
+"""Most keys of one DeleteObjects."""
+
+_DELETES_AT_ONCE = 16
+
+_TYPE_NAMES = {
+    registry.OptionType.STR: "string",
+    registry.OptionType.INT: "integer",
+    registry.OptionType.BOOL: "boolean",
+    registry.OptionType.PATH: "path",
+}
+
+
+class AdapterServicer(rpc.AdapterServiceServicer):
+    """Serves the providers of one catalog. Errors are raised as :mod:`cdir.errors`; the server's chassis maps them."""
+
+    def __init__(self, pool: AdapterPool) -> None:
+        self._pool = pool
+
+    # --- kinds and providers ------------------------------------------------------------------------------------------
+
+    async def DescribeKinds(self, request: pb.DescribeKindsRequest, context: Context) -> pb.DescribeKindsResponse:
+        # finding out whether a kind can be used imports its library, which takes its time once
+        return pb.DescribeKindsResponse(kinds=await asyncio.to_thread(_describe_kinds))
+
+    async def ProbeProvider(self, request: pb.ProbeProviderRequest, context: Context) -> pb.ProbeProviderResponse:
+        if not (request.provider_id and request.home_id and request.name):
+            raise InvalidArgument("a provider is probed with its id, its name and the id of its home")
+        async with self._pool.candidate(
+            request.provider_id, request.kind, request.name, dict(request.options), request.sealed_secrets
+        ) as adapter:
+            await adapter.prepare()
+            await adapter.check()
+            unmarked = sentinel.claim_root(
+                await sentinel.read_mark(adapter),
+                home_id=request.home_id,
+                provider_id=request.provider_id,
+                location=adapter.info.location,
+                adopt=request.adopt,
+            )
+            # the mark comes last: a root that cannot do what cdir needs is left without it
+            capability = await probe(adapter)
+            if unmarked:
+                mark = sentinel.Mark.new(home_id=request.home_id, provider_id=request.provider_id, name=request.name)
+                await sentinel.write_mark(adapter, mark)
+            response = pb.ProbeProviderResponse(root=adapter.info.location)
+            response.capability.update(capability.to_json())
+        return response
+
+    async def CheckMark(self, request: pb.CheckMarkRequest, context: Context) -> pb.CheckMarkResponse:
+        home_id = await self._pool.home_id()
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            begun = time.monotonic()
+            await adapter.check()
+            found = await sentinel.read_mark(adapter)
+            seconds = time.monotonic() - begun
+            sentinel.check_ours(
+                found,
+                home_id=home_id,
+                provider_id=request.provider.provider_id,
+                name=adapter.info.name,
+                location=adapter.info.location,
+            )
+        return pb.CheckMarkResponse(seconds=seconds)
+
+    async def RunConformance(
+        self, request: pb.RunConformanceRequest, context: Context
+    ) -> AsyncIterator[pb.RunConformanceResponse]:
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            async with aclosing(run_conformance(adapter)) as results:
+                async for result in results:
+                    yield pb.RunConformanceResponse(
+                        result=provider_pb2.ConformanceResult(
+                            name=result.name, outcome=result.outcome, message=result.message
+                        )
+                    )
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            usage = await adapter.usage()
+        return pb.GetUsageResponse(used=usage.used, free=usage.free)
+
+    async def SweepProvider(self, request: pb.SweepProviderRequest, context: Context) -> pb.SweepProviderResponse:
+        if not request.older_than >= 0:
+            raise InvalidArgument("older_than must not be negative")
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.SweepProviderResponse(removed=await adapter.sweep(request.older_than))
+
+    # --- looking and reading ------------------------------------------------------------------------------------------
+
+    async def StatObject(self, request: pb.StatObjectRequest, context: Context) -> pb.StatObjectResponse:
+        check_key(request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.StatObjectResponse(info=info_message(await adapter.stat(request.key)))
+
+    async def ListObjects(
+        self, request: pb.ListObjectsRequest, context: Context
+    ) -> AsyncIterator[pb.ListObjectsResponse]:
+        check_prefix(request.prefix)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            # a caller who leaves early must not keep a directory or a request at the provider open
+            async with closing(adapter.list(request.prefix, recursive=request.recursive)) as pages:
+                async for page in pages:
+                    yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects])
+
+    async def FetchObject(self, request: pb.FetchObjectRequest, context: Context) -> pb.FetchObjectResponse:
+        check_key(request.key)
+        if not 0 <= request.length <= MAX_FETCH_BYTES:
+            raise InvalidArgument(f"between 0 and {MAX_FETCH_BYTES} bytes can be fetched at once, not {request.length}")
+        if request.offset < 0:
+            raise RangeNotSatisfied(f"{request.key}: the offset {request.offset} is negative", key=request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            found = await adapter.fetch(request.key, range=ByteRange(request.offset, request.length))
+        return pb.FetchObjectResponse(data=found.data, size=found.info.size)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def PutObject(self, request: pb.PutObjectRequest, context: Context) -> pb.PutObjectResponse:
+        header = request.header
+        check_key(header.key)
+        data = request.data
+        if len(data) > MAX_FETCH_BYTES:
+            raise InvalidArgument(f"{header.key}: {len(data)} bytes are too many for one call; use WriteObject")
+        live = self._pool.find(header.provider) or await self._pool.open(header.provider)
+        with live as adapter:
+            info = await adapter.write(header.key, data, size=len(data), modified=modified_of(header))
+        return pb.PutObjectResponse(info=info_message(info))
+
+    async def WriteObject(
+        self, request_iterator: AsyncIterator[pb.WriteObjectRequest], context: Context
+    ) -> pb.WriteObjectResponse:
+        steps = aiter(request_iterator)
+        first = await anext(steps, None)
+        if first is None or first.WhichOneof("step") != "header":
+            raise InvalidArgument("a write begins with its header; nothing was stored")
+        header = first.header
+        check_key(header.key)
+        size = header.size if header.HasField("size") else None
+        live = self._pool.find(header.provider) or await self._pool.open(header.provider)
+        with live as adapter:
+            async with aclosing(_content(steps, header.key, size)) as pieces:
+                begin = await anext(pieces, b""), await anext(pieces, b"")
+                source: Source = _chained(begin, pieces)
+                if not begin[1]:
+                    # content of one piece is given whole: every adapter has a shorter way for that
+                    source, size = begin[0], len(begin[0])
+                info = await adapter.write(header.key, source, size=size, modified=modified_of(header))
+        return pb.WriteObjectResponse(info=info_message(info))
+
+    async def DeleteObjects(self, request: pb.DeleteObjectsRequest, context: Context) -> pb.DeleteObjectsResponse:
+        keys = request.keys
+        if len(keys) > MAX_KEYS:
+            raise InvalidArgument(f"at most {MAX_KEYS} objects can be deleted at once, not {len(keys)}")
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        outcomes = [pb.DeleteOutcome() for _ in keys]
+        with live as adapter:
+            waiting = iter(zip(keys, outcomes, strict=True))
+            if len(keys) == 1:
+                await _delete_all(adapter, waiting)
+            else:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(_DELETES_AT_ONCE, len(keys))):
+                        workers.create_task(_delete_all(adapter, waiting))
+        return pb.DeleteObjectsResponse(outcomes=outcomes)
+
+    async def MoveObject(self, request: pb.MoveObjectRequest, context: Context) -> pb.MoveObjectResponse:
+        source, target = check_key(request.source), check_key(request.target)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            if source == target:
+                info = await adapter.stat(source)
+            else:
+                try:
+                    info = await _move(adapter, source, target)
+                except NotFound as error:
+                    info = await _moved_before(adapter, target, error)
+        return pb.MoveObjectResponse(info=info_message(info))
+
+    async def CopyObject(self, request: pb.CopyObjectRequest, context: Context) -> pb.CopyObjectResponse:
+        source, target = check_key(request.source), check_key(request.target)
+        if source == target:
+            raise InvalidArgument(f"{source}: an object cannot be copied onto itself", key=source)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.CopyObjectResponse(info=info_message(await adapter.copy(source, target)))
+
+
+def _describe_kinds() -> list[provider_pb2.KindSpec]:
+    described = []
+    for spec in registry.kinds().values():
+        missing = ""
+        try:
+            registry.adapter_class(spec.kind)
+        except Unsupported as error:
+            missing = error.message
+        described.append(
+            provider_pb2.KindSpec(
+                kind=spec.kind,
+                description=spec.description,
+                options=[_describe_option(option) for option in spec.options],
+                available=not missing,
+                missing=missing,
+            )
+        )
+    return described
+
+
+def _describe_option(option: registry.OptionSpec) -> provider_pb2.OptionSpec:
+    default = option.default
+    choices = f" One of: {', '.join(option.choices)}." if option.choices else ""
+    return provider_pb2.OptionSpec(
+        name=option.name,
+        type=_TYPE_NAMES[option.type],
+        required=option.required,
+        secret=option.secret,
+        default_value="" if default is None else str(default).lower() if isinstance(default, bool) else str(default),
+        description=option.description + choices,
+    )
+
+
+async def _content(
+    steps: AsyncIterator[pb.WriteObjectRequest], key: str, announced: int | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces of a write; end well only when its commit arrived and the size is right.
+
+    Each piece is handed on only after the step behind it has arrived. So the last one is held back until the commit: an
+    adapter that announced the size to its provider cannot have sent everything, and the provider cannot have stored it,
+    before the commit is known.
+    """
+    received = 0
+    held = b""
+    async for step in steps:
+        match step.WhichOneof("step"):
+            case "data":
+                if held:
+                    yield held
+                held = step.data
+                received += len(held)
+            case "commit":
+                expected = step.commit.size
+                if expected != received or (announced is not None and announced != received):
+                    raise IntegrityError(
+                        f"{key}: {received} bytes arrived, but"
+                        f" {announced if announced not in {None, received} else expected} were announced;"
+                        " nothing was stored",
+                        key=key,
+                    )
+                if held:
+                    yield held
+                return
+            case _:
+                raise InvalidArgument(f"{key}: a header can only come first; nothing was stored", key=key)
+    raise InvalidArgument(f"{key}: the stream ended without a commit; nothing was stored", key=key)
+
+
+async def _chained(begin: Iterable[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    for piece in begin:
+        yield piece
+    async for piece in rest:
+        yield piece
+
+
+async def _delete_all(adapter: Adapter, waiting: Iterable[tuple[str, pb.DeleteOutcome]]) -> None:
+    """Delete keys until none is waiting; several of these share one iterator."""
+    for key, outcome in waiting:
+        try:
+            await adapter.delete(check_key(key))
+        except CdirError as error:
+            outcome.reason, outcome.message = error.reason, error.message
+
+
+async def _move(adapter: Adapter, source: str, target: str) -> ObjectInfo:
+    if adapter.capability.move:
+        return await adapter.move(source, target)
+    if adapter.capability.copy:
+        info = await adapter.copy(source, target)
+    else:
+        async with adapter.read(source) as stream:
+            found = stream.info
+            info = await adapter.write(
+                target, stream, size=found.size, modified=found.modified or datetime.now(UTC), metadata=found.metadata
+            )
+    await adapter.delete(source)
+    return info
+
+
+async def _moved_before(adapter: Adapter, target: str, error: NotFound) -> ObjectInfo:
+    """Return what lies at ``target``: an earlier call whose answer was lost has renamed it. Else raise ``error``."""
+    try:
+        info = await adapter.stat(target)
+    except NotFound:
+        raise error from None
+    if info.kind is ObjectKind.DIRECTORY:
+        raise IsDirectory(f"{target} at provider {adapter.info.name} is a folder", key=target)
+    return info

@@ -1,0 +1,213 @@
+"""Copies and contents in memory, and the rule that says what is owed.
+
+A :class:`Content` is a version with every copy of it; a :class:`Copy` is one row of ``replicas``. Store functions change
+what was seen or wished and then call :func:`settle`, the only place that decides what follows from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cdir.paths import join_path, key_of
+from cdir.v1 import entry_pb2
+from cdir_catalog.keys import aside_key
+
+__all__ = [
+    "CORRUPT",
+    "LEFTOVER_CONTRIBUTION",
+    "MISSING",
+    "OK",
+    "QUARANTINE_ATTEMPTS",
+    "UNKNOWN",
+    "Content",
+    "Contribution",
+    "Copy",
+    "contribution",
+    "owe",
+    "settle",
+]
+
+OK = entry_pb2.REPLICA_STATE_OK
+MISSING = entry_pb2.REPLICA_STATE_MISSING
+CORRUPT = entry_pb2.REPLICA_STATE_CORRUPT
+UNKNOWN = entry_pb2.REPLICA_STATE_UNKNOWN
+"""The states that are stored; STALE and QUARANTINED follow from the other columns."""
+
+QUARANTINE_ATTEMPTS = 8
+"""After so many counted failures a copy waits for a person."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """One row of ``replicas``, in the order of its columns."""
+
+    id: int | None
+    workspace_id: int
+    version_id: int | None
+    provider_id: int
+    key: str
+    move_to: str | None = None
+    wanted: int = 1
+    actual: int = MISSING
+    etag: str = ""
+    checksum: str = ""
+    proven_at: int | None = None
+    owed: int = 0
+    due_at: int | None = None
+    attempts: int = 0
+    error: str = ""
+    lease_owner: str | None = None
+    lease_until: int | None = None
+    lease_kind: int | None = None
+    lease_key: str | None = None
+    gone: bool = field(default=False, compare=False)
+    """The row is to be deleted: nothing is there and nothing should be."""
+
+    def leased(self, now: int) -> bool:
+        """Whether somebody may be working on it at this moment."""
+        return self.lease_until is not None and self.lease_until > now
+
+    def release(self) -> None:
+        """End the lease."""
+        self.lease_owner = self.lease_until = self.lease_kind = self.lease_key = None
+
+    def mark_ok(self, now: int, etag: str, checksum: str) -> None:
+        """Record that the right bytes were seen at ``key``."""
+        self.actual = OK
+        self.etag, self.checksum = etag, checksum
+        self.proven_at = now
+        self.attempts, self.error, self.due_at = 0, "", None
+
+    def mark_displaced(self, aside: str) -> None:
+        """Record that it may be at its key, or may have been moved aside by a writer of whom nothing was heard since."""
+        self.actual, self.move_to = UNKNOWN, aside
+        self.etag = self.checksum = ""
+
+
+@dataclass(slots=True)
+class Content:
+    """One version, the entry it belongs to, and its copies."""
+
+    id: int
+    version_id: str
+    entry_id: int
+    workspace_id: int
+    workspace: str
+    dirname: str
+    basename: str
+    size: int
+    current: bool
+    removed: bool = False
+    was_current: bool = True
+    copies: list[Copy] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return join_path(self.dirname, self.basename)
+
+    @property
+    def natural_key(self) -> str:
+        return key_of(self.workspace, self.path)
+
+    @property
+    def desired_key(self) -> str:
+        """Where its copies belong: under the file's name while it is current, else aside."""
+        return self.natural_key if self.current else aside_key(self.version_id)
+
+    def at(self, provider_id: int) -> Copy | None:
+        """Return the copy at a provider."""
+        return next((copy for copy in self.copies if copy.provider_id == provider_id), None)
+
+
+class Contribution(NamedTuple):
+    """What one copy adds to the counters of its workspace and provider."""
+
+    files: int
+    bytes: int
+    owed: int
+    quarantined: int
+    removals: int
+
+
+_NOTHING = Contribution(0, 0, 0, 0, 0)
+LEFTOVER_CONTRIBUTION = Contribution(0, 0, 0, 0, 1)
+
+
+def contribution(size: int, current: bool, wanted: int, actual: int, owed: int, attempts: int) -> Contribution:
+    """Return what a copy of a version adds to the counters. The same rule stands as SQL in the bulk statements."""
+    if current and wanted:
+        held = actual == OK
+        return Contribution(held, size if held else 0, owed, owed and attempts >= QUARANTINE_ATTEMPTS, 0)
+    if current:
+        held = actual == OK
+        return Contribution(held, size if held else 0, 0, 0, owed)
+    return Contribution(0, 0, 0, 0, 1) if owed else _NOTHING
+
+
+def owe(copy: Copy, owed: bool, now: int) -> None:
+    """Set whether work is owed on a copy, and from when on it may be done."""
+    if not owed:
+        copy.owed, copy.due_at, copy.attempts = 0, None, 0
+        return
+    copy.owed = 1
+    if copy.attempts >= QUARANTINE_ATTEMPTS and not copy.leased(now):
+        copy.due_at = None
+    elif copy.due_at is None:
+        copy.due_at = now
+
+
+def settle(content: Content, now: int) -> list[Copy]:
+    """Decide for each copy where it belongs, whether it is to go, and what is owed.
+
+    Returns leftovers: objects that turned out to belong to no content and are to be removed.
+    """
+    desired = content.desired_key
+    leftovers: list[Copy] = []
+    for copy in content.copies:
+        _settle_one(content, copy, desired, leftovers, now)
+    # a copy that is wanted no more is removed only when those wanted are there
+    wanted = [copy for copy in content.copies if copy.wanted and not copy.gone]
+    secure = bool(wanted) and all(copy.actual == OK for copy in wanted)
+    for copy in content.copies:
+        if not copy.wanted and not copy.gone:
+            owe(copy, secure or not content.current, now)
+    return leftovers
+
+
+def _settle_one(content: Content, copy: Copy, desired: str, leftovers: list[Copy], now: int) -> None:
+    if copy.actual == CORRUPT:
+        if not content.current:
+            copy.wanted = 0  # an older content is not repaired
+        elif copy.wanted and copy.key != desired:
+            leftovers.append(leftover(copy.workspace_id, copy.provider_id, copy.key, now))
+            copy.actual = MISSING
+    if copy.actual == MISSING:
+        _settle_missing(content, copy, desired, now)
+    elif not copy.wanted:
+        if copy.actual != UNKNOWN:
+            copy.move_to = None  # it is removed from where it is
+    elif copy.actual == OK:
+        copy.move_to = desired if copy.key != desired else None
+        owe(copy, copy.move_to is not None, now)
+    else:
+        owe(copy, True, now)
+
+
+def _settle_missing(content: Content, copy: Copy, desired: str, now: int) -> None:
+    copy.etag = copy.checksum = ""
+    copy.proven_at = None
+    if content.current and copy.wanted:
+        copy.key, copy.move_to = desired, None
+        owe(copy, True, now)
+    elif copy.leased(now) and copy.lease_key is not None:
+        # somebody is writing it at this moment: what will be there is looked at when the lease has ended
+        copy.actual, copy.key, copy.move_to = UNKNOWN, copy.lease_key, None
+        owe(copy, True, now)
+    else:
+        copy.gone = True
+
+
+def leftover(workspace_id: int, provider_id: int, key: str, now: int) -> Copy:
+    """Return the row of an object that no content explains, due for removal."""
+    return Copy(None, workspace_id, None, provider_id, key, wanted=0, actual=UNKNOWN, owed=1, due_at=now)

@@ -1,0 +1,329 @@
+"""Registered providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed
+from cdir.v1 import catalog_service_pb2, provider_pb2
+from cdir_catalog.clock import now_ns
+from cdir_catalog.schema import counters, providers, replicas, versions
+from cdir_catalog.store.copies import OK
+from cdir_catalog.store.ledger import Ledger
+from cdir_catalog.store.locks import change_configuration
+from cdir_catalog.store.placement import Candidate
+from cdir_catalog.store.placements import place_all_anew
+from cdir_catalog.wire import timestamp
+
+__all__ = [
+    "NO_SOURCE",
+    "RegisteredProvider",
+    "change_provider",
+    "create_provider",
+    "drop_provider",
+    "load_providers",
+    "read_providers",
+    "record_provider_states",
+]
+
+_UP = provider_pb2.PROVIDER_STATE_UP
+_SLOW = provider_pb2.PROVIDER_STATE_SLOW
+_DOWN = provider_pb2.PROVIDER_STATE_DOWN
+_PAUSED = provider_pb2.PROVIDER_STATE_PAUSED
+_UNKNOWN = provider_pb2.PROVIDER_STATE_UNKNOWN
+
+NO_SOURCE = "no good copy"
+"""How the error begins of a copy that waits for another provider to have a good one."""
+
+_OBSERVABLE = {_UP, _SLOW, _DOWN, _UNKNOWN}
+_FORGET_BATCH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredProvider:
+    """A row of ``providers``, read."""
+
+    id: int
+    provider_id: str
+    name: str
+    paused: bool
+    state: provider_pb2.ProviderState
+    """PAUSED when it is paused, else what was observed last."""
+    state_reason: str
+    state_since: int
+    revision: int
+    record: provider_pb2.Provider
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.id, self.name, self.record.location, self.record.priority)
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes writes as far as people decided; it may be down all the same."""
+        return not self.paused and not self.record.read_only
+
+    @property
+    def case_sensitive(self) -> bool:
+        value = self.record.capability.fields.get("case_sensitive")
+        return value is None or value.bool_value
+
+    @property
+    def sort_key(self) -> tuple[int, str]:
+        return self.record.priority, self.name
+
+    def message(self) -> provider_pb2.Provider:
+        """Return it as users see it."""
+        message = provider_pb2.Provider()
+        message.CopyFrom(self.record)
+        message.state = self.state
+        message.state_reason = "" if self.state == _UP else self.state_reason
+        message.state_since.CopyFrom(timestamp(self.state_since))
+        message.revision = self.revision
+        return message
+
+
+def _registered(row: Any) -> RegisteredProvider:
+    paused = bool(row.paused)
+    return RegisteredProvider(
+        id=row.id,
+        provider_id=row.provider_id,
+        name=row.name,
+        paused=paused,
+        state=_PAUSED if paused else row.state,
+        state_reason="paused by a person" if paused else row.state_reason,
+        state_since=row.state_since,
+        revision=row.revision,
+        record=provider_pb2.Provider.FromString(row.record),
+    )
+
+
+def load_providers(connection: Connection) -> list[RegisteredProvider]:
+    """Return every registered provider by priority, then name."""
+    found = [_registered(row) for row in connection.execute(sa.select(providers))]
+    return sorted(found, key=lambda one: one.sort_key)
+
+
+def find_provider(connection: Connection, condition: sa.ColumnElement[bool]) -> RegisteredProvider | None:
+    row = connection.execute(sa.select(providers).where(condition)).first()
+    return None if row is None else _registered(row)
+
+
+def _record(provider: provider_pb2.Provider) -> bytes:
+    record = provider_pb2.Provider()
+    record.CopyFrom(provider)
+    for name in ("state", "state_since", "state_reason", "revision"):
+        record.ClearField(name)
+    return record.SerializeToString(deterministic=True)
+
+
+def _check_name(connection: Connection, provider: provider_pb2.Provider) -> None:
+    taken = connection.scalar(
+        sa.select(providers.c.id).where(
+            providers.c.name == provider.name, providers.c.provider_id != provider.provider_id
+        )
+    )
+    if taken is not None:
+        raise AlreadyExists(f"there is a provider named {provider.name!r} already", provider=provider.name)
+
+
+def create_provider(
+    connection: Connection, request: catalog_service_pb2.CreateProviderRequest, _author: str
+) -> catalog_service_pb2.CreateProviderResponse:
+    """CatalogService.CreateProvider."""
+    change_configuration(connection)
+    provider = request.provider.provider
+    _check_name(connection, provider)
+    if find_provider(connection, providers.c.provider_id == provider.provider_id) is not None:
+        raise AlreadyExists(f"the provider id of {provider.name!r} is registered already", provider=provider.name)
+    connection.execute(
+        providers.insert().values(
+            provider_id=provider.provider_id,
+            name=provider.name,
+            record=_record(provider),
+            sealed_secrets=request.provider.sealed_secrets,
+            paused=0,
+            state=_UNKNOWN,
+            state_reason="not looked at yet",
+            state_since=now_ns(),
+            revision=1,
+        )
+    )
+    place_all_anew(connection)
+    stored = find_provider(connection, providers.c.provider_id == provider.provider_id)
+    assert stored is not None
+    return catalog_service_pb2.CreateProviderResponse(provider=stored.message())
+
+
+def change_provider(
+    connection: Connection, request: catalog_service_pb2.ChangeProviderRequest, _author: str
+) -> catalog_service_pb2.ChangeProviderResponse:
+    """CatalogService.ChangeProvider."""
+    change_configuration(connection)
+    wanted = request.provider.provider
+    condition = providers.c.provider_id == wanted.provider_id
+    present = find_provider(connection, condition)
+    if present is None:
+        raise NotFound(f"there is no provider {wanted.name!r}", provider=wanted.name)
+    if request.expected_revision != present.revision:
+        raise Conflict(
+            f"somebody else changed the provider {present.name!r} meanwhile; read it again", provider=present.name
+        )
+    _check_name(connection, wanted)
+    values: dict[str, Any] = {"name": wanted.name, "record": _record(wanted)}
+    secrets_changed = False
+    if not request.keep_secrets:
+        secrets = connection.scalar(sa.select(providers.c.sealed_secrets).where(condition))
+        secrets_changed = secrets != request.provider.sealed_secrets
+        values["sealed_secrets"] = request.provider.sealed_secrets
+    old = present.record
+    if (
+        secrets_changed
+        or dict(old.options) != dict(wanted.options)
+        or list(old.secret_names) != list(wanted.secret_names)
+        or old.capability != wanted.capability
+    ):
+        values["revision"] = present.revision + 1
+    if request.HasField("paused") and request.paused != present.paused:
+        values.update(paused=int(request.paused), state_since=now_ns())
+    connection.execute(providers.update().where(condition).values(**values))
+    if (old.priority, old.location, present.name) != (wanted.priority, wanted.location, wanted.name):
+        place_all_anew(connection)
+    if present.paused and request.HasField("paused") and not request.paused:
+        _forget_back_offs(connection, present.id)
+    stored = find_provider(connection, condition)
+    assert stored is not None
+    return catalog_service_pb2.ChangeProviderResponse(provider=stored.message())
+
+
+def drop_provider(
+    connection: Connection, request: catalog_service_pb2.DropProviderRequest, _author: str
+) -> catalog_service_pb2.DropProviderResponse:
+    """CatalogService.DropProvider."""
+    change_configuration(connection)
+    provider = find_provider(connection, providers.c.name == request.name)
+    if provider is None:
+        raise NotFound(f"there is no provider {request.name!r}", provider=request.name)
+    if not request.force:
+        _check_droppable(connection, provider)
+    forgotten = connection.scalar(
+        sa.select(sa.func.count()).select_from(replicas).where(replicas.c.provider_id == provider.id)
+    )
+    _forget_copies(connection, provider.id)
+    connection.execute(counters.delete().where(counters.c.provider_id == provider.id))
+    connection.execute(providers.delete().where(providers.c.id == provider.id))
+    place_all_anew(connection)
+    return catalog_service_pb2.DropProviderResponse(forgotten_replicas=forgotten or 0)
+
+
+def _check_droppable(connection: Connection, provider: RegisteredProvider) -> None:
+    """Refuse when a current file, or a write under way, would lose its only good copy."""
+    other = replicas.alias()
+    only = connection.scalar(
+        sa.select(replicas.c.id)
+        .join(versions, versions.c.id == replicas.c.version_id)
+        .where(
+            replicas.c.provider_id == provider.id,
+            versions.c.superseded_at.is_(None),
+            replicas.c.actual == OK,
+            ~sa.exists().where(
+                other.c.version_id == replicas.c.version_id,
+                other.c.provider_id != provider.id,
+                other.c.actual == OK,
+            ),
+        )
+        .limit(1)
+    )
+    if only is not None:
+        raise PreconditionFailed(
+            f"{provider.name!r} has the only good copy of some files; evacuate it first, or use force to lose them",
+            provider=provider.name,
+        )
+
+
+def _forget_copies(connection: Connection, provider: int) -> None:
+    """Delete what is known of a provider's copies, a batch at a time, with all that follows for the others."""
+    while True:
+        rows = connection.execute(
+            sa.select(replicas.c.id, replicas.c.version_id)
+            .where(replicas.c.provider_id == provider)
+            .limit(_FORGET_BATCH)
+        ).all()
+        if not rows:
+            return
+        ledger = Ledger(connection, now_ns())
+        ledger.load(row.version_id for row in rows if row.version_id is not None)
+        for content in ledger.contents.values():
+            copy = content.at(provider)
+            if copy is not None:
+                copy.gone = True
+        ledger.settle()
+        ledger.leftovers = [copy for copy in ledger.leftovers if copy.provider_id != provider]
+        ledger.save()
+        connection.execute(replicas.delete().where(replicas.c.id.in_([row.id for row in rows])))
+
+
+def read_providers(
+    connection: Connection, request: catalog_service_pb2.ReadProvidersRequest
+) -> catalog_service_pb2.ReadProvidersResponse:
+    """CatalogService.ReadProviders."""
+    query = sa.select(providers)
+    if request.provider_id:
+        query = query.where(providers.c.provider_id == request.provider_id)
+    if request.name:
+        query = query.where(providers.c.name == request.name)
+    found = [(_registered(row), row.sealed_secrets) for row in connection.execute(query)]
+    found.sort(key=lambda pair: pair[0].sort_key)
+    return catalog_service_pb2.ReadProvidersResponse(
+        providers=[
+            catalog_service_pb2.StoredProvider(
+                provider=provider.message(), sealed_secrets=secrets if request.with_secrets else b""
+            )
+            for provider, secrets in found
+        ]
+    )
+
+
+def record_provider_states(
+    connection: Connection, request: catalog_service_pb2.RecordProviderStatesRequest, _author: str
+) -> catalog_service_pb2.RecordProviderStatesResponse:
+    """CatalogService.RecordProviderStates."""
+    present = {one.provider_id: one for one in load_providers(connection)}
+    observed: dict[str, catalog_service_pb2.ProviderObservation] = {
+        observation.provider_id: observation for observation in request.observations
+    }
+    rows = {row.provider_id: row for row in connection.execute(sa.select(providers))}
+    for provider_id, observation in sorted(observed.items()):
+        provider = present.get(provider_id)
+        if provider is None or observation.state not in _OBSERVABLE:
+            continue
+        row = rows[provider_id]
+        changed = row.state != observation.state
+        if not changed and row.state_reason == observation.reason:
+            continue
+        values: dict[str, Any] = {"state": observation.state, "state_reason": observation.reason}
+        if changed and not provider.paused:
+            values["state_since"] = now_ns()
+        connection.execute(providers.update().where(providers.c.id == provider.id).values(**values))
+        if changed and observation.state in {_UP, _SLOW} and row.state not in {_UP, _SLOW}:
+            _forget_back_offs(connection, provider.id)
+    return catalog_service_pb2.RecordProviderStatesResponse()
+
+
+def _forget_back_offs(connection: Connection, provider: int) -> None:
+    """Make due what waits at a provider, and what waits elsewhere for a source."""
+    now = now_ns()
+    connection.execute(
+        replicas.update()
+        .where(
+            replicas.c.due_at > now,
+            replicas.c.lease_until.is_(None),
+            sa.or_(replicas.c.provider_id == provider, replicas.c.error.startswith(NO_SOURCE)),
+        )
+        .values(due_at=now)
+    )

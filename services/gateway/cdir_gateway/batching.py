@@ -1,0 +1,110 @@
+"""Many small requests, few calls: what is asked for while a call is under way goes into the next one.
+
+No timers: a request that comes alone is sent at once, and the busier the service behind, the larger the batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Generic, NamedTuple, Self, TypeVar
+
+from cdir.errors import InternalError, ProviderUnavailable
+
+__all__ = ["Batcher"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Waiting(NamedTuple, Generic[Item, Result]):
+    group: str
+    item: Item
+    answer: asyncio.Future[Result]
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects items and passes them to ``call`` in batches of at most ``max_items``, at most ``parallel`` at once.
+
+    ``call`` gets the group and the items, and returns one result for each, in order. A result that is an exception is
+    raised to the one who asked for it; an exception that ``call`` raises is raised to all of the batch. Items of
+    different groups are never mixed. An async context manager: at its exit the items given so far are still served.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[str, list[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        max_items: int = 256,
+        parallel: int = 1,
+    ) -> None:
+        self._call = call
+        self._max_items = max_items
+        self._parallel = parallel
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._tasks = asyncio.TaskGroup()
+        self._running = 0
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def submit(self, item: Item, *, group: str = "") -> asyncio.Future[Result]:
+        """Queue an item; the future has its result. Cancelling the future leaves the call alone."""
+        if self._closed:
+            raise ProviderUnavailable("the gateway is shutting down; try again")
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(group, item, answer))
+        if self._running < self._parallel:
+            self._running += 1
+            self._tasks.create_task(self._serve())
+        return answer
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                await self._send(self._next_batch())
+        except asyncio.CancelledError:
+            for waiting in self._waiting:
+                waiting.answer.cancel()
+            raise
+        finally:
+            self._running -= 1
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        group = self._waiting[0].group
+        batch: list[_Waiting[Item, Result]] = []
+        while self._waiting and len(batch) < self._max_items and self._waiting[0].group == group:
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _send(self, batch: list[_Waiting[Item, Result]]) -> None:
+        try:
+            results = await self._call(batch[0].group, [waiting.item for waiting in batch])
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.answer.cancel()
+            raise
+        if len(results) != len(batch):
+            results = [InternalError(f"{len(results)} results came for {len(batch)} items")] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.answer.set_exception(result)
+            else:
+                waiting.answer.set_result(result)

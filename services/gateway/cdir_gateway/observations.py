@@ -1,0 +1,78 @@
+"""Tells the catalog, in the background, what transfers noticed about copies and providers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from cdir.errors import CdirError, RateLimited
+from cdir.status import translated
+from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
+from cdir_gateway.ledger import CALL_SECONDS
+
+__all__ = ["Observations"]
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS: Final = 1.0
+"""What is noticed within this time is sent together; so a provider is reported at most once in it."""
+
+_MOST_NOTES: Final = 1000
+"""Notes kept until they are sent; beyond that they are dropped: whoever reads the copy next notices it again."""
+
+
+class Observations:
+    """Gathers notes (it is a ``TransferObserver``); :meth:`run` sends them until it is cancelled."""
+
+    def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
+        self._catalog = catalog
+        self._replicas: dict[tuple[str, str, str], catalog_service_pb2.ReplicaObservation] = {}
+        self._failures: dict[str, str] = {}
+        self._noticed = asyncio.Event()
+
+    def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
+        """Note a copy that is missing or corrupt."""
+        if len(self._replicas) < _MOST_NOTES:
+            self._replicas[(observation.version_id, observation.provider_id, observation.key)] = observation
+            self._noticed.set()
+
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
+        """Note that a provider does not answer. One that asks to slow down does answer."""
+        if not isinstance(error, RateLimited):
+            self._failures[provider_id] = error.message
+            self._noticed.set()
+
+    async def run(self) -> None:
+        """Send notes as they come, all of an interval together."""
+        while True:
+            await self._noticed.wait()
+            self._noticed.clear()
+            await self.flush()
+            await asyncio.sleep(_INTERVAL_SECONDS)
+
+    async def flush(self) -> None:
+        """Send what was noted so far."""
+        replicas, self._replicas = list(self._replicas.values()), {}
+        failures, self._failures = self._failures, {}
+        try:
+            with translated():
+                if replicas:
+                    await self._catalog.RecordReplicas(
+                        catalog_service_pb2.RecordReplicasRequest(observations=replicas), timeout=CALL_SECONDS
+                    )
+                if failures:
+                    await self._catalog.RecordProviderStates(_down(failures), timeout=CALL_SECONDS)
+        except CdirError as error:
+            logger.warning("cannot record what was noticed at providers: %s", error)
+
+
+def _down(failures: dict[str, str]) -> catalog_service_pb2.RecordProviderStatesRequest:
+    return catalog_service_pb2.RecordProviderStatesRequest(
+        observations=[
+            catalog_service_pb2.ProviderObservation(
+                provider_id=provider_id, state=provider_pb2.PROVIDER_STATE_DOWN, reason=reason
+            )
+            for provider_id, reason in failures.items()
+        ]
+    )

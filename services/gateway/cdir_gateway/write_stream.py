@@ -1,0 +1,323 @@
+"""One WriteFiles stream: takes the files of a stream apart, writes each, and sends the results as they come.
+
+Whole files (one step, or a local source) run side by side, many at a time. A file in several steps has a task that its
+data is handed to; when that is busy the stream waits, and with it the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cdir.errors import CdirError, IntegrityError, InvalidArgument
+from cdir.paths import normalize_path
+from cdir.status import to_failure
+from cdir.v1 import directory_service_pb2 as pb
+from cdir_gateway.budget import ByteBudget
+from cdir_gateway.local_files import LocalFiles, LocalSource
+from cdir_gateway.outbox import Outbox
+from cdir_gateway.writing import FileWriter, StoredFile, Upload, WriteOrder
+from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
+
+__all__ = ["WriteStreams"]
+
+_MAX_PIECE: Final = BLOCK_SIZE
+_WHOLE_AT_ONCE: Final = 128
+"""Small files in flight per stream: enough to fill the catalog's batches."""
+_LARGE_AT_ONCE: Final = 8
+"""Large local sources in flight per stream."""
+_OPEN_AT_ONCE: Final = 16
+"""Files in several steps that a stream may have open. More would have to wait for each other's data, for ever."""
+_WHOLE_BYTES: Final = 64 << 20
+"""Bytes of small files in flight in the process."""
+_NEWS_SECONDS: Final = 0.2
+
+
+class WriteStreams:
+    """Serves WriteFiles streams. One per gateway."""
+
+    def __init__(self, writer: FileWriter, local: LocalFiles) -> None:
+        self.writer = writer
+        self.local = local
+        self.budget = ByteBudget(_WHOLE_BYTES)
+
+    async def serve(
+        self, requests: AsyncIterator[pb.WriteFilesRequest], user: str
+    ) -> AsyncGenerator[pb.WriteFilesResponse, None]:
+        """Yield the responses of one stream. Leaving early gives up every file that is not committed."""
+        stream = _WriteStream(self, user)
+        # a task of its own, so that a failure inside cancels the work and not whoever iterates over this
+        work = asyncio.create_task(stream.run(requests))
+        try:
+            async with aclosing(stream.outbox.batches()) as batches:
+                async for results in batches:
+                    yield pb.WriteFilesResponse(results=results)
+            await work
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A file in several steps: what has arrived and was not written yet."""
+
+    steps: asyncio.Queue[bytes | pb.WriteCommit | None] = field(default_factory=lambda: asyncio.Queue(1))
+    """Data, the commit, or ``None`` for the caller's abort."""
+    ended: bool = False
+    """Nobody reads the steps any more."""
+
+    async def give(self, step: bytes | pb.WriteCommit | None) -> None:
+        if not self.ended:
+            await self.steps.put(step)
+
+    def end(self) -> None:
+        self.ended = True
+        while not self.steps.empty():
+            self.steps.get_nowait()
+
+
+class _WriteStream:
+    def __init__(self, shared: WriteStreams, user: str) -> None:
+        self.outbox: Outbox[pb.WriteResult] = Outbox(batch_weight=1, capacity=1)
+        self._writer = shared.writer
+        self._local = shared.local
+        self._budget = shared.budget
+        self._user = user
+        self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._open: dict[int, _Incoming] = {}
+
+    async def run(self, requests: AsyncIterator[pb.WriteFilesRequest]) -> None:
+        """Take steps until the caller ends the stream, then see every file end."""
+        try:
+            async with asyncio.TaskGroup() as files:
+                async for request in requests:
+                    for step in request.writes:
+                        await self._take(step, files)
+                for incoming in self._open.values():
+                    # the end of the stream is no commit, whatever made it end
+                    await incoming.give(None)
+        finally:
+            self.outbox.close()
+
+    async def _take(self, step: pb.FileWrite, files: asyncio.TaskGroup) -> None:
+        if len(step.data) > _MAX_PIECE:
+            raise InvalidArgument(f"a piece of {len(step.data)} bytes was sent; {_MAX_PIECE} are the most")
+        if not step.HasField("open"):
+            await self._continue(step)
+        elif step.id in self._open:
+            raise InvalidArgument(f"file {step.id} of this stream is open already; give every file its own id")
+        elif step.abort:
+            await self._fail(step.id, InvalidArgument("the caller gave this file up"))
+        elif step.open.HasField("local_source"):
+            if not step.HasField("commit"):
+                await self._fail(step.id, InvalidArgument("a local source is committed in the step that opens it"))
+                return
+            await self._whole.acquire()
+            files.create_task(self._write_local(step))
+        elif step.HasField("commit"):
+            await self._whole.acquire()
+            held = await self._budget.take(len(step.data))
+            writing = files.create_task(self._write_whole(step))
+            # not in the task: one that is cancelled before it starts runs no line of it
+            writing.add_done_callback(lambda _: self._budget.give(held))
+        elif len(self._open) >= _OPEN_AT_ONCE:
+            await self._fail(
+                step.id,
+                InvalidArgument(f"at most {_OPEN_AT_ONCE} files of one stream can be open at once; commit some first"),
+            )
+            self._open[step.id] = _Incoming(ended=True)
+        else:
+            incoming = self._open[step.id] = _Incoming()
+            files.create_task(self._write_steps(step.id, step.open, incoming))
+            if step.data:
+                await incoming.give(step.data)
+
+    async def _continue(self, step: pb.FileWrite) -> None:
+        incoming = self._open.get(step.id)
+        if incoming is None:
+            raise InvalidArgument(f"file {step.id} of this stream is not open")
+        if step.data:
+            await incoming.give(step.data)
+        if step.HasField("commit"):
+            await incoming.give(step.commit)
+        elif step.abort:
+            await incoming.give(None)
+        else:
+            return
+        del self._open[step.id]
+
+    async def _write_whole(self, step: pb.FileWrite) -> None:
+        """A small file that came with all its bytes."""
+        try:
+            data = step.data
+            order = self._order(step.open)
+            digest = (
+                hashlib.sha256(data) if len(data) < INLINE_BYTES else await asyncio.to_thread(hashlib.sha256, data)
+            ).digest()
+            _check(step.open, step.commit, len(data), digest)
+            stored = await self._writer.store(order, data, digest)
+        except CdirError as error:
+            await self._fail(step.id, error)
+            return
+        finally:
+            self._whole.release()
+        await self._report(step.id, stored)
+
+    async def _write_local(self, step: pb.FileWrite) -> None:
+        """A file that the gateway reads by itself."""
+        source = step.open.local_source
+        try:
+            self._local.check_enabled()
+            order = self._order(step.open)
+            if source.size <= BLOCK_SIZE:
+                async with self._budget.taken(source.size):
+                    content = await self._local.read_whole(source)
+                    _check(step.open, step.commit, len(content.data), content.sha256)
+                    stored = await self._writer.store(order, content.data, content.sha256)
+            else:
+                async with self._large:
+                    stored = await self._write_large(step, order)
+        except CdirError as error:
+            await self._fail(step.id, error)
+            return
+        finally:
+            self._whole.release()
+        await self._report(step.id, stored)
+
+    async def _write_large(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:
+        source = await self._local.open_source(step.open.local_source)
+        try:
+            async with self._writer.upload(order, step.open.local_source.size) as upload:
+                news = _News(self, step.id)
+                async with aclosing(_blocks_of(source, upload.digest)) as blocks:
+                    async for block in blocks:
+                        await upload.send(block)
+                        await news.tell(upload.digest.size)
+                await asyncio.to_thread(source.check_unchanged)
+                return await _finish(upload, step.open, step.commit)
+        finally:
+            source.close()
+
+    async def _write_steps(self, file_id: int, opened: pb.WriteOpen, incoming: _Incoming) -> None:
+        """A file whose bytes come piece by piece."""
+        try:
+            order = self._order(opened)
+            async with self._writer.upload(order, opened.size if opened.HasField("size") else None) as upload:
+                news = _News(self, file_id)
+                while isinstance(step := await incoming.steps.get(), bytes):
+                    await _send_hashed(upload, step)
+                    await news.tell(upload.digest.size)
+                if step is None:
+                    raise InvalidArgument(f"{opened.path} was given up before it was committed; nothing was stored")
+                stored = await _finish(upload, opened, step)
+        except CdirError as error:
+            await self._fail(file_id, error)
+            return
+        finally:
+            incoming.end()
+        await self._report(file_id, stored)
+
+    def _order(self, opened: pb.WriteOpen) -> WriteOrder:
+        path = normalize_path(opened.path)
+        modified = opened.modified
+        if not opened.HasField("modified"):
+            modified = Timestamp()
+            modified.GetCurrentTime()
+        return WriteOrder(
+            workspace=opened.workspace,
+            path=path,
+            modified=modified,
+            user=self._user,
+            base_generation=opened.base_generation if opened.HasField("base_generation") else None,
+            minimum=opened.wait == pb.WAIT_FOR_MINIMUM,
+        )
+
+    async def _fail(self, file_id: int, error: CdirError) -> None:
+        await self.outbox.put(pb.WriteResult(id=file_id, failure=to_failure(error), final=True))
+
+    async def _report(self, file_id: int, stored: StoredFile) -> None:
+        """Say that the file is stored; while copies are under way, say so again as each lands."""
+        late = stored.late
+        await self.outbox.put(pb.WriteResult(id=file_id, stored=stored.message(), final=late is None))
+        if late is None:
+            return
+        async with aclosing(late.news()) as news:
+            async for now in news:
+                await self.outbox.put(pb.WriteResult(id=file_id, stored=now.message(), final=now.late is None))
+
+
+class _News:
+    """Tells from time to time how far a large file is."""
+
+    def __init__(self, stream: _WriteStream, file_id: int) -> None:
+        self._stream = stream
+        self._file_id = file_id
+        self._next = time.monotonic() + _NEWS_SECONDS
+
+    async def tell(self, transferred: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _NEWS_SECONDS
+            await self._stream.outbox.put(pb.WriteResult(id=self._file_id, transferred=transferred))
+
+
+async def _send_hashed(upload: Upload, piece: bytes) -> None:
+    """Hash and send at the same time."""
+    if len(piece) < INLINE_BYTES:
+        upload.digest.update(piece)
+        await upload.send(piece)
+        return
+    hashing = asyncio.get_running_loop().run_in_executor(None, upload.digest.update, piece)
+    try:
+        await upload.send(piece)
+    finally:
+        await hashing
+
+
+async def _blocks_of(source: LocalSource, digest: ContentDigest) -> AsyncGenerator[bytes, None]:
+    """Yield the blocks of a local file, the next one being read and hashed meanwhile."""
+    reading = asyncio.ensure_future(asyncio.to_thread(source.read_block, digest))
+    try:
+        while block := await reading:
+            reading = asyncio.ensure_future(asyncio.to_thread(source.read_block, digest))
+            yield block
+    finally:
+        # the thread cannot be stopped; the file may be closed only when it has ended
+        await asyncio.wait([reading])
+
+
+async def _finish(upload: Upload, opened: pb.WriteOpen, commit: pb.WriteCommit) -> StoredFile:
+    digest = upload.digest
+    sha256 = digest.sha256()
+    _check(opened, commit, digest.size, sha256)
+    return await upload.finish(digest.size, sha256, digest.block_digests())
+
+
+def _check(opened: pb.WriteOpen, commit: pb.WriteCommit, size: int, sha256: bytes) -> None:
+    """Raise unless what arrived is what the caller says it sent."""
+    local = opened.HasField("local_source")
+    if not commit.sha256 and not local:
+        raise InvalidArgument(f"{opened.path}: a commit carries the SHA-256 of what was sent; nothing was stored")
+    announced = [opened.size] if opened.HasField("size") else []
+    if not local or commit.sha256:
+        announced.append(commit.size)
+    for expected in announced:
+        if expected != size:
+            raise IntegrityError(
+                f"{opened.path}: {size} bytes arrived, but {expected} were announced; nothing was stored",
+                path=opened.path,
+            )
+    if commit.sha256 and commit.sha256 != sha256:
+        raise IntegrityError(
+            f"{opened.path}: the SHA-256 of what arrived differs from the announced one; nothing was stored",
+            path=opened.path,
+        )

@@ -1,0 +1,379 @@
+"""Writing one file: intent, copies, commit.
+
+The intent is recorded first, so that a crash leaves nothing unexplained. The bytes go to every provider that can be
+reached. Only when enough copies are durable and the digest is right does the catalog make the file current. Whatever
+ends a write before that, the intent is given up, and the catalog is told which providers may have been left with bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
+from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
+from cdir_gateway.ledger import Ledger
+from cdir_transfer.digest import ContentDigest
+from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
+
+__all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload", "WriteOrder"]
+
+logger = logging.getLogger(__name__)
+
+_ABORT_SECONDS: Final = 30.0
+_COMMIT_TRIES: Final = 3
+_COMMIT_PAUSE: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOrder:
+    """What shall be written.
+
+    ``base_generation`` as in WriteOpen. ``minimum`` answers once enough copies are durable, the others going on.
+    """
+
+    workspace: str
+    path: str
+    modified: Timestamp
+    user: str
+    base_generation: int | None = None
+    minimum: bool = False
+
+
+class StoredFile:
+    """A committed file: its entry, who holds it, who is owed."""
+
+    def __init__(self, entry: entry_pb2.Entry, stored: Sequence[str], owed: Sequence[str], late: LateCopies | None):
+        self.entry = entry
+        self.stored = stored
+        self.owed = owed
+        self.late = late
+        """The copies that are still under way; ``None`` when there are none."""
+
+    def message(self) -> directory_service_pb2.WriteStored:
+        """As the caller is told."""
+        return directory_service_pb2.WriteStored(entry=self.entry, stored=self.stored, owed=self.owed)
+
+
+class LateCopies:
+    """Copies that go on after their file was committed. They belong to the gateway, not to the caller's stream."""
+
+    def __init__(self, upload: Upload, entry: entry_pb2.Entry, recorded: set[str]) -> None:
+        self._upload = upload
+        self._entry = entry
+        self._recorded = recorded
+        self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """See every copy end, and record those that land."""
+        try:
+            while True:
+                pending = self._upload.pending
+                for branch in self._upload.branches:
+                    if branch.stored is not None and branch.target.provider_id not in self._recorded:
+                        self._recorded.add(branch.target.provider_id)
+                        await self._upload.record_stored(branch)
+                        self._changed.set()
+                if not pending:
+                    return
+                await asyncio.wait([branch.task for branch in pending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._ended.set()
+            self._changed.set()
+
+    async def ended(self) -> None:
+        """Wait until no copy is under way any more."""
+        await self._ended.wait()
+
+    async def end(self) -> None:
+        """Stop them: the path is to be written anew, or the gateway ends. The copies stay owed."""
+        await self._upload.abandon()
+
+    async def news(self) -> AsyncGenerator[StoredFile, None]:
+        """Yield how the file stands whenever a copy has landed, the last time without ``late``. For one listener."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            entry = entry_pb2.Entry()
+            entry.CopyFrom(self._entry)
+            entry.owed = len(self._upload.owed_names)
+            late = None if self._ended.is_set() else self
+            yield StoredFile(entry, self._upload.stored_names, self._upload.owed_names, late)
+            if late is None:
+                return
+
+
+class FileWriter:
+    """Writes files for the whole gateway. ``tasks`` owns what must outlive a caller: aborts and late copies."""
+
+    def __init__(self, ledger: Ledger, providers: ProviderWriter, tasks: asyncio.TaskGroup) -> None:
+        self._ledger = ledger
+        self._providers = providers
+        self._tasks = tasks
+        self._late: dict[tuple[str, str], LateCopies] = {}
+
+    async def store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
+        """Store a whole content of at most 4 MiB whose digest the caller has checked.
+
+        Raises the errors of WriteFiles.
+        """
+        async with self._begun(order, len(data), sha256) as upload:
+            upload.put(data)
+            return await upload.finish(len(data), sha256, b"")
+
+    @asynccontextmanager
+    async def upload(self, order: WriteOrder, size: int | None) -> AsyncIterator[Upload]:
+        """Store a content whose pieces follow; it is given up unless :meth:`Upload.finish` succeeds inside.
+
+        ``size`` is in bytes when known beforehand.
+        """
+        async with self._begun(order, size or 0, b"") as upload:
+            upload.stream(size)
+            yield upload
+
+    async def end_late_copies(self) -> None:
+        """Stop what goes on after commits; the copies stay owed."""
+        await asyncio.gather(*(late.end() for late in list(self._late.values())))
+
+    async def wait_for_late_copies(self, seconds: float) -> None:
+        """Give late copies that long to land."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(late.ended() for late in list(self._late.values())))
+        except TimeoutError:
+            return
+
+    @asynccontextmanager
+    async def _begun(self, order: WriteOrder, size: int, sha256: bytes) -> AsyncIterator[Upload]:
+        intent = catalog_service_pb2.WriteIntent(
+            workspace=order.workspace,
+            path=order.path,
+            base_generation=order.base_generation,
+            size=size,
+            sha256=sha256,
+            modified=order.modified,
+        )
+        pending = self._ledger.begin(intent, order.user)
+        try:
+            begun = await asyncio.shield(pending)
+        except asyncio.CancelledError:
+            pending.add_done_callback(self._abort_orphan)
+            raise
+        upload = Upload(self._ledger, self._providers, order, begun)
+        try:
+            late = self._late.get((order.workspace, order.path))
+            if late is not None:
+                # a copy of the version before that lands after the new one would take its place
+                await late.end()
+            yield upload
+        finally:
+            if upload.commit is None:
+                await self._give_up(upload)
+            elif upload.late is not None:
+                self._start_late(order, upload.late)
+            elif not upload.committed:
+                self._tasks.create_task(self._see_committed(upload, upload.commit))
+
+    def _start_late(self, order: WriteOrder, late: LateCopies) -> None:
+        key = (order.workspace, order.path)
+        self._late[key] = late
+
+        async def run() -> None:
+            try:
+                await late.run()
+            except CdirError as error:
+                logger.warning("cannot record a copy of %s; the replicator will find it: %s", order.path, error)
+            finally:
+                if self._late.get(key) is late:
+                    del self._late[key]
+
+        self._tasks.create_task(run())
+
+    async def _give_up(self, upload: Upload) -> None:
+        """Undo, in a task that the caller's cancellation does not reach."""
+        await asyncio.shield(self._tasks.create_task(self._undo(upload)))
+
+    async def _undo(self, upload: Upload) -> None:
+        await upload.abandon()
+        aborted = catalog_service_pb2.AbortedWrite(version_id=upload.version_id, touched=upload.written_to)
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self._ledger.abort(aborted)
+        except (CdirError, TimeoutError) as error:
+            logger.warning("cannot give up the write of %s; it lapses by itself: %s", upload.order.path, error)
+
+    async def _see_committed(self, upload: Upload, commit: asyncio.Future[entry_pb2.Entry]) -> None:
+        """The caller left while the commit was under way: see how it ended."""
+        try:
+            await commit
+        except CdirError:
+            await self._undo(upload)
+        else:
+            await upload.abandon()
+
+    def _abort_orphan(self, pending: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
+        """The caller left before it knew that its write had begun."""
+        if not pending.cancelled() and pending.exception() is None:
+            self._ledger.abort(catalog_service_pb2.AbortedWrite(version_id=pending.result().version_id))
+
+
+class Upload:
+    """One file being written, from its intent on."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        providers: ProviderWriter,
+        order: WriteOrder,
+        begun: catalog_service_pb2.BegunWrite,
+    ) -> None:
+        self.order = order
+        self.version_id = begun.version_id
+        self.commit: asyncio.Future[entry_pb2.Entry] | None = None
+        """The call that commits; from then on the outcome is the catalog's."""
+        self.committed = False
+        self.late: LateCopies | None = None
+        self.digest = ContentDigest()
+        """Of the pieces sent so far; whoever sends them keeps it."""
+        self._ledger = ledger
+        self._providers = providers
+        self._targets = list(begun.targets)
+        self._needed = max(begun.min_copies, 1)
+        self._copies: Copies | None = None
+
+    @property
+    def branches(self) -> Sequence[Branch]:
+        """The write to each provider that is tried."""
+        return () if self._copies is None else self._copies.branches
+
+    @property
+    def pending(self) -> list[Branch]:
+        """Those that are still under way."""
+        return [branch for branch in self.branches if branch.pending]
+
+    @property
+    def stored_names(self) -> list[str]:
+        """Providers that hold the content."""
+        return [branch.target.provider for branch in self.branches if branch.stored is not None]
+
+    @property
+    def owed_names(self) -> list[str]:
+        """Providers that should hold it and do not yet."""
+        stored = set(self.stored_names)
+        return [target.provider for target in self._targets if target.provider not in stored]
+
+    @property
+    def written_to(self) -> list[str]:
+        """Ids of providers where something may be at the key."""
+        return [branch.target.provider_id for branch in self.branches if branch.touched or branch.stored is not None]
+
+    def put(self, data: bytes) -> None:
+        """Begin to write a whole small content."""
+        self._copies = self._providers.put(
+            self._reachable(),
+            data,
+            modified=self.order.modified,
+            needed=self._needed,
+            record_displaced=self._ledger.record,
+        )
+
+    def stream(self, size: int | None) -> None:
+        """Begin to write a content in pieces."""
+        self._copies = self._providers.stream(
+            self._reachable(),
+            modified=self.order.modified,
+            size=size,
+            needed=self._needed,
+            record_displaced=self._ledger.record,
+        )
+
+    async def send(self, piece: bytes) -> None:
+        """Pass on the next piece, 1 byte to 4 MiB; raises when too few providers are left."""
+        assert isinstance(self._copies, FanOut)
+        await self._copies.send(piece)
+
+    async def finish(self, size: int, sha256: bytes, block_digests: bytes) -> StoredFile:
+        """Wait for the copies and commit. The digests are those of what was sent."""
+        copies = self._copies
+        assert copies is not None
+        if isinstance(copies, FanOut):
+            copies.commit()
+        if not await (copies.minimum() if self.order.minimum else copies.settled()):
+            failure = copies.failure()
+            failure.message = f"{self.order.path} was not stored: {failure.message}"
+            raise failure
+        commitment = catalog_service_pb2.WriteCommitment(
+            version_id=self.version_id,
+            size=size,
+            sha256=sha256,
+            block_digests=block_digests,
+            modified=self.order.modified,
+            stored=copies.stored,
+            touched=copies.touched,
+        )
+        known = {copy.provider_id for copy in commitment.stored}
+        entry = await self._commit(commitment)
+        if self.pending or len(self.stored_names) > len(known):
+            self.late = LateCopies(self, entry, known)
+        return StoredFile(entry, self.stored_names, self.owed_names, self.late)
+
+    async def record_stored(self, branch: Branch) -> None:
+        """Record a copy that landed after the commit."""
+        assert branch.stored is not None
+        await self._ledger.record(
+            catalog_service_pb2.ReplicaObservation(
+                version_id=self.version_id,
+                provider_id=branch.target.provider_id,
+                key=branch.target.key,
+                state=entry_pb2.REPLICA_STATE_OK,
+                etag=branch.stored.etag,
+                checksum=branch.stored.checksum,
+            )
+        )
+
+    async def abandon(self) -> None:
+        """Cancel the copies under way and see them end."""
+        if self._copies is not None:
+            await self._copies.abandon()
+
+    async def _commit(self, commitment: catalog_service_pb2.WriteCommitment) -> entry_pb2.Entry:
+        """Commit; an answer that was lost is asked for again, which is safe because a version is committed once."""
+        tries = 0
+        while True:
+            self.commit = self._ledger.commit(commitment, self.order.user)
+            tries += 1
+            try:
+                entry = await asyncio.shield(self.commit)
+            except CdirError as error:
+                if tries == _COMMIT_TRIES or not isinstance(error, (ProviderUnavailable, DeadlineExceeded)):
+                    self.commit = None
+                    raise
+                await asyncio.sleep(_COMMIT_PAUSE * tries)
+            else:
+                self.committed = True
+                return entry
+
+    def _reachable(self) -> list[catalog_service_pb2.WriteTarget]:
+        """The targets to write to now: those that answer, or all that may be written to when those are too few."""
+        writable = [target for target in self._targets if target.writable]
+        if len(writable) < self._needed:
+            others = ", ".join(target.provider for target in self._targets if not target.writable)
+            raise ProviderUnavailable(
+                f"{self.order.path} needs {self._needed} copies, but only {len(writable)} providers can be written to"
+                f" ({others} paused or read-only)",
+                path=self.order.path,
+            )
+        answering = [
+            target
+            for target in writable
+            if target.state != provider_pb2.PROVIDER_STATE_DOWN
+            and not self._providers.health.suspect(target.provider_id)
+        ]
+        return answering if len(answering) >= self._needed else writable

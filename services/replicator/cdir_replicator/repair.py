@@ -1,0 +1,355 @@
+"""Doing one piece of debt: copy, rename, remove or inspect. Each returns what became of it and raises nothing."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from cdir.errors import CdirError, Conflict, IntegrityError, InternalError, IsDirectory, NotFound, Unsupported
+from cdir.status import from_failure, to_failure, translated
+from cdir.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    entry_pb2,
+)
+from cdir_replicator.notes import Notes
+from cdir_replicator.planner import SOON, judge
+from cdir_replicator.progress import Progress
+from cdir_transfer.digest import BLOCK_SIZE
+from cdir_transfer.reader import OpenContent, VerifiedReader
+from cdir_transfer.writer import Copies, ProviderWriter
+
+__all__ = ["Repairer"]
+
+logger = logging.getLogger(__name__)
+
+_CALL_SECONDS = 60.0
+_MOVE_SECONDS = 300.0
+_REMOVE_SECONDS = 120.0
+_CATALOG_SECONDS = 30.0
+
+
+class Repairer:
+    """Works off leased debt. ``lease_seconds`` is how long the leases live that ``owner`` takes."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        reader: VerifiedReader,
+        writer: ProviderWriter,
+        notes: Notes,
+        progress: Progress,
+        *,
+        owner: str,
+        lease_seconds: float,
+    ) -> None:
+        self._catalog = catalog
+        self._adapters = adapters
+        self._reader = reader
+        self._writer = writer
+        self._notes = notes
+        self._progress = progress
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+
+    async def work(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
+        """Do one item, or several removals at one provider; return one outcome for each.
+
+        Whatever goes wrong with an item becomes its outcome: a bad object never stops the run.
+        """
+        first = items[0]
+        try:
+            match first.kind:
+                case catalog_service_pb2.DEBT_KIND_COPY:
+                    return [await self._copy(first)]
+                case catalog_service_pb2.DEBT_KIND_RELOCATE:
+                    return [await self._relocate(first)]
+                case catalog_service_pb2.DEBT_KIND_INSPECT:
+                    return [await self._inspect(first)]
+                case catalog_service_pb2.DEBT_KIND_REMOVE:
+                    return await self._remove(items)
+                case other:
+                    unknown = Unsupported(f"this replicator does not know the debt kind {other}; update it")
+                    return [self._failed(item, unknown) for item in items]
+        except CdirError as error:
+            return [self._failed(item, error) for item in items]
+        except Exception:
+            logger.exception("repairing %s failed unexpectedly", _label(first))
+            defect = InternalError(f"repairing {_label(first)} failed inside cdir; the replicator's log says more")
+            return [self._failed(item, defect) for item in items]
+
+    def hand_back(self, item: catalog_service_pb2.DebtItem, reason: str) -> catalog_service_pb2.DebtOutcome:
+        """Return the outcome of an item that was claimed and not worked on."""
+        return catalog_service_pb2.DebtOutcome(
+            debt_id=item.debt_id,
+            owner=self._owner,
+            failure=to_failure(Conflict(reason)),
+            retry_seconds=random.uniform(*SOON),
+        )
+
+    def _done(
+        self, item: catalog_service_pb2.DebtItem, etag: str = "", checksum: str = ""
+    ) -> catalog_service_pb2.DebtOutcome:
+        return catalog_service_pb2.DebtOutcome(
+            debt_id=item.debt_id, owner=self._owner, done=True, etag=etag, checksum=checksum
+        )
+
+    def _failed(
+        self,
+        item: catalog_service_pb2.DebtItem,
+        error: CdirError,
+    ) -> catalog_service_pb2.DebtOutcome:
+        verdict = judge(error, item.replica.attempts)
+        if verdict.counted:
+            self._progress.failed += 1
+            logger.warning("%s: %s", _label(item), error.message)
+        else:
+            logger.debug("%s: put off: %s", _label(item), error.message)
+        return catalog_service_pb2.DebtOutcome(
+            debt_id=item.debt_id,
+            owner=self._owner,
+            failure=to_failure(error),
+            retry_seconds=random.uniform(*verdict.retry),
+            counted=verdict.counted,
+        )
+
+    def _found(
+        self, item: catalog_service_pb2.DebtItem, state: entry_pb2.ReplicaState.ValueType, error: CdirError
+    ) -> catalog_service_pb2.DebtOutcome:
+        """Return the outcome of an inspection that found something else than the right content: it is owed at once."""
+        logger.info("%s: %s", _label(item), error.message)
+        return catalog_service_pb2.DebtOutcome(
+            debt_id=item.debt_id, owner=self._owner, state=state, failure=to_failure(error)
+        )
+
+    # --- copy ---------------------------------------------------------------------------------------------------------
+
+    async def _copy(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
+        """Write the content at its target from one of the good copies, verified on its way."""
+        begun = time.monotonic()
+        version = item.version
+        content = self._reader.open(version, item.sources, self._resolver(item), label=_label(item))
+        if version.size <= BLOCK_SIZE:
+            data = await content.whole()
+            copies = self._writer.put(
+                [_target(item)],
+                data,
+                modified=version.modified,
+                needed=1,
+                record_displaced=self._record_displaced,
+            )
+            stored = await _settled(copies, copies.settled)
+        else:
+            stored = await self._copy_stream(item, content)
+        self._progress.copied += 1
+        self._progress.copied_bytes += version.size
+        if time.monotonic() - begun > self._lease_seconds / 2:
+            # the lease may be lost by now, and the outcome under it would be ignored; the copy is there all the same
+            await self._notes.record([self._observed(item, stored)])
+        return self._done(item, stored.etag, stored.checksum)
+
+    async def _copy_stream(
+        self, item: catalog_service_pb2.DebtItem, content: OpenContent
+    ) -> catalog_service_pb2.StoredCopy:
+        fan_out = self._writer.stream(
+            [_target(item)],
+            modified=item.version.modified,
+            size=item.version.size,
+            needed=1,
+            record_displaced=self._record_displaced,
+        )
+
+        async def send_all() -> bool:
+            blocks = content.blocks()
+            try:
+                async for block in blocks:
+                    await fan_out.send(block)
+            finally:
+                await blocks.aclose()
+            fan_out.commit()
+            return await fan_out.settled()
+
+        return await _settled(fan_out, send_all)
+
+    async def _record_displaced(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
+        await self._notes.record([observation])
+
+    @staticmethod
+    def _observed(
+        item: catalog_service_pb2.DebtItem, stored: catalog_service_pb2.StoredCopy
+    ) -> catalog_service_pb2.ReplicaObservation:
+        return catalog_service_pb2.ReplicaObservation(
+            version_id=item.version.version_id,
+            provider_id=item.replica.provider_id,
+            key=item.target_key,
+            state=entry_pb2.REPLICA_STATE_OK,
+            etag=stored.etag,
+            checksum=stored.checksum,
+        )
+
+    def _resolver(self, item: catalog_service_pb2.DebtItem) -> Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]:
+        """Return what asks the catalog where the copies of an item's version are now."""
+
+        async def resolve() -> Sequence[entry_pb2.Replica]:
+            if item.path:
+                ref = catalog_service_pb2.PathRef(
+                    workspace=item.workspace, path=item.path, generation=item.version.generation
+                )
+                with translated():
+                    response = await self._catalog.ResolveEntries(
+                        catalog_service_pb2.ResolveEntriesRequest(refs=[ref], with_replicas=True),
+                        timeout=_CATALOG_SECONDS,
+                    )
+                found = response.results[0]
+                if not found.HasField("failure") and found.version.version_id == item.version.version_id:
+                    return found.replicas
+            raise NotFound(f"{_label(item)} no longer has this content")
+
+        return resolve
+
+    # --- rename -------------------------------------------------------------------------------------------------------
+
+    async def _relocate(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
+        """Rename the object to where it belongs, after what occupies that name."""
+        replica = item.replica
+        if item.HasField("occupant") and item.occupant.version_id:
+            await self._move_occupant(item)
+        try:
+            info = await self._move(replica, replica.key, item.target_key)
+        except NotFound as error:
+            # not at its old name and not at its new one: from now on it is a copy that is owed
+            missing = catalog_service_pb2.ReplicaObservation(
+                version_id=item.version.version_id,
+                provider_id=replica.provider_id,
+                key=replica.key,
+                state=entry_pb2.REPLICA_STATE_MISSING,
+                error=error.message,
+            )
+            await self._notes.record([missing])
+            return self.hand_back(item, f"nothing is at {replica.key}: it is copied instead")
+        if info.directory or info.size != item.version.size:
+            raise IntegrityError(
+                f"{item.target_key} at provider {replica.provider} has {info.size} bytes instead of"
+                f" {item.version.size} after it was renamed"
+            )
+        self._progress.relocated += 1
+        return self._done(item, info.etag, info.checksum)
+
+    async def _move_occupant(self, item: catalog_service_pb2.DebtItem) -> None:
+        occupant = item.occupant
+        seen = catalog_service_pb2.ReplicaObservation(
+            version_id=occupant.version_id, provider_id=item.replica.provider_id
+        )
+        try:
+            info = await self._move(item.replica, item.target_key, occupant.aside_key)
+        except NotFound as error:
+            seen.key, seen.state, seen.error = item.target_key, entry_pb2.REPLICA_STATE_MISSING, error.message
+        else:
+            seen.key, seen.previous_key = occupant.aside_key, item.target_key
+            seen.state = entry_pb2.REPLICA_STATE_OK
+            seen.etag, seen.checksum = info.etag, info.checksum
+        # the name may be used again only once the catalog knows where its occupant went
+        await self._notes.record([seen])
+
+    async def _move(self, replica: entry_pb2.Replica, source: str, target: str) -> adapter_service_pb2.ObjectInfo:
+        with translated():
+            response = await self._adapters.MoveObject(
+                adapter_service_pb2.MoveObjectRequest(provider=_ref(replica), source=source, target=target),
+                timeout=_MOVE_SECONDS,
+            )
+        return response.info
+
+    # --- remove -------------------------------------------------------------------------------------------------------
+
+    async def _remove(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
+        """Remove objects that no version explains any more, all at one provider."""
+        with translated():
+            response = await self._adapters.DeleteObjects(
+                adapter_service_pb2.DeleteObjectsRequest(
+                    provider=_ref(items[0].replica), keys=[item.replica.key for item in items]
+                ),
+                timeout=_REMOVE_SECONDS,
+            )
+        outcomes = []
+        for item, deleted in zip(items, response.outcomes, strict=True):
+            # where a directory is now, the object is gone as well
+            if deleted.reason and deleted.reason != IsDirectory.reason:
+                failure = entry_pb2.Failure(reason=deleted.reason, message=deleted.message)
+                outcomes.append(self._failed(item, from_failure(failure)))
+            else:
+                self._progress.removed += 1
+                outcomes.append(self._done(item))
+        return outcomes
+
+    # --- inspect ------------------------------------------------------------------------------------------------------
+
+    async def _inspect(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
+        """Look at the object and read it whole: only then is it known to be right."""
+        replica, version = item.replica, item.version
+        try:
+            with translated():
+                response = await self._adapters.StatObject(
+                    adapter_service_pb2.StatObjectRequest(provider=_ref(replica), key=replica.key),
+                    timeout=_CALL_SECONDS,
+                )
+        except NotFound as error:
+            return self._found(item, entry_pb2.REPLICA_STATE_MISSING, error)
+        info = response.info
+        if info.directory:
+            folder = NotFound(f"{replica.key} at provider {replica.provider} is a folder")
+            return self._found(item, entry_pb2.REPLICA_STATE_MISSING, folder)
+        if info.size != version.size:
+            wrong = IntegrityError(
+                f"{replica.key} at provider {replica.provider} has {info.size} bytes instead of {version.size}"
+            )
+            return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, wrong)
+        content = self._reader.open(version, [replica], _nowhere_else, label=_label(item))
+        try:
+            blocks = content.blocks()
+            try:
+                async for _ in blocks:
+                    pass
+            finally:
+                await blocks.aclose()
+        except IntegrityError as damage:
+            return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, damage)
+        return self._done(item, info.etag, info.checksum)
+
+
+async def _nowhere_else() -> Sequence[entry_pb2.Replica]:
+    raise NotFound("only this one copy is inspected")
+
+
+async def _settled(copies: Copies, finish: Callable[[], Awaitable[bool]]) -> catalog_service_pb2.StoredCopy:
+    """Run ``finish`` and return the one copy it stored; raise why there is none. Nothing stays under way behind it."""
+    try:
+        if await finish():
+            return copies.stored[0]
+    finally:
+        await copies.abandon()
+    raise copies.branches[0].error or copies.failure()
+
+
+def _label(item: catalog_service_pb2.DebtItem) -> str:
+    path = f"@{item.workspace}{item.path}" if item.workspace else item.path
+    return path or f"{item.replica.provider}:{item.replica.key}"
+
+
+def _ref(replica: entry_pb2.Replica) -> adapter_service_pb2.ProviderRef:
+    return adapter_service_pb2.ProviderRef(provider_id=replica.provider_id, revision=replica.provider_revision)
+
+
+def _target(item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.WriteTarget:
+    return catalog_service_pb2.WriteTarget(
+        provider_id=item.replica.provider_id,
+        provider=item.replica.provider,
+        provider_revision=item.replica.provider_revision,
+        writable=True,
+        key=item.target_key,
+        occupant=item.occupant if item.HasField("occupant") else None,
+    )

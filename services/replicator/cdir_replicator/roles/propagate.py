@@ -1,0 +1,269 @@
+"""The role that turns debt into work: claims what is due, runs as much at once as is good, reports what became of it.
+
+Everything here happens in one loop, so its state needs no locks; only the pieces of work run beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+
+from cdir.errors import CdirError
+from cdir.status import translated
+from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc
+from cdir_replicator.notes import Notes
+from cdir_replicator.planner import Admission, Job, Limits, crowded
+from cdir_replicator.progress import Progress
+from cdir_replicator.repair import Repairer
+
+__all__ = ["LEASE_SECONDS", "PropagateRole"]
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 300.0
+"""How long claimed debt is ours. Nothing renews a lease: a copy that takes longer may be made by another replicator as
+well, which costs time and harms nothing."""
+
+POLL_SECONDS = 1.0
+"""Longest pause between two looks for new debt."""
+
+_CLAIM = 200
+_LOW_WATER = 64
+"""New work is claimed when fewer items than this are waiting."""
+
+_REMOVALS = 200
+"""Most objects of one removing call."""
+
+_OUTCOMES = 1000
+_REPORT_COUNT = 64
+_REPORT_SECONDS = 0.05
+"""Outcomes are told together: when there are this many, when the oldest is this old, or when nothing runs any more."""
+
+_CATALOG_SECONDS = 60.0
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Claimed:
+    items: list[catalog_service_pb2.DebtItem]
+    job: Job
+    at: float
+
+
+class PropagateRole:
+    """Works off debt until nothing is due. ``owner`` is the id under which leases are taken."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        repairer: Repairer,
+        notes: Notes,
+        progress: Progress,
+        *,
+        owner: str,
+        limits: Limits | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._repairer = repairer
+        self._notes = notes
+        self._progress = progress
+        self._owner = owner
+        self._limits = limits or Limits()
+        self._admission = Admission(self._limits)
+        self._waiting: list[_Claimed] = []
+        self._at_work: set[int] = set()
+        self._outcomes: list[catalog_service_pb2.DebtOutcome] = []
+        self._reported = 0.0
+        self._claim_at = 0.0
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for debt at once: something may have become due."""
+        self._claim_at = 0.0
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait until the next look for debt is due."""
+        await self._wait(max(self._claim_at - time.monotonic(), 0.01))
+
+    async def once(self) -> int:
+        """Work until nothing is due and nothing runs; return how many items were worked on.
+
+        What becomes due meanwhile is taken too. Cancelled, it cancels the work under way; nothing is half done then
+        that the next claim does not complete or undo.
+        """
+        self._claim_at = 0.0
+        worked = 0
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    worked += self._start(tasks)
+                    await self._report(all_of_them=not self._admission.running)
+                    if self._may_claim() and await self._claim():
+                        continue
+                    if not self._admission.running and not self._waiting:
+                        return worked
+                    await self._wait(self._pause())
+        except BaseExceptionGroup as group:
+            # pieces of work raise nothing, so this is the loop's own failure: the catalog's, as a rule
+            raise group.exceptions[0] from None
+        finally:
+            # only after a failure is anything left here: its leases lapse
+            self._waiting.clear()
+            self._at_work.clear()
+            self._admission = Admission(self._limits)
+
+    async def close(self) -> None:
+        """Report what is finished and give up every lease; called after the last :meth:`once` has ended."""
+        await self._report(all_of_them=True)
+        with translated():
+            await self._catalog.ReleaseOwner(
+                catalog_service_pb2.ReleaseOwnerRequest(owner=self._owner), timeout=_CATALOG_SECONDS
+            )
+
+    # --- the steps of the loop ----------------------------------------------------------------------------------------
+
+    def _may_claim(self) -> bool:
+        return (
+            not self._progress.paused
+            and len(self._waiting) < _LOW_WATER
+            and time.monotonic() >= self._claim_at
+            and self._admission.running < self._limits.total
+        )
+
+    async def _claim(self) -> int:
+        """Claim what is due; return how many pieces of work that made."""
+        self._changed.clear()
+        with translated():
+            response = await self._catalog.ClaimDebt(
+                catalog_service_pb2.ClaimDebtRequest(
+                    owner=self._owner,
+                    limit=_CLAIM,
+                    lease_seconds=LEASE_SECONDS,
+                    exclude_providers=crowded((claimed.job for claimed in self._waiting), self._limits),
+                ),
+                timeout=_CATALOG_SECONDS,
+            )
+        now = time.monotonic()
+        due = response.next_due if response.HasField("next_due") else POLL_SECONDS
+        self._claim_at = now if len(response.items) >= _CLAIM else now + min(due, POLL_SECONDS)
+        made = 0
+        # an item that is at work already comes again when its lease ran out: this claim has renewed it
+        new = [item for item in response.items if item.debt_id not in self._at_work]
+        for items in _grouped(new):
+            claimed = _Claimed(items, _job(items), now)
+            if self._admission.reserve(claimed.job):
+                self._waiting.append(claimed)
+                self._at_work.update(item.debt_id for item in items)
+                made += 1
+            else:
+                self._hand_back(items, "other work on the same name comes first")
+        return made
+
+    def _start(self, tasks: asyncio.TaskGroup) -> int:
+        """Start what may run now; return how many items that were."""
+        started = 0
+        still: list[_Claimed] = []
+        oldest = time.monotonic() - LEASE_SECONDS / 2
+        for claimed in self._waiting:
+            if self._progress.paused or claimed.at < oldest:
+                self._admission.release(claimed.job)
+                self._at_work.difference_update(item.debt_id for item in claimed.items)
+                self._hand_back(claimed.items, "it waited too long for its turn")
+            elif self._admission.start(claimed.job):
+                self._progress.active += 1
+                started += len(claimed.items)
+                tasks.create_task(self._run(claimed))
+            else:
+                still.append(claimed)
+        self._waiting = still
+        return started
+
+    async def _run(self, claimed: _Claimed) -> None:
+        try:
+            outcomes = await self._repairer.work(claimed.items)
+            self._outcomes += outcomes
+        finally:
+            self._progress.active -= 1
+            self._admission.end(claimed.job)
+            self._at_work.difference_update(item.debt_id for item in claimed.items)
+            self._changed.set()
+
+    def _hand_back(self, items: Sequence[catalog_service_pb2.DebtItem], reason: str) -> None:
+        self._outcomes += [self._repairer.hand_back(item, reason) for item in items]
+
+    async def _report(self, *, all_of_them: bool) -> None:
+        """Tell the catalog what became of the work, when it is worth a call."""
+        now = time.monotonic()
+        if not self._outcomes or not (
+            all_of_them or len(self._outcomes) >= _REPORT_COUNT or now - self._reported >= _REPORT_SECONDS
+        ):
+            return
+        # copies found bad come first: they must not be offered as sources of what is claimed next
+        await self._flush_notes()
+        while self._outcomes:
+            batch = self._outcomes[:_OUTCOMES]
+            with translated():
+                await self._catalog.FinishDebt(
+                    catalog_service_pb2.FinishDebtRequest(outcomes=batch), timeout=_CATALOG_SECONDS
+                )
+            del self._outcomes[: len(batch)]
+        self._reported = time.monotonic()
+
+    async def _flush_notes(self) -> None:
+        try:
+            await self._notes.flush()
+        except CdirError as error:
+            logger.warning("what was noticed about copies cannot be recorded now: %s", error)
+
+    def _pause(self) -> float:
+        """Seconds until the loop has something to do if no work ends before."""
+        if self._outcomes:
+            return _REPORT_SECONDS
+        if self._progress.paused or self._admission.running >= self._limits.total:
+            return POLL_SECONDS
+        return min(max(self._claim_at - time.monotonic(), 0.01), POLL_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        self._changed.clear()
+
+
+def _grouped(items: Sequence[catalog_service_pb2.DebtItem]) -> list[list[catalog_service_pb2.DebtItem]]:
+    """Group the removals of each provider; everything else stands alone. The order is kept as far as that goes."""
+    groups: list[list[catalog_service_pb2.DebtItem]] = []
+    removals: dict[str, list[catalog_service_pb2.DebtItem]] = {}
+    for item in items:
+        if item.kind != catalog_service_pb2.DEBT_KIND_REMOVE:
+            groups.append([item])
+            continue
+        group = removals.get(item.replica.provider_id)
+        if group is None or len(group) >= _REMOVALS:
+            group = removals[item.replica.provider_id] = []
+            groups.append(group)
+        group.append(item)
+    return groups
+
+
+def _job(items: Sequence[catalog_service_pb2.DebtItem]) -> Job:
+    first = items[0]
+    moves_bytes = first.kind in {catalog_service_pb2.DEBT_KIND_COPY, catalog_service_pb2.DEBT_KIND_INSPECT}
+    return Job(
+        provider_id=first.replica.provider_id,
+        size=first.version.size if moves_bytes else 0,
+        keys=frozenset(itertools.chain.from_iterable(_keys(item) for item in items)),
+    )
+
+
+def _keys(item: catalog_service_pb2.DebtItem) -> set[str]:
+    keys = {item.replica.key, *item.replica.alternate_keys, item.target_key}
+    if item.HasField("occupant"):
+        keys.add(item.occupant.aside_key)
+    keys.discard("")
+    return keys

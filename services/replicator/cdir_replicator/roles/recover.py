@@ -1,0 +1,199 @@
+"""The role that finishes or undoes writes whose writer is gone.
+
+Whoever wrote them was never told that they succeeded, so undoing is always right. A write whose digest was known before
+it began is completed instead when enough providers hold it whole: its bytes are read back and compared, every one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from cdir.errors import CdirError, IntegrityError
+from cdir.status import from_failure, translated
+from cdir.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    provider_pb2,
+)
+from cdir_replicator.planner import may_roll_forward
+from cdir_replicator.progress import Progress
+from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
+from cdir_transfer.reader import transfer_deadline
+
+__all__ = ["RecoverRole"]
+
+logger = logging.getLogger(__name__)
+
+_LIMIT = 100
+_LEASE_SECONDS = 120.0
+_RENEW_SECONDS = 30.0
+_AT_ONCE = 8
+_CALL_SECONDS = 30.0
+_CATALOG_SECONDS = 60.0
+
+_ANSWERING = {
+    provider_pb2.PROVIDER_STATE_UP,
+    provider_pb2.PROVIDER_STATE_SLOW,
+    provider_pb2.PROVIDER_STATE_UNKNOWN,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    copy: catalog_service_pb2.StoredCopy
+    digest: ContentDigest
+
+
+class RecoverRole:
+    """Takes over lapsed writes, some at a time. ``owner`` is the id under which they are claimed."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        progress: Progress,
+        *,
+        owner: str,
+    ) -> None:
+        self._catalog = catalog
+        self._adapters = adapters
+        self._progress = progress
+        self._owner = owner
+
+    async def once(self) -> int:
+        """Finish or undo every write that has lapsed; return how many those were."""
+        total = 0
+        while not self._progress.paused:
+            with translated():
+                response = await self._catalog.ClaimLapsedWrites(
+                    catalog_service_pb2.ClaimLapsedWritesRequest(
+                        owner=self._owner, limit=_LIMIT, lease_seconds=_LEASE_SECONDS
+                    ),
+                    timeout=_CATALOG_SECONDS,
+                )
+            if not response.writes:
+                break
+            total += len(response.writes)
+            await self._recover_all(response.writes)
+        return total
+
+    async def _recover_all(self, writes: Sequence[catalog_service_pb2.LapsedWrite]) -> None:
+        waiting = iter(writes)
+
+        async def worker() -> None:
+            for write in waiting:
+                await self._recover(write)
+
+        async with asyncio.TaskGroup() as group:
+            renewing = group.create_task(self._renew())
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(_AT_ONCE, len(writes))):
+                    workers.create_task(worker())
+            renewing.cancel()
+
+    async def _renew(self) -> None:
+        """Keep the claims alive: large contents take time to be read back."""
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            try:
+                with translated():
+                    await self._catalog.RenewWrites(
+                        catalog_service_pb2.RenewWritesRequest(owner=self._owner, lease_seconds=_LEASE_SECONDS),
+                        timeout=_CATALOG_SECONDS,
+                    )
+            except CdirError as error:
+                logger.warning("claims on lapsed writes could not be renewed: %s", error)
+
+    async def _recover(self, write: catalog_service_pb2.LapsedWrite) -> None:
+        found: dict[str, _Found] = {}
+        if write.intent.sha256:
+            for target in write.targets:
+                verified = await self._inspect(write.intent, target)
+                if verified is not None:
+                    found[target.provider_id] = verified
+        if may_roll_forward(sha256=write.intent.sha256, verified=found, min_copies=write.min_copies) and (
+            await self._commit(write, found)
+        ):
+            return
+        with translated():
+            await self._catalog.AbortWrites(
+                catalog_service_pb2.AbortWritesRequest(
+                    aborts=[
+                        catalog_service_pb2.AbortedWrite(
+                            version_id=write.version_id, touched=[target.provider_id for target in write.targets]
+                        )
+                    ]
+                ),
+                timeout=_CATALOG_SECONDS,
+            )
+        logger.info("%s: undid a write whose writer is gone", write.intent.path)
+
+    async def _commit(self, write: catalog_service_pb2.LapsedWrite, found: dict[str, _Found]) -> bool:
+        """Complete the write; false when the catalog refuses it because the file has changed meanwhile."""
+        digest = next(iter(found.values())).digest
+        commitment = catalog_service_pb2.WriteCommitment(
+            version_id=write.version_id,
+            size=digest.size,
+            sha256=digest.sha256(),
+            block_digests=digest.block_digests(),
+            modified=write.intent.modified,
+            stored=[verified.copy for verified in found.values()],
+            touched=[target.provider_id for target in write.targets if target.provider_id not in found],
+        )
+        with translated():
+            response = await self._catalog.CommitWrites(
+                catalog_service_pb2.CommitWritesRequest(commitments=[commitment]), timeout=_CATALOG_SECONDS
+            )
+        result = response.results[0]
+        if result.HasField("failure"):
+            logger.info("%s: not completed: %s", write.intent.path, from_failure(result.failure).message)
+            return False
+        logger.info("%s: completed a write whose writer is gone", write.intent.path)
+        return True
+
+    async def _inspect(
+        self, intent: catalog_service_pb2.WriteIntent, target: catalog_service_pb2.WriteTarget
+    ) -> _Found | None:
+        """Read back what lies at a target; return it when it is the content that was to be written."""
+        if target.HasField("occupant") and target.occupant.version_id:
+            # another version still lies at the key, so this one was not written there; their contents may be equal
+            return None
+        if target.state not in _ANSWERING:
+            return None
+        ref = adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision)
+        try:
+            with translated():
+                stat = await self._adapters.StatObject(
+                    adapter_service_pb2.StatObjectRequest(provider=ref, key=target.key), timeout=_CALL_SECONDS
+                )
+            if stat.info.directory or stat.info.size != intent.size:
+                return None
+            digest = await self._digest(ref, target.key, intent.size)
+        except CdirError as error:
+            logger.info("%s at provider %s cannot be inspected: %s", intent.path, target.provider, error)
+            return None
+        if digest.sha256() != intent.sha256:
+            return None
+        copy = catalog_service_pb2.StoredCopy(
+            provider_id=target.provider_id, etag=stat.info.etag, checksum=stat.info.checksum
+        )
+        return _Found(copy, digest)
+
+    async def _digest(self, ref: adapter_service_pb2.ProviderRef, key: str, size: int) -> ContentDigest:
+        digest = ContentDigest()
+        while digest.size < size:
+            length = min(BLOCK_SIZE, size - digest.size)
+            with translated():
+                response = await self._adapters.FetchObject(
+                    adapter_service_pb2.FetchObjectRequest(provider=ref, key=key, offset=digest.size, length=length),
+                    timeout=transfer_deadline(length),
+                )
+            if len(response.data) != length:
+                raise IntegrityError(f"{key} ended at {digest.size + len(response.data)} of {size} bytes")
+            await asyncio.to_thread(digest.update, response.data)
+        return digest

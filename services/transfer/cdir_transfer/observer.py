@@ -1,0 +1,25 @@
+"""What transfers notice about replicas and providers beside their own work."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable, RateLimited, Unauthenticated
+from cdir.v1 import catalog_service_pb2
+
+__all__ = ["TransferObserver", "is_providers_fault"]
+
+
+class TransferObserver(Protocol):
+    """Takes notes of what transfers see; both calls only take the note and return at once."""
+
+    def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
+        """A copy was found missing or corrupt where the catalog says it is."""
+
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
+        """A provider could not be reached, did not answer in time, or refused the credentials."""
+
+
+def is_providers_fault(error: CdirError) -> bool:
+    """Whether the error speaks about the provider as a whole, so that other calls to it are likely to fail as well."""
+    return isinstance(error, (ProviderUnavailable, DeadlineExceeded, RateLimited, Unauthenticated))

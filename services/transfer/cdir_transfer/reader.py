@@ -1,0 +1,333 @@
+"""Reading a content from whichever replica has it, and never a byte that was not verified.
+
+A content is read in blocks (:mod:`cdir_transfer.digest`). Each block is one FetchObject, is verified before it is
+handed on, and fails over by itself: to the other keys of the replica, to the keys the catalog knows now (the object may
+have been renamed meanwhile), and to the next replica. A replica that answers later than it nearly always does is
+overtaken: the next one is asked as well, and the first good answer wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from cdir.errors import CdirError, IntegrityError, IsDirectory, NotFound, ProviderUnavailable, RangeNotSatisfied
+from cdir.status import translated
+from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2, entry_pb2
+from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, block_count, block_range, check_block, check_whole
+from cdir_transfer.health import ProviderHealth
+from cdir_transfer.observer import TransferObserver, is_providers_fault
+
+__all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
+
+ResolveAgain = Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]
+"""Asks the catalog where the replicas of the same version are now; raises NotFound when the path no longer has it."""
+
+_DEADLINE_SECONDS: Final = 30.0
+_SLOWEST_RATE: Final = 256 << 10
+
+_OVERTAKE_UNMEASURED: Final = 2.0
+"""Seconds before a second replica is asked when nothing is known of the first one's pace."""
+_OVERTAKE_AT_LEAST: Final = 0.25
+_OVERTAKE_SHARE: Final = 0.05
+"""Extra requests that overtaking may cost, as a share of all requests."""
+_OVERTAKE_BURST: Final = 10.0
+
+
+def transfer_deadline(size: int) -> float:
+    """Seconds that a call moving ``size`` bytes may take: 30, and the time that 256 KiB/s need."""
+    return _DEADLINE_SECONDS + size / _SLOWEST_RATE
+
+
+class VerifiedReader:
+    """Reads contents through an AdapterService. One per process: it bounds the blocks read ahead and the overtaking.
+
+    ``window`` is the most blocks under way for one content; ``spare_blocks`` the most blocks read ahead in the whole
+    process, in blocks of 4 MiB. Every content can always have one block under way, so memory is bounded by the number
+    of open contents plus ``spare_blocks``, and no content waits for another.
+    """
+
+    def __init__(
+        self,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        health: ProviderHealth,
+        observer: TransferObserver,
+        *,
+        window: int = 4,
+        spare_blocks: int = 24,
+    ) -> None:
+        self._adapters = adapters
+        self._health = health
+        self._observer = observer
+        self._window = window
+        self._spare = spare_blocks
+        self._overtake_credit = _OVERTAKE_BURST
+
+    def open(
+        self,
+        version: entry_pb2.Version,
+        replicas: Iterable[entry_pb2.Replica],
+        resolve_again: ResolveAgain,
+        *,
+        label: str,
+    ) -> OpenContent:
+        """Begin to read ``version`` from ``replicas``, best first. ``label`` names the file in errors."""
+        return OpenContent(self, version, list(replicas), resolve_again, label)
+
+    def _take_spare(self) -> bool:
+        if self._spare <= 0:
+            return False
+        self._spare -= 1
+        return True
+
+    def _give_spare(self) -> None:
+        self._spare += 1
+
+    def _may_overtake(self) -> bool:
+        if self._overtake_credit < 1:
+            return False
+        self._overtake_credit -= 1
+        return True
+
+    def _patience(self, provider_id: str, size: int) -> float:
+        late = self._health.late_after(provider_id, size)
+        return _OVERTAKE_UNMEASURED if late is None else max(late, _OVERTAKE_AT_LEAST)
+
+    async def _fetch(self, replica: entry_pb2.Replica, key: str, offset: int, length: int, whole_size: int) -> bytes:
+        """One range of one object; IntegrityError when the object has another size than the version."""
+        self._overtake_credit = min(self._overtake_credit + _OVERTAKE_SHARE, _OVERTAKE_BURST)
+        provider_id = replica.provider_id
+        request = adapter_service_pb2.FetchObjectRequest(
+            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
+            key=key,
+            offset=offset,
+            length=max(length, 1),
+        )
+        began = time.monotonic()
+        try:
+            with translated():
+                response = await self._adapters.FetchObject(request, timeout=transfer_deadline(length))
+        except RangeNotSatisfied as error:
+            raise IntegrityError(f"the object is shorter than {whole_size} bytes") from error
+        except CdirError as error:
+            if is_providers_fault(error):
+                self._health.failed(provider_id)
+                self._observer.provider_failed(provider_id, error)
+            raise
+        self._health.succeeded(provider_id, length, time.monotonic() - began)
+        if response.size != whole_size:
+            raise IntegrityError(f"the object has {response.size} bytes instead of {whole_size}")
+        return response.data
+
+
+class OpenContent:
+    """One content being read. Its methods may run at the same time."""
+
+    def __init__(
+        self,
+        reader: VerifiedReader,
+        version: entry_pb2.Version,
+        replicas: list[entry_pb2.Replica],
+        resolve_again: ResolveAgain,
+        label: str,
+    ) -> None:
+        self._reader = reader
+        self._resolve_again = resolve_again
+        self._resolving = asyncio.Lock()
+        self._resolved = 0
+        self._replicas = replicas
+        self._bad: set[str] = set()
+        self._label = label
+        self.version = version
+
+    async def block(self, index: int) -> bytes:
+        """Return one verified block; of an empty content, block 0 is empty.
+
+        Raises ProviderUnavailable when no replica could be reached that might have it, else IntegrityError when every
+        replica is damaged or gone.
+        """
+        waiting = deque(self._reader._health.ordered(self._by_trust(), lambda replica: replica.provider_id))
+        running: dict[asyncio.Task[bytes], entry_pb2.Replica] = {}
+        failures: dict[str, CdirError] = {}
+        _, length = block_range(self.version.size, index)
+        newest: entry_pb2.Replica | None = None
+        try:
+            while True:
+                if waiting and (newest is None or not running):
+                    newest = waiting.popleft()
+                    running[asyncio.create_task(self._from_replica(newest, index))] = newest
+                if not running:
+                    raise self._nothing_left(failures)
+                patience = self._reader._patience(newest.provider_id, length) if waiting and newest else None
+                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    replica = running.pop(task)
+                    try:
+                        data = task.result()
+                    except CdirError as error:
+                        failures[replica.provider] = error
+                        newest = None
+                    else:
+                        for late in running.values():
+                            self._reader._health.failed(late.provider_id)
+                        return data
+                if not done and self._reader._may_overtake():
+                    newest = None
+        finally:
+            await _end(running)
+
+    async def whole(self) -> bytes:
+        """Return a content of at most one block."""
+        if self.version.size > BLOCK_SIZE:
+            raise ValueError("a content of several blocks is read block by block")
+        return await self.block(0)
+
+    async def blocks(self, first: int = 0, stop: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield verified blocks in order, from ``first`` up to but not including ``stop`` (default: the end).
+
+        Close the generator (``contextlib.aclosing``) when it is left early. Errors are those of :meth:`block`.
+        """
+        end = block_count(self.version.size) if stop is None else stop
+        ahead: deque[asyncio.Task[bytes]] = deque()
+        spares = 0
+        try:
+            while ahead or first < end:
+                while first < end and len(ahead) < self._reader._window:
+                    if ahead:
+                        if not self._reader._take_spare():
+                            break
+                        spares += 1
+                    ahead.append(asyncio.create_task(self.block(first)))
+                    first += 1
+                block = await ahead[0]
+                ahead.popleft()
+                if spares:
+                    spares -= 1
+                    self._reader._give_spare()
+                yield block
+        finally:
+            for _ in range(spares):
+                self._reader._give_spare()
+            await _end(ahead)
+
+    async def pieces(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield a range in pieces of at most one block; cut short at the end of the content.
+
+        Raises RangeNotSatisfied when ``offset`` lies past the end, and the errors of :meth:`block`.
+        """
+        size = self.version.size
+        if offset > size or (offset == size and size > 0 and length != 0):
+            raise RangeNotSatisfied(
+                f"{self._label} has {size} bytes; a range cannot begin at {offset}", path=self._label
+            )
+        end = size if length is None else min(size, offset + length)
+        if end <= offset:
+            return
+        first = offset // BLOCK_SIZE
+        position = first * BLOCK_SIZE
+        blocks = self.blocks(first, block_count(end))
+        try:
+            async for block in blocks:
+                start, stop = max(offset - position, 0), min(end - position, len(block))
+                yield block if start == 0 and stop == len(block) else block[start:stop]
+                position += len(block)
+        finally:
+            await blocks.aclose()
+
+    def _by_trust(self) -> list[entry_pb2.Replica]:
+        """The replicas in order, those that were found bad last: one bad block does not make the others bad."""
+        return sorted(self._replicas, key=lambda replica: replica.provider_id in self._bad)
+
+    async def _from_replica(self, replica: entry_pb2.Replica, index: int) -> bytes:
+        """Return the block from one replica, following it to where the catalog says it is now."""
+        known = self._resolved
+        tried: set[str] = set()
+        damage: tuple[str, IntegrityError] | None = None
+        while True:
+            for key in (replica.key, *replica.alternate_keys):
+                if key in tried:
+                    continue
+                tried.add(key)
+                try:
+                    return await self._from_key(replica, key, index)
+                except (NotFound, IsDirectory):
+                    continue
+                except IntegrityError as found:
+                    damage = damage or (key, found)
+            moved = await self._where_now(replica.provider_id, known)
+            if moved is None or moved.key in tried:
+                break
+            replica, known = moved, self._resolved
+        self._bad.add(replica.provider_id)
+        if damage is None:
+            missing = NotFound(f"nothing is at {replica.key}")
+            self._report(moved, replica.key, entry_pb2.REPLICA_STATE_MISSING, missing)
+            raise missing
+        key, error = damage
+        self._report(moved, key, entry_pb2.REPLICA_STATE_CORRUPT, error)
+        raise error
+
+    async def _from_key(self, replica: entry_pb2.Replica, key: str, index: int) -> bytes:
+        offset, length = block_range(self.version.size, index)
+        data = await self._reader._fetch(replica, key, offset, length, self.version.size)
+        if len(data) >= INLINE_BYTES:
+            await asyncio.to_thread(self._check, index, data)
+        else:
+            self._check(index, data)
+        return data
+
+    def _check(self, index: int, data: bytes) -> None:
+        if self.version.size <= BLOCK_SIZE:
+            check_whole(self.version, data)
+        else:
+            check_block(self.version, index, data)
+
+    async def _where_now(self, provider_id: str, known: int) -> entry_pb2.Replica | None:
+        """The provider's replica as the catalog knows it now, asking at most once for all who knew as little."""
+        async with self._resolving:
+            if self._resolved == known:
+                try:
+                    self._replicas = list(await self._resolve_again())
+                except NotFound:
+                    # renamed or removed since it was opened; what is known has to do
+                    return None
+                self._resolved += 1
+        return next((replica for replica in self._replicas if replica.provider_id == provider_id), None)
+
+    def _report(
+        self, now: entry_pb2.Replica | None, key: str, state: entry_pb2.ReplicaState.ValueType, error: CdirError
+    ) -> None:
+        """Report what was found at ``key``, if that is where the catalog, asked again, says the copy is."""
+        if now is None or now.key != key:
+            return
+        self._reader._observer.replica_seen(
+            catalog_service_pb2.ReplicaObservation(
+                version_id=self.version.version_id,
+                provider_id=now.provider_id,
+                key=key,
+                state=state,
+                error=error.message,
+            )
+        )
+
+    def _nothing_left(self, failures: dict[str, CdirError]) -> CdirError:
+        if not failures:
+            return ProviderUnavailable(
+                f"no provider is known to hold a good copy of {self._label} now; see `cdir status`", path=self._label
+            )
+        reasons = "; ".join(f"{provider}: {error.message}" for provider, error in failures.items())
+        if all(isinstance(error, (IntegrityError, NotFound)) for error in failures.values()):
+            return IntegrityError(f"no good copy of {self._label} is left: {reasons}", path=self._label)
+        return ProviderUnavailable(f"cannot read {self._label} from any provider: {reasons}", path=self._label)
+
+
+async def _end(tasks: Iterable[asyncio.Task[bytes]]) -> None:
+    """Cancel what is still under way and see it end."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.gather(*ending, return_exceptions=True)

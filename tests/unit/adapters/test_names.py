@@ -1,0 +1,45 @@
+import re
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cdir_adapters.names import ESCAPE, NameEncoding
+
+WINDOWS = r"(?s:.*[\"*:<>?|\\].*|.*[. ]|(?i:con|nul|aux|prn|com\d|lpt\d)(?:\..*)?)"
+
+encoding = NameEncoding(WINDOWS)
+names = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=30)
+odd_names = st.text(st.sampled_from(f"aA:*? .{ESCAPE}3FéCONnul1"), min_size=1, max_size=12)
+keys = st.lists(names | odd_names, min_size=1, max_size=4).map("/".join)
+
+
+@given(keys)
+@example("con")
+@example("COM1.txt")
+@example("what?")
+@example("trailing.")
+@example(f"{ESCAPE}3F")
+@example(f"a{ESCAPE}")
+def test_what_is_encoded_comes_back(key):
+    encoded = encoding.encode(key)
+    assert encoding.decode(encoded) == key
+    assert not any(re.fullmatch(WINDOWS, name) for name in encoded.split("/"))
+    assert encoded.count("/") == key.count("/")
+
+
+@given(keys, keys)
+def test_two_names_never_meet(one, other):
+    assert (encoding.encode(one) == encoding.encode(other)) == (one == other)
+
+
+@given(keys)
+def test_foreign_names_pass_or_decode(key):
+    """A name someone else chose is either one that the encoding makes, or comes back untouched."""
+    decoded = encoding.decode(key)
+    for name, found in zip(key.split("/"), decoded.split("/"), strict=True):
+        assert found == name or encoding.encode(found) == name
+
+
+def test_plain_names_stay():
+    assert encoding.encode("reports/Grüße 2024.txt") == "reports/Grüße 2024.txt"
+    assert encoding.encode("a/what?") == f"a/what{ESCAPE}3F"

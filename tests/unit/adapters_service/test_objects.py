@@ -1,0 +1,293 @@
+"""Objects through the service: what is stored, what is refused, and what is left when a write goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cdir.errors import (
+    CdirError,
+    IntegrityError,
+    InvalidArgument,
+    InvalidPath,
+    IsDirectory,
+    NotFound,
+    RangeNotSatisfied,
+)
+from cdir.status import translated
+from cdir.v1 import adapter_service_pb2 as pb
+
+WHEN = datetime(2020, 2, 29, 12, 30, 15, 250_000, tzinfo=UTC)
+
+
+@pytest.fixture(params=["local", "memory"])
+async def ref(bench: Any, request: pytest.FixtureRequest) -> pb.ProviderRef:
+    found = await bench.add("store", request.param)
+    assert isinstance(found, pb.ProviderRef)
+    return found
+
+
+async def write(bench: Any, *steps: pb.WriteObjectRequest) -> pb.ObjectInfo:
+    async def stream() -> AsyncIterator[pb.WriteObjectRequest]:
+        for step in steps:
+            yield step
+
+    with translated():
+        response = await bench.adapters.WriteObject(stream(), timeout=60)
+    assert isinstance(response, pb.WriteObjectResponse)
+    return response.info
+
+
+def header(ref: pb.ProviderRef, key: str, size: int | None = None) -> pb.WriteObjectRequest:
+    message = pb.ObjectHeader(provider=ref, key=key, size=size)
+    message.modified.FromDatetime(WHEN)
+    return pb.WriteObjectRequest(header=message)
+
+
+def data(content: bytes) -> pb.WriteObjectRequest:
+    return pb.WriteObjectRequest(data=content)
+
+
+def commit(size: int) -> pb.WriteObjectRequest:
+    return pb.WriteObjectRequest(commit=pb.ObjectCommit(size=size))
+
+
+async def stat(bench: Any, ref: pb.ProviderRef, key: str) -> pb.ObjectInfo:
+    with translated():
+        response = await bench.adapters.StatObject(pb.StatObjectRequest(provider=ref, key=key))
+    assert isinstance(response, pb.StatObjectResponse)
+    return response.info
+
+
+async def keys_of(bench: Any, ref: pb.ProviderRef, prefix: str = "", *, recursive: bool = True) -> list[str]:
+    pages = bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, prefix=prefix, recursive=recursive))
+    return sorted([info.key async for page in pages for info in page.objects if not info.directory])
+
+
+async def test_a_small_object_comes_back_with_its_time(bench: Any, ref: pb.ProviderRef) -> None:
+    put = pb.PutObjectRequest(header=header(ref, "dir/a b.txt").header, data=b"content")
+    info = (await bench.adapters.PutObject(put)).info
+    assert (info.key, info.size, info.directory) == ("dir/a b.txt", 7, False)
+    found = await stat(bench, ref, "dir/a b.txt")
+    assert found.modified.ToDatetime(tzinfo=UTC) == WHEN
+    assert found.etag == info.etag
+    assert await bench.get(ref, "dir/a b.txt") == b"content"
+
+
+async def test_a_range_is_cut_short_at_the_end(bench: Any, ref: pb.ProviderRef) -> None:
+    await bench.put(ref, "a", b"0123456789")
+    fetch = pb.FetchObjectRequest(provider=ref, key="a", offset=7, length=100)
+    response = await bench.adapters.FetchObject(fetch)
+    assert (response.data, response.size) == (b"789", 10)
+    fetch.offset = 10
+    with pytest.raises(RangeNotSatisfied), translated():
+        await bench.adapters.FetchObject(fetch)
+    fetch.offset = -1
+    with pytest.raises(RangeNotSatisfied), translated():
+        await bench.adapters.FetchObject(fetch)
+    fetch.offset, fetch.length = 0, (8 << 20) + 1
+    with pytest.raises(InvalidArgument), translated():
+        await bench.adapters.FetchObject(fetch)
+
+
+@pytest.mark.parametrize("pieces", [[], [b"one piece"], [b"a" * 300_000, b"b" * 300_000, b"c"]])
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_committed_stream_is_stored(
+    bench: Any, ref: pb.ProviderRef, pieces: list[bytes], announced: bool
+) -> None:
+    content = b"".join(pieces)
+    begin = header(ref, "streamed", len(content) if announced else None)
+    info = await write(bench, begin, *map(data, pieces), commit(len(content)))
+    assert info.size == len(content)
+    assert await bench.get(ref, "streamed") == content
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        ([], InvalidArgument),
+        ([data(b"new")], InvalidArgument),
+        ([data(b"new"), data(b"er content")], InvalidArgument),
+        ([data(b"new"), commit(2)], IntegrityError),
+        ([data(b"new"), data(b"er"), data(b"!"), commit(7)], IntegrityError),
+        ([commit(1)], IntegrityError),
+    ],
+)
+async def test_without_a_right_commit_the_old_object_stays(
+    bench: Any, ref: pb.ProviderRef, steps: list[pb.WriteObjectRequest], error: type[CdirError]
+) -> None:
+    await bench.put(ref, "a", b"old")
+    with pytest.raises(error, match="nothing was stored"):
+        await write(bench, header(ref, "a"), *steps)
+    assert await bench.get(ref, "a") == b"old"
+    # and where nothing was, nothing is: no half of it, and no temporary file
+    with pytest.raises(error):
+        await write(bench, header(ref, "new/b"), *steps)
+    assert [key for key in await keys_of(bench, ref) if not key.startswith(".cdir/")] == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"short", b"much too long"])
+async def test_another_size_than_announced_is_refused(bench: Any, ref: pb.ProviderRef, content: bytes) -> None:
+    await bench.put(ref, "a", b"old")
+    for pieces in ([content], [content[:2], content[2:4], content[4:]]):
+        with pytest.raises(IntegrityError):
+            await write(bench, header(ref, "a", 7), *map(data, pieces), commit(len(content)))
+    assert await bench.get(ref, "a") == b"old"
+
+
+async def test_a_write_begins_with_its_header_and_has_only_one(bench: Any, ref: pb.ProviderRef) -> None:
+    with pytest.raises(InvalidArgument):
+        await write(bench)
+    with pytest.raises(InvalidArgument):
+        await write(bench, data(b"content"), commit(7))
+    with pytest.raises(InvalidArgument):
+        await write(bench, header(ref, "a"), data(b"content"), header(ref, "b"), commit(7))
+    assert [key for key in await keys_of(bench, ref) if not key.startswith(".cdir/")] == []
+
+
+async def test_a_cancelled_write_leaves_the_old_object(bench: Any, ref: pb.ProviderRef) -> None:
+    await bench.put(ref, "a", b"old")
+    sent = asyncio.Event()
+
+    async def stream() -> AsyncIterator[pb.WriteObjectRequest]:
+        yield header(ref, "a")
+        for _ in range(3):
+            yield data(b"x" * 100_000)
+        sent.set()
+        await asyncio.Event().wait()
+
+    call = bench.adapters.WriteObject(stream())
+    async with asyncio.timeout(30):
+        waiting = asyncio.ensure_future(call)
+        await sent.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert await bench.get(ref, "a") == b"old"
+    async with asyncio.timeout(30):
+        while [key for key in await keys_of(bench, ref) if not key.startswith(".cdir/")] != ["a"]:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\nb", "a\x00b", "a\x7f", "cafe\u0301"]
+)
+async def test_a_key_that_is_not_in_normal_form_is_refused(bench: Any, ref: pb.ProviderRef, key: str) -> None:
+    stub = bench.adapters
+    await bench.put(ref, "good", b"")
+    with translated():
+        calls = [
+            stub.StatObject(pb.StatObjectRequest(provider=ref, key=key)),
+            stub.FetchObject(pb.FetchObjectRequest(provider=ref, key=key, length=1)),
+            stub.PutObject(pb.PutObjectRequest(header=pb.ObjectHeader(provider=ref, key=key))),
+            stub.MoveObject(pb.MoveObjectRequest(provider=ref, source=key, target="good")),
+            stub.MoveObject(pb.MoveObjectRequest(provider=ref, source="good", target=key)),
+            stub.CopyObject(pb.CopyObjectRequest(provider=ref, source="good", target=key)),
+        ]
+    for call in calls:
+        with pytest.raises(InvalidPath), translated():
+            await call
+    with pytest.raises(InvalidPath):
+        await write(bench, header(ref, key), commit(0))
+    deleted = await stub.DeleteObjects(pb.DeleteObjectsRequest(provider=ref, keys=[key, "good"]))
+    assert [outcome.reason for outcome in deleted.outcomes] == ["INVALID_PATH", ""]
+
+
+@pytest.mark.parametrize("narrowed", [{}, {"move": False}, {"move": False, "copy": False}])
+@pytest.mark.parametrize("kind", ["local", "memory"])
+async def test_an_object_is_moved_whatever_the_provider_can_do(
+    bench: Any, kind: str, narrowed: dict[str, bool]
+) -> None:
+    ref = await bench.add("store", kind, **narrowed)
+    put = pb.PutObjectRequest(header=header(ref, "dir/a").header, data=b"content")
+    await bench.adapters.PutObject(put)
+    await bench.put(ref, "b", b"in the way")
+    move = pb.MoveObjectRequest(provider=ref, source="dir/a", target="b")
+    for _ in range(2):  # the second time it has been done already
+        with translated():
+            info = (await bench.adapters.MoveObject(move)).info
+        assert (info.key, info.size) == ("b", 7)
+    assert await bench.get(ref, "b") == b"content"
+    assert (await stat(bench, ref, "b")).modified.ToDatetime(tzinfo=UTC) == WHEN
+    with pytest.raises(NotFound):
+        await stat(bench, ref, "dir/a")
+    same = pb.MoveObjectRequest(provider=ref, source="b", target="b")
+    assert (await bench.adapters.MoveObject(same)).info.size == 7
+    with pytest.raises(NotFound, match="dir/a"), translated():
+        await bench.adapters.MoveObject(pb.MoveObjectRequest(provider=ref, source="dir/a", target="c"))
+
+
+async def test_a_copy_leaves_the_source(bench: Any, ref: pb.ProviderRef) -> None:
+    await bench.put(ref, "a", b"content")
+    info = (await bench.adapters.CopyObject(pb.CopyObjectRequest(provider=ref, source="a", target="x/b"))).info
+    assert (info.key, info.size) == ("x/b", 7)
+    assert await bench.get(ref, "a") == await bench.get(ref, "x/b") == b"content"
+
+
+async def test_each_key_of_a_delete_has_an_outcome_of_its_own(bench: Any) -> None:
+    ref = await bench.add("disk")
+    keys = [f"dir/{number}" for number in range(40)]
+    for key in keys:
+        await bench.put(ref, key, b"x")
+    await bench.put(ref, "kept/file", b"x")
+    request = pb.DeleteObjectsRequest(provider=ref, keys=[*keys[:39], "never/was", "kept"])
+    outcomes = (await bench.adapters.DeleteObjects(request)).outcomes
+    assert [outcome.reason for outcome in outcomes] == [""] * 40 + [IsDirectory.reason]
+    assert "kept" in outcomes[-1].message
+    assert [key for key in await keys_of(bench, ref) if not key.startswith(".cdir/")] == ["dir/39", "kept/file"]
+    with pytest.raises(InvalidArgument), translated():
+        await bench.adapters.DeleteObjects(pb.DeleteObjectsRequest(provider=ref, keys=["a"] * 1001))
+
+
+async def test_a_listing_shows_one_directory_or_everything_below(bench: Any, ref: pb.ProviderRef) -> None:
+    for key in ("a", "dir/b", "dir/sub/c"):
+        await bench.put(ref, key, b"xy")
+    pages = bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, prefix="dir"))
+    shown = {info.key: (info.directory, info.size) async for page in pages for info in page.objects}
+    assert shown == {"dir/b": (False, 2), "dir/sub": (True, 0)}
+    assert await keys_of(bench, ref, "dir") == ["dir/b", "dir/sub/c"]
+    assert await keys_of(bench, ref, "missing") == []
+    with pytest.raises(InvalidPath), translated():
+        async for _ in bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, prefix="dir/")):
+            pass
+
+
+async def test_usage_and_sweeping(bench: Any) -> None:
+    ref = await bench.add("disk")
+    usage = await bench.adapters.GetUsage(pb.GetUsageRequest(provider=ref))
+    assert usage.HasField("free")
+    assert usage.free > 0
+    (bench.folder / "disk/.cdir-tmp-left").write_bytes(b"half")
+    swept = await bench.adapters.SweepProvider(pb.SweepProviderRequest(provider=ref, older_than=3600))
+    assert swept.removed == 0
+    swept = await bench.adapters.SweepProvider(pb.SweepProviderRequest(provider=ref, older_than=0))
+    assert swept.removed == 1
+    with pytest.raises(InvalidArgument), translated():
+        await bench.adapters.SweepProvider(pb.SweepProviderRequest(provider=ref, older_than=-1))
+
+
+async def test_the_kinds_tell_their_options(bench: Any) -> None:
+    kinds = {kind.kind: kind for kind in (await bench.adapters.DescribeKinds(pb.DescribeKindsRequest())).kinds}
+    assert list(kinds) == sorted(kinds)
+    local = kinds["local"]
+    assert local.available
+    assert [(option.name, option.type, option.required, option.secret) for option in local.options] == [
+        ("root", "path", True, False)
+    ]
+    secrets = {option.name for option in kinds["s3"].options if option.secret}
+    assert "secret_key" in secrets
+    for kind in kinds.values():
+        assert kind.available == (kind.missing == "")
+
+
+async def test_the_conformance_suite_runs_on_a_registered_provider(bench: Any) -> None:
+    ref = await bench.add("memory", "memory")
+    call = bench.adapters.RunConformance(pb.RunConformanceRequest(provider=ref), timeout=120)
+    results = [response.result async for response in call]
+    assert {result.outcome for result in results} <= {"passed", "skipped"}
+    assert len(results) > 10
+    assert await keys_of(bench, ref) == [".cdir/provider"]
