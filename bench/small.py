@@ -1,9 +1,8 @@
 """Many small files and one large file onto two S3 servers and back: ``cdir`` beside ``rclone copy``.
 
-Both start as a command from nothing; cdir's daemon runs, as it does between commands. rclone has no mirror that waits
-for both servers, so it copies to each, at the same time or one after the other, whichever is faster; and it may use
-its own number of transfers or 16. Reading, rclone reads from one server. cdir verifies what it reads and keeps a catalog;
-rclone does not.
+Both are timed as commands, start included; cdir's daemon runs, as it does between commands. rclone copies to each
+server, at the same time or one after the other, with its own number of transfers or with 16: whichever is fastest
+counts. Reading, rclone reads from one server. cdir records a digest of what it puts and verifies what it gets.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from timing import Samples, table, timed, timed_together
+from timing import Run, Samples, table
 
 from deployments.background import Background
 from deployments.deployment import BIN, EmbeddedDeployment
@@ -51,139 +50,113 @@ class Contest:
     """Two servers, a deployment that mirrors onto both, and rclone set up for both."""
 
     def __init__(self, scratch: Path, servers: Mapping[str, RcloneS3Server]) -> None:
-        self.scratch = scratch
-        self.servers = servers
+        self._scratch = scratch
+        self._servers = servers
         self.deployment = EmbeddedDeployment(scratch / "home")
         binary = rclone_binary()
         assert binary is not None
-        self.rclone = binary
-        self.rclone_environment = {**os.environ, "RCLONE_CONFIG": str(scratch / "rclone.conf")}
+        self._rclone = binary
+        (scratch / "rclone.conf").touch()
+        self._rclone_environment = {**os.environ, "RCLONE_CONFIG": str(scratch / "rclone.conf")}
         for name, server in servers.items():
-            prefix = f"RCLONE_CONFIG_{name.upper()}"
             settings = {"TYPE": "s3", "PROVIDER": "Rclone", "ENDPOINT": server.endpoint}
             settings |= {"ACCESS_KEY_ID": server.access_key, "SECRET_ACCESS_KEY": server.secret_key}
-            self.rclone_environment |= {f"{prefix}_{key}": value for key, value in settings.items()}
-        self.cdir_environment = {**os.environ, **self.deployment.environment()}
+            self._rclone_environment |= {f"RCLONE_CONFIG_{name}_{key}".upper(): text for key, text in settings.items()}
 
-    def put_contenders(self, source: Path, target: str) -> dict[str, Callable[[], float]]:
-        """Everybody who puts ``source``; each into a folder of its own below ``target``."""
-        found: dict[str, Callable[[], float]] = {
-            "cdir": lambda: timed(
-                [str(BIN / "cdir"), "put", str(source), f"/{target}", "--recursive", "--quiet"], self.cdir_environment
-            )
-        }
+    def start(self) -> None:
+        """Start the deployment and register both servers."""
+        self.deployment.start()
+        for name, server in self._servers.items():
+            self.deployment.add_provider(name, "s3", server.options(BUCKET))
+
+    def putting(self, source: Path, target: str) -> dict[str, Run]:
+        """Everybody who puts ``source``: cdir to ``target``, rclone below a folder of its own."""
+        runs = {"cdir": self._cdir("put", str(source), f"/{target}", "--recursive")}
+        leaves = [server.root / BUCKET / "rclone" for server in self._servers.values()]
         for label, options in TRANSFERS.items():
-            commands = [
-                [self.rclone, "copy", *options, str(source), f"{name}:{BUCKET}/rclone/{target}"]
-                for name in self.servers
-            ]
-            found[f"rclone, both at once{label}"] = self._clearing(
-                target, lambda commands=commands: timed_together(commands, self.rclone_environment)
-            )
-            found[f"rclone, one by one{label}"] = self._clearing(
-                target, lambda commands=commands: sum(timed(command, self.rclone_environment) for command in commands)
-            )
-        return found
+            remotes = [f"{name}:{BUCKET}/rclone/{target}" for name in self._servers]
+            commands = [[self._rclone, "copy", *options, str(source), remote] for remote in remotes]
+            runs[f"both at once{label}"] = Run([commands], self._rclone_environment, leaves)
+            runs[f"one by one{label}"] = Run([[each] for each in commands], self._rclone_environment, leaves)
+        return runs
 
-    def get_contenders(self, target: str) -> dict[str, Callable[[], float]]:
-        """Everybody who gets what ``cdir`` put to ``target``."""
-        into = self.scratch / "got"
-        commands = {
-            "cdir": (
-                [str(BIN / "cdir"), "get", f"/{target}", str(into), "--recursive", "--quiet"],
-                self.cdir_environment,
-            )
-        }
-        name = next(iter(self.servers))
+    def getting(self, target: str) -> dict[str, Run]:
+        """Everybody who gets what cdir put to ``target``."""
+        into = self._scratch / "got"
+        runs = {"cdir": self._cdir("get", f"/{target}", str(into), "--recursive", leaves=[into])}
+        remote = f"{next(iter(self._servers))}:{BUCKET}/{target}"
         for label, options in TRANSFERS.items():
-            copy = [self.rclone, "copy", *options, f"{name}:{BUCKET}/{target}", str(into)]
-            commands[f"rclone{label}"] = (copy, self.rclone_environment)
+            command = [self._rclone, "copy", *options, remote, str(into)]
+            runs[f"from one{label}"] = Run([[command]], self._rclone_environment, [into])
+        return runs
 
-        def fetch(command: list[str], environment: Mapping[str, str]) -> float:
-            seconds = timed(command, environment)
-            shutil.rmtree(into)
-            return seconds
-
-        return {name: (lambda pair=pair: fetch(*pair)) for name, pair in commands.items()}
-
-    def _clearing(self, target: str, work: Callable[[], float]) -> Callable[[], float]:
-        """After ``work``, remove what rclone stored, so that its next run has to send everything again."""
-
-        def run() -> float:
-            seconds = work()
-            for server in self.servers.values():
-                shutil.rmtree(server.root / BUCKET / "rclone" / target)
-            return seconds
-
-        return run
+    def _cdir(self, *arguments: str, leaves: Sequence[Path] = ()) -> Run:
+        environment = {**os.environ, **self.deployment.environment()}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: modules are compiled once
+        return Run([[[str(BIN / "cdir"), *arguments, "--quiet"]]], environment, leaves)
 
     def check(self, source: Path, target: str) -> None:
         """Both servers hold exactly what was put."""
         expected = contents(source)
-        for server in self.servers.values():
+        for server in self._servers.values():
             assert contents(server.root / BUCKET / target) == expected, "cdir did not store what was put"
 
 
+def contest(scratch: Path, sources: Mapping[str, Path], samples: Samples) -> dict[str, list[str]]:
+    """Run everything once on fresh servers; return who took part in what."""
+    took_part: dict[str, list[str]] = {}
+    with Background() as background:
+        servers = {name: background.enter(rclone_s3_server(root=scratch / name)) for name in ("one", "two")}
+        for server in servers.values():
+            (server.root / BUCKET).mkdir()
+        current = Contest(scratch, servers)
+        try:
+            current.start()
+            for title, source in sources.items():
+                putting = current.putting(source, source.name)
+                samples.measure(f"put {title}", putting)
+                current.check(source, source.name)
+                getting = current.getting(source.name)
+                samples.measure(f"get {title}", getting)
+                took_part |= {f"put {title}": list(putting), f"get {title}": list(getting)}
+        finally:
+            current.deployment.kill()
+    return took_part
+
+
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (default 5)")
     parser.add_argument("--small", type=int, default=2000, metavar="N", help="number of 10 KiB files (default 2000)")
     parser.add_argument("--large", type=int, default=1024, metavar="MIB", help="size of the large file (default 1024)")
-    parser.add_argument(
-        "--folder", type=Path, help="where to work; needs about 8 times the large file (default: a temporary one)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to work; needs 8 times the large file (default: temporary)")
     asked = parser.parse_args()
 
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=asked.folder))
     samples = Samples()
-    works = {}
+    works: dict[str, list[str]] = {}
     try:
         sources = {
             f"{asked.small} x 10 KiB": make_small(scratch / "small", asked.small),
             f"1 x {asked.large} MiB": make_large(scratch / "large", asked.large),
         }
         for turn in range(asked.repeats):
-            turn_folder = scratch / str(turn)
-            turn_folder.mkdir()
-            with Background() as background:
-                servers = {name: background.enter(rclone_s3_server()) for name in ("one", "two")}
-                for server in servers.values():
-                    (server.root / BUCKET).mkdir()
-                contest = Contest(turn_folder, servers)
-                try:
-                    contest.deployment.start()
-                    for name, server in servers.items():
-                        contest.deployment.add_provider(name, "s3", server.options(BUCKET))
-                    for title, source in sources.items():
-                        target = source.name
-                        putting = contest.put_contenders(source, target)
-                        samples.measure(f"put {title}", putting)
-                        contest.check(source, target)
-                        getting = contest.get_contenders(target)
-                        samples.measure(f"get {title}", getting)
-                        works |= {f"put {title}": list(putting), f"get {title}": list(getting)}
-                finally:
-                    contest.deployment.kill()
-            shutil.rmtree(turn_folder)
+            folder = scratch / str(turn)
+            folder.mkdir()
+            works = contest(folder, sources, samples)
+            shutil.rmtree(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
     rows = []
     for work, names in works.items():
         rival = samples.best(work, [name for name in names if name != "cdir"])
-        ours, theirs = samples.median(work, "cdir"), samples.median(work, rival)
-        rows.append(
-            [
-                work,
-                f"{ours:.2f}",
-                samples.spread(work, "cdir"),
-                f"{theirs:.2f}",
-                samples.spread(work, rival),
-                rival,
-                f"{theirs / ours:.2f}",
-            ]
-        )
-    print(f"Medians of {asked.repeats} in seconds; the ratio is rclone's time over cdir's, above 1 cdir is faster.\n")
+        row = [work]
+        for name in ("cdir", rival):
+            row += [f"{samples.median(work, name):.2f}", samples.spread(work, name)]
+        rows.append([*row, rival, f"{samples.median(work, rival) / samples.median(work, 'cdir'):.2f}"])
+    print(f"Medians of {asked.repeats}, in seconds. The ratio is rclone's time over cdir's: above 1, cdir is faster.\n")
     print(table(["work", "cdir", "min to max", "rclone", "min to max", "rclone at its best", "ratio"], rows))
 
 

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import Samples, table, timed
+from timing import Run, Samples, table
 
 from deployments.deployment import BIN, EmbeddedDeployment
 
 
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15, help="runs of each; the median counts (default 15)")
     asked = parser.parse_args()
@@ -31,25 +32,19 @@ def main() -> None:
         deployment.start()
         environment = {**os.environ, **deployment.environment()}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        for command in commands.values():
-            timed(command, environment)  # compiles modules and fills the disk cache
+        runs = {name: Run([[command]], environment) for name, command in commands.items()}
+        for run in runs.values():
+            run()  # compiles modules and fills the disk cache
         for _ in range(asked.repeats):
-            samples.measure(
-                "start", {name: (lambda c=command: timed(c, environment)) for name, command in commands.items()}
-            )
+            samples.measure("start", runs)
     finally:
         deployment.kill()
         shutil.rmtree(scratch, ignore_errors=True)
     base = samples.median("start", "python -c 'import grpc'")
-    rows = [
-        [
-            name,
-            f"{samples.median('start', name):.3f}",
-            samples.spread("start", name),
-            f"{samples.median('start', name) - base:+.3f}",
-        ]
-        for name in commands
-    ]
+    rows = []
+    for name in commands:
+        median = samples.median("start", name)
+        rows.append([name, f"{median:.3f}", samples.spread("start", name), f"{median - base:+.3f}"])
     print(f"Medians of {asked.repeats} in seconds.\n")
     print(table(["command", "median", "min to max", "beyond importing grpc"], rows))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Samples", "table", "timed", "timed_together"]
+__all__ = ["Run", "Samples", "table"]
 
 
 class Samples:
@@ -23,7 +26,15 @@ class Samples:
         names = list(contenders)
         random.shuffle(names)
         for name in names:
-            self._seconds.setdefault((work, name), []).append(contenders[name]())
+            self.add(work, name, contenders[name]())
+
+    def add(self, work: str, name: str, seconds: float) -> None:
+        """Keep one measurement."""
+        self._seconds.setdefault((work, name), []).append(seconds)
+
+    def works(self) -> list[str]:
+        """What was done, in the order in which it was first done."""
+        return list(dict.fromkeys(work for work, _ in self._seconds))
 
     def median(self, work: str, name: str) -> float:
         """The median of all runs."""
@@ -39,26 +50,40 @@ class Samples:
         return min(names, key=lambda name: self.median(work, name))
 
 
-def timed(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run one command; return its seconds, its start included."""
-    return timed_together([command], environment)
+@dataclass(frozen=True)
+class Run:
+    """Commands to be timed: the stages one after the other, the commands of a stage at once."""
 
+    stages: Sequence[Sequence[Sequence[str]]]
+    environment: Mapping[str, str]
+    leaves: Sequence[Path] = ()
+    """Folders that it makes; removed afterwards, so that the next run has to do everything again."""
 
-def timed_together(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> float:
-    """Run commands at once; return the seconds until the last one is done. Stops everything when one fails."""
-    begin = time.perf_counter()
-    running = [
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-        )
-        for command in commands
-    ]
-    errors = [process.communicate()[1] for process in running]
-    seconds = time.perf_counter() - begin
-    for process, said in zip(running, errors, strict=True):
-        if process.returncode != 0:
-            sys.exit(f"{process.args!r} ended with {process.returncode}: {said.decode()[-2000:]}")
-    return seconds
+    def __call__(self) -> float:
+        """Run the commands, their starts included, and return the seconds. Stops everything when one fails."""
+        seconds = sum(self._stage(commands) for commands in self.stages)
+        for folder in self.leaves:
+            shutil.rmtree(folder)
+        return seconds
+
+    def _stage(self, commands: Sequence[Sequence[str]]) -> float:
+        begin = time.perf_counter()
+        running = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+            )
+            for command in commands
+        ]
+        errors = [process.communicate()[1] for process in running]
+        seconds = time.perf_counter() - begin
+        for process, said in zip(running, errors, strict=True):
+            if process.returncode != 0:
+                sys.exit(f"{process.args!r} ended with {process.returncode}: {said.decode()[-2000:]}")
+        return seconds
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -228,6 +228,8 @@ class Uploader:
                     return
                 await stream.send([pb.FileWrite(id=file_id, data=piece)])
                 moved(sent)
+            # it failed there meanwhile; what was announced must be closed all the same
+            await stream.send([pb.FileWrite(id=file_id, abort=True)])
         finally:
             file.close()
 

@@ -208,7 +208,7 @@ class Deployment(abc.ABC):
         assert self._process is not None
         if self._process.poll() is not None:
             raise CommandFailedToStart(f"{self.kind} ended at once; its log ends:\n{self.log_tail()}")
-        return self.cdir("--no-start", "status", expect=None).exit == 0
+        return self.cdir("status", "--no-start", expect=None).exit == 0
 
     # -- the command line ---------------------------------------------------------------------------------------
 
@@ -277,9 +277,14 @@ class Deployment(abc.ABC):
         return owed
 
     def wait_settled(self, path: str = "/", *, within: float = 60.0) -> float:
-        """Wait until nothing is owed, and return the seconds it took."""
+        """Wait until nothing is owed and every change of providers is worked in; return the seconds it took."""
+
+        def settled() -> bool:
+            status = self.json("status", path)
+            return status["owed"] == 0 and not status.get("unplaced")
+
         begin = time.monotonic()
-        eventually(lambda: self.owed(path) == 0, within=within)
+        eventually(settled, within=within)
         return time.monotonic() - begin
 
     def provider_state(self, name: str) -> str:

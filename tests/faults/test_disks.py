@@ -112,9 +112,9 @@ def test_catalog_of_a_newer_release(home: Path) -> None:
         with sqlite3.connect(catalog) as connection:
             connection.execute("UPDATE alembic_version SET version_num = 'from the future'")
         connection.close()
-        said = deployment.start_expecting_failure().strip().splitlines()
-        assert "newer" in said[-1]
-        assert not any("Traceback" in line for line in said)
+        said = deployment.start_expecting_failure()
+        assert "newer" in said
+        assert "Traceback" not in said
     finally:
         deployment.kill()
 

@@ -68,7 +68,7 @@ class RcloneS3Server(ServerProcess):
 
 @asynccontextmanager
 async def rclone_s3_server(
-    *, port: int | None = None, root: Path | None = None, dir_cache: str = "0s"
+    *, port: int | None = None, root: Path | None = None, dir_cache: str = "5m"
 ) -> AsyncIterator[RcloneS3Server]:
     """Start the server, over ``root`` or a folder of its own.
 

@@ -19,7 +19,7 @@ from servers.openssh import OpenSshServer, openssh_server
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from servers.requirement import require
 
-FAILED, USAGE, OWED, NOT_FOUND, NOT_ALLOWED = 1, 2, 3, 4, 5
+FAILED, USAGE, OWED, NOT_FOUND, NOT_ALLOWED, CONFLICT = 1, 2, 3, 4, 5, 6
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,14 @@ def _same_providers(deployment: Deployment) -> Iterator[None]:
     before = deployment.json("provider", "list")
     yield
     assert [row["name"] for row in deployment.json("provider", "list")] == [row["name"] for row in before]
+
+
+def remove_everything(deployment: Deployment, *providers: str) -> None:
+    """Leave the deployment as the next test wants it: no files, none of these providers."""
+    for row in deployment.json("ls", "/"):
+        deployment.cdir("rm", row["path"], "--recursive", "--yes")
+    for name in providers:
+        deployment.cdir("provider", "remove", name, "--force", "--yes")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,8 @@ def test_put_without_any_provider(deployment: Deployment) -> None:
 
 def test_name_taken(deployment: Deployment, local_disks: Path) -> None:
     deployment.add_provider("taken", "local", {"root": local_disks / "first"})
-    assert "taken" in deployment.add_provider("taken", "local", {"root": local_disks / "second"}, expect=None).error
+    said = deployment.add_provider("taken", "local", {"root": local_disks / "second"}, expect=CONFLICT).error
+    assert "taken" in said
     assert deployment.add_provider("other", "local", {"root": local_disks / "first"}, expect=FAILED).error
     deployment.cdir("provider", "remove", "taken")
 
@@ -161,8 +170,7 @@ def test_host_key_that_changes(
     deployment.cdir("provider", "set", "host", "--set", f"host_key={sftp.host_key}")
     deployment.wait_settled()
     assert (sftp.root / "changed").read_bytes() == b"content"
-    for name in ("host", "disk"):
-        deployment.cdir("provider", "remove", name, "--force")
+    remove_everything(deployment, "host", "disk")
 
 
 def test_names_that_differ_only_by_case(deployment: Deployment, background: Background, local_disks: Path) -> None:
@@ -178,18 +186,17 @@ def test_names_that_differ_only_by_case(deployment: Deployment, background: Back
     for path, content in names.items():
         for provider in ("plain", "folding"):
             assert deployment.cdir("get", path, "-", "--from", provider).stdout == content
-    for name in ("plain", "folding"):
-        deployment.cdir("provider", "remove", name, "--force")
+    remove_everything(deployment, "plain", "folding")
 
 
 def test_root_of_another_home(deployment: Deployment, local_disks: Path) -> None:
     """A root that carries another home's mark is not taken over unless asked for."""
     root = local_disks / "foreign"
     deployment.add_provider("theirs", "local", {"root": root})
-    deployment.cdir("provider", "remove", "theirs", "--force")
+    deployment.cdir("provider", "remove", "theirs", "--force", "--yes")
     mark = root / ".cdir" / "provider"
     values = json.loads(mark.read_text())
     mark.write_text(json.dumps({**values, "home_id": "another home"}))
     assert "--adopt" in deployment.add_provider("mine", "local", {"root": root}, expect=FAILED).error
     deployment.add_provider("mine", "local", {"root": root}, "--adopt")
-    deployment.cdir("provider", "remove", "mine", "--force")
+    deployment.cdir("provider", "remove", "mine", "--force", "--yes")

@@ -6,16 +6,17 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from cdir.cli.output import FORMATS, Output
+from cdir.cli.output import FORMATS, Output, OutputClosed
 from cdir.cli.session import Session
 
 __all__ = ["command", "dry_run_option", "examples", "yes_option"]
 
 _Parameters = ParamSpec("_Parameters")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def examples(*lines: str) -> str:
@@ -36,7 +37,10 @@ def command(
         @functools.wraps(function)
         def run(output: str, quiet: bool, no_start: bool = False, **values: Any) -> int:
             session = Session(Output(output, quiet=quiet), start=not no_start)
-            return asyncio.run(_awaited(function(session, **values))) or 0  # type: ignore[call-arg]
+            try:
+                return asyncio.run(_awaited(function(session, **values))) or 0  # type: ignore[call-arg]
+            except BrokenPipeError as error:  # click would end the process with a code of its own
+                raise OutputClosed from error
 
         made: Callable[..., Any] = run
         if needs_daemon:
@@ -59,11 +63,11 @@ async def _awaited(awaitable: Awaitable[int | None]) -> int | None:
     return await awaitable
 
 
-def dry_run_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def dry_run_option(function: _Function) -> _Function:
     """Declare ``--dry-run``."""
     return click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and change nothing.")(function)
 
 
-def yes_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def yes_option(function: _Function) -> _Function:
     """Declare ``--yes``."""
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(function)

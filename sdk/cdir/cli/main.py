@@ -10,6 +10,7 @@ import click
 
 from cdir.cli.app import app
 from cdir.cli.exits import Exit, exit_of_error, one_line
+from cdir.cli.output import OutputClosed
 from cdir.errors import CdirError, InternalError
 
 __all__ = ["run"]
@@ -28,8 +29,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; nothing was left half-written")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our output had enough; what is still buffered must not fail once more at exit
+    except (OutputClosed, BrokenPipeError):
+        # what is still buffered must not fail once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
     except InternalError as error:
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     except CdirError as error:
         _complain(error.message)
         return exit_of_error(error)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a person gets a line, the log the traceback
+    except Exception as error:  # the last line of defence: a person gets a line, the log the traceback
         _complain(f"internal error: {type(error).__name__}: {error}; {_logged(error)}")
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.DONE

@@ -12,9 +12,13 @@ from typing import Final, TextIO
 
 from cdir.errors import Unsupported
 
-__all__ = ["FORMATS", "Column", "Output", "count", "human_size", "human_time", "rfc3339", "table"]
+__all__ = ["FORMATS", "NO_PROVIDER", "Column", "Output", "OutputClosed", "count", "human_size", "human_time", "rfc3339", "table"]
 
 FORMATS: Final = ("table", "json", "yaml", "csv")
+
+NO_PROVIDER: Final = (
+    "no storage service is registered; add one: cdir provider add disk --kind local --set root=/mnt/disk/cdir"
+)
 
 Row = Mapping[str, object]
 Column = tuple[str, Callable[[Row], str]]
@@ -79,6 +83,10 @@ def table(rows: Sequence[Sequence[str]], headings: Sequence[str] = (), right: It
         ).rstrip()
         for line in lines
     ]
+
+
+class OutputClosed(Exception):
+    """Whoever read our output had enough."""
 
 
 class Output:

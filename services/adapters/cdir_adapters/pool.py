@@ -106,12 +106,14 @@ def _capability_of(record: provider_pb2.Provider) -> Capability | None:
 class _Slot:
     """What the pool knows of one provider id."""
 
-    __slots__ = ("fault", "live", "lock", "read_at")
+    __slots__ = ("asked", "fault", "live", "lock", "read_at")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.live: LiveAdapter | None = None
         self.read_at = -_REREAD_SECONDS
+        self.asked = 0
+        """The newest revision that a caller knew when the catalog was read."""
         self.fault: CdirError | None = None
 
 
@@ -173,8 +175,9 @@ class AdapterPool:
             live = self.find(ref)
             if live is not None:
                 return live
-            if time.monotonic() - slot.read_at >= _REREAD_SECONDS:
+            if ref.revision > slot.asked or time.monotonic() - slot.read_at >= _REREAD_SECONDS:
                 await self._read(ref.provider_id, slot)
+                slot.asked = max(slot.asked, ref.revision)
             if slot.fault is not None:
                 raise slot.fault.with_traceback(None)
             assert slot.live is not None

@@ -275,8 +275,8 @@ def adapter_class(kind: str) -> type[Adapter]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or module_name.startswith(error.name) or spec.extra is None:
-            raise
+        if error.name is None or f"{module_name}.".startswith(f"{error.name}.") or spec.extra is None:
+            raise  # the adapter's own module is missing, not a library it needs
         raise Unsupported(
             f"kind {kind} needs the library {error.name.partition('.')[0]}, which is not installed:"
             f" pip install 'cdir[{spec.extra}]'",

@@ -6,6 +6,7 @@ FetchObject and PutObject are called thousands of times a second: they start no 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
@@ -35,6 +36,8 @@ from cdir_adapters.probe import probe
 from cdir_adapters.testing.conformance import run_conformance
 
 __all__ = ["MAX_FETCH_BYTES", "MAX_KEYS", "AdapterServicer"]
+
+logger = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -243,6 +246,9 @@ def _describe_kinds() -> list[provider_pb2.KindSpec]:
             registry.adapter_class(spec.kind)
         except Unsupported as error:
             missing = error.message
+        except Exception as error:  # one kind that cannot be loaded must not hide the others
+            logger.exception("the kind %s cannot be loaded", spec.kind)
+            missing = f"it cannot be loaded: {error}"
         described.append(
             provider_pb2.KindSpec(
                 kind=spec.kind,

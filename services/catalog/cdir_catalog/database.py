@@ -60,7 +60,7 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def database_error(error: DatabaseError, where: str) -> CdirError | None:
-    """Return what a database's error means for the person who runs the catalog; ``None`` when it is a defect of ours."""
+    """Return what a database's error means for the person who runs the catalog; ``None`` for a defect of ours."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     state = getattr(error.orig, "sqlstate", None) or ""
@@ -100,13 +100,15 @@ def _explained(where: str) -> Any:
 async def open_database(url: str) -> AsyncIterator[Database]:
     """Open the database that ``url`` names: ``sqlite:///path/to/file`` or ``postgresql://user:password@host/name``.
 
-    A SQLite file that does not exist is made. Errors: :class:`ConfigInvalid` for a URL that cannot be used or a database
-    that cannot be opened.
+    A SQLite file that does not exist is made. Errors: :class:`ConfigInvalid` for a URL that cannot be used or a
+    database that cannot be opened.
     """
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise ConfigInvalid("the catalog's database URL cannot be read; write sqlite:///PATH or postgresql://…") from None
+        raise ConfigInvalid(
+            "the catalog's database URL cannot be read; write sqlite:///PATH or postgresql://…"
+        ) from None
     match parsed.get_backend_name():
         case "sqlite":
             database: SQLiteDatabase | PostgresDatabase = SQLiteDatabase(parsed)

@@ -61,12 +61,15 @@ class GroupCommit:
         self._waiting: deque[_Call[Any]] = deque()
         self._arrived = asyncio.Event()
         self._committed = asyncio.Condition()
+        self._ended = False
 
     async def run(self, function: Callable[[Connection], T]) -> T:
         """Run ``function`` in a transaction that may be shared, and return its result once that is committed.
 
         The function may be run more than once, each time after its earlier effects were rolled back.
         """
+        if self._ended:
+            raise _ending()
         call = _Call(function)
         self._waiting.append(call)
         self._arrived.set()
@@ -81,13 +84,21 @@ class GroupCommit:
             return
 
     async def serve(self) -> None:
-        """Commit what arrives, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                size = min(len(self._waiting), _LARGEST_GROUP)
-                await self._commit([self._waiting.popleft() for _ in range(size)])
+        """Commit what arrives, until cancelled; whoever still waits then is told that the catalog ends."""
+        group: list[_Call[Any]] = []
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._waiting:
+                    size = min(len(self._waiting), _LARGEST_GROUP)
+                    group = [self._waiting.popleft() for _ in range(size)]
+                    await self._commit(group)
+        finally:
+            self._ended = True
+            for call in [*group, *self._waiting]:
+                call.error = _ending()
+                call.finish()
 
     async def _commit(self, calls: list[_Call[Any]]) -> None:
         try:
@@ -119,6 +130,10 @@ class GroupCommit:
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise Conflict("the catalog is too busy with others' changes to the same files; try again", retry=Retry.LATER)
+
+
+def _ending() -> ProviderUnavailable:
+    return ProviderUnavailable("the catalog is shutting down; whether the change took effect is unknown")
 
 
 @asynccontextmanager

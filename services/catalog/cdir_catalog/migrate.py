@@ -22,8 +22,8 @@ _REVISIONS = sa.table("alembic_version", sa.column("version_num", sa.Text()))
 def migrate(connection: Connection) -> None:
     """Upgrade the schema inside the transaction that ``connection`` is in; without effect when it is up to date.
 
-    On SQLite that transaction is the lock, since it began as a writing one. Raises :class:`ConfigInvalid` for a database
-    of a newer release.
+    On SQLite that transaction is the lock, since it began as a writing one. Raises :class:`ConfigInvalid` for a
+    database of a newer release.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

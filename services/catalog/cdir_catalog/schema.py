@@ -16,6 +16,7 @@ __all__ = [
     "entries",
     "identity",
     "intents",
+    "is_owed",
     "metadata",
     "placements",
     "policies",
@@ -126,8 +127,8 @@ versions = sa.Table(
     sa.Column("expires_at", sa.BigInteger()),
     sa.UniqueConstraint("entry_id", "generation"),
 )
-"""Contents. ``superseded_at`` is null for the current one; ``expires_at`` is when an older one is to be let go, null when
-it is current or let go already."""
+"""Contents. ``superseded_at`` is null for the current one; ``expires_at`` is when an older one is to be let go, null
+when it is current or let go already."""
 
 sa.Index(
     "ix_versions_expires_at",
@@ -150,7 +151,8 @@ providers = sa.Table(
     sa.Column("state_since", sa.BigInteger(), nullable=False),
     sa.Column("revision", sa.BigInteger(), nullable=False),
 )
-"""``record`` is the serialized ``cdir.v1.Provider`` without state; ``state`` is what was observed, a pause stands apart."""
+"""``record`` is the serialized ``cdir.v1.Provider`` without state; ``state`` is what was observed, a pause stands
+apart."""
 
 replicas = sa.Table(
     "replicas",
@@ -177,12 +179,16 @@ replicas = sa.Table(
     sa.UniqueConstraint("version_id", "provider_id"),
     sqlite_autoincrement=True,  # the id is handed out as debt_id: it must not come back with another meaning
 )
-"""What one provider should hold (``wanted``, ``move_to`` or else ``key``) and does hold (``actual`` at ``key``) of one version.
+"""What one provider should hold (``wanted``; at ``move_to``, else ``key``) and does hold (``actual`` at ``key``) of one
+version.
 
 A row without a version is a leftover: an object at ``key`` that no content explains, to be removed. ``owed`` is 1 where
 what is differs from what should be; ``due_at`` is when work on it may begin, null when there is none to do or a person
 must look first. A lease pushes ``due_at`` to its own end; ``lease_key`` is the key its holder works on.
 """
+
+is_owed: sa.ColumnElement[bool] = replicas.c.owed == sa.literal_column("1")
+"""The condition for owed copies, with the number written out: only then SQLite uses the index made for them."""
 
 sa.Index("ix_replicas_key", replicas.c.key, replicas.c.provider_id)
 sa.Index(
@@ -227,6 +233,7 @@ counters = sa.Table(
     sa.Column("owed", sa.BigInteger(), nullable=False),
     sa.Column("quarantined", sa.BigInteger(), nullable=False),
     sa.Column("removals", sa.BigInteger(), nullable=False),
+    sqlite_with_rowid=False,
 )
 """What each provider holds and owes of each workspace, kept in the transactions that change it."""
 
@@ -269,6 +276,7 @@ changes = sa.Table(
     sa.Column("author", sa.Text(), nullable=False),
     sa.Column("changed_at", sa.BigInteger(), nullable=False),
     sa.Index("ix_changes_changed_at", "changed_at"),
+    sqlite_with_rowid=False,
 )
 """The ordered log of each workspace."""
 
@@ -278,6 +286,7 @@ policies = sa.Table(
     sa.Column("workspace_id", sa.ForeignKey(workspaces.c.id), primary_key=True),
     sa.Column("path", _bytewise(), primary_key=True),
     sa.Column("policy", sa.LargeBinary(), nullable=False),
+    sqlite_with_rowid=False,
 )
 """The rules set; ``policy`` is a serialized ``cdir.v1.Policy`` with only the fields set here."""
 

@@ -121,9 +121,7 @@ class Ledger:
 
     async def _abort_many(self, _: str, aborts: list[catalog_service_pb2.AbortedWrite]) -> Sequence[None]:
         with translated():
-            await self._catalog.AbortWrites(
-                catalog_service_pb2.AbortWritesRequest(aborts=aborts), timeout=CALL_SECONDS
-            )
+            await self._catalog.AbortWrites(catalog_service_pb2.AbortWritesRequest(aborts=aborts), timeout=CALL_SECONDS)
         return [None] * len(aborts)
 
     async def _resolve_many(
@@ -134,9 +132,7 @@ class Ledger:
             response = await self._catalog.ResolveEntries(request, timeout=CALL_SECONDS)
         return [from_failure(found.failure) if found.HasField("failure") else found for found in response.results]
 
-    async def _record_many(
-        self, _: str, observations: list[catalog_service_pb2.ReplicaObservation]
-    ) -> Sequence[None]:
+    async def _record_many(self, _: str, observations: list[catalog_service_pb2.ReplicaObservation]) -> Sequence[None]:
         with translated():
             await self._catalog.RecordReplicas(
                 catalog_service_pb2.RecordReplicasRequest(observations=observations), timeout=CALL_SECONDS

@@ -41,9 +41,7 @@ class ReadStreams:
         self.local = local
         self.budget = ByteBudget(_SMALL_BYTES)
 
-    async def serve(
-        self, requests: AsyncIterator[pb.ReadFilesRequest]
-    ) -> AsyncGenerator[pb.ReadFilesResponse, None]:
+    async def serve(self, requests: AsyncIterator[pb.ReadFilesRequest]) -> AsyncGenerator[pb.ReadFilesResponse, None]:
         """Yield the responses of one stream. Leaving early stops every read and removes unfinished local targets."""
         stream = _ReadStream(self)
         # a task of its own, so that a failure inside cancels the work and not whoever iterates over this

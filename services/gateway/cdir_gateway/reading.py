@@ -28,9 +28,7 @@ class FileReader:
         self._ledger = ledger
         self._reader = reader
 
-    async def open(
-        self, workspace: str, path: str, *, generation: int | None = None, provider: str = ""
-    ) -> OpenFile:
+    async def open(self, workspace: str, path: str, *, generation: int | None = None, provider: str = "") -> OpenFile:
         """Open a content of the file at ``path``, in normal form.
 
         ``generation`` ``None`` opens the current one. ``provider`` restricts reading to that provider's copy. Raises
@@ -52,9 +50,7 @@ class FileReader:
 
         return OpenFile(found.entry, self._reader.open(version, replicas, resolve_again, label=path))
 
-    async def _resolve(
-        self, workspace: str, path: str, generation: int | None
-    ) -> catalog_service_pb2.ResolvedEntry:
+    async def _resolve(self, workspace: str, path: str, generation: int | None) -> catalog_service_pb2.ResolvedEntry:
         return await self._ledger.resolve(
             catalog_service_pb2.PathRef(workspace=workspace, path=path, generation=generation)
         )

@@ -214,7 +214,7 @@ class _WriteStream:
             async with self._writer.upload(order, opened.size if opened.HasField("size") else None) as upload:
                 news = _News(self, file_id)
                 while isinstance(step := await incoming.steps.get(), bytes):
-                    await _send_hashed(upload, step)
+                    await upload.send_hashed(step)
                     await news.tell(upload.digest.size)
                 if step is None:
                     raise InvalidArgument(f"{opened.path} was given up before it was committed; nothing was stored")
@@ -268,19 +268,6 @@ class _News:
         if now >= self._next:
             self._next = now + _NEWS_SECONDS
             await self._stream.outbox.put(pb.WriteResult(id=self._file_id, transferred=transferred))
-
-
-async def _send_hashed(upload: Upload, piece: bytes) -> None:
-    """Hash and send at the same time."""
-    if len(piece) < INLINE_BYTES:
-        upload.digest.update(piece)
-        await upload.send(piece)
-        return
-    hashing = asyncio.get_running_loop().run_in_executor(None, upload.digest.update, piece)
-    try:
-        await upload.send(piece)
-    finally:
-        await hashing
 
 
 async def _blocks_of(source: LocalSource, digest: ContentDigest) -> AsyncGenerator[bytes, None]:

@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
 from cdir_gateway.ledger import Ledger
-from cdir_transfer.digest import ContentDigest
+from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
 
 __all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload", "WriteOrder"]
@@ -241,7 +241,7 @@ class Upload:
         self.committed = False
         self.late: LateCopies | None = None
         self.digest = ContentDigest()
-        """Of the pieces sent so far; whoever sends them keeps it."""
+        """Of the pieces so far, see :meth:`send_hashed`."""
         self._ledger = ledger
         self._providers = providers
         self._targets = list(begun.targets)
@@ -298,6 +298,18 @@ class Upload:
         """Pass on the next piece, 1 byte to 4 MiB; raises when too few providers are left."""
         assert isinstance(self._copies, FanOut)
         await self._copies.send(piece)
+
+    async def send_hashed(self, piece: bytes) -> None:
+        """Pass on the next piece and add it to :attr:`digest` meanwhile."""
+        if len(piece) < INLINE_BYTES:
+            self.digest.update(piece)
+            await self.send(piece)
+            return
+        hashing = asyncio.get_running_loop().run_in_executor(None, self.digest.update, piece)
+        try:
+            await self.send(piece)
+        finally:
+            await hashing
 
     async def finish(self, size: int, sha256: bytes, block_digests: bytes) -> StoredFile:
         """Wait for the copies and commit. The digests are those of what was sent."""
@@ -367,7 +379,7 @@ class Upload:
             others = ", ".join(target.provider for target in self._targets if not target.writable)
             raise ProviderUnavailable(
                 f"{self.order.path} needs {self._needed} copies, but only {len(writable)} providers can be written to"
-                f" ({others} paused or read-only)",
+                f" (not {others}; see `cdir status`)",
                 path=self.order.path,
             )
         answering = [

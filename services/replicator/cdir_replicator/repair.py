@@ -105,8 +105,8 @@ class Repairer:
         error: CdirError,
     ) -> catalog_service_pb2.DebtOutcome:
         verdict = judge(error, item.replica.attempts)
+        self._progress.failed += 1
         if verdict.counted:
-            self._progress.failed += 1
             logger.warning("%s: %s", _label(item), error.message)
         else:
             logger.debug("%s: put off: %s", _label(item), error.message)
@@ -327,12 +327,18 @@ async def _nowhere_else() -> Sequence[entry_pb2.Replica]:
 
 async def _settled(copies: Copies, finish: Callable[[], Awaitable[bool]]) -> catalog_service_pb2.StoredCopy:
     """Run ``finish`` and return the one copy it stored; raise why there is none. Nothing stays under way behind it."""
+    (branch,) = copies.branches
     try:
-        if await finish():
-            return copies.stored[0]
+        await finish()
+    except CdirError:
+        # the target's own error says more than that nothing more can be sent
+        if branch.error is None:
+            raise
     finally:
         await copies.abandon()
-    raise copies.branches[0].error or copies.failure()
+    if branch.stored is None:
+        raise branch.error or copies.failure()
+    return branch.stored
 
 
 def _label(item: catalog_service_pb2.DebtItem) -> str:

@@ -42,6 +42,14 @@ _PUBLIC_PREFIXES: Final = ("/grpc.health.v1.Health/",)
 """Calls that need no token: an orchestrator's probes have none, and learn nothing but that the service lives."""
 
 
+_TRANSPORT_FAILED: Final = (grpc.aio.InternalError, grpc.aio.UsageError)
+"""What gRPC raises when a handler sends to a call that is over, sometimes before it cancels the handler."""
+
+
+class _CallerGone(asyncio.CancelledError):
+    """The call is over; what the handler was cancelled with, where gRPC itself has not done so yet."""
+
+
 def user_of(context: Any) -> str | None:
     """Return the user a call is made for, or None when the caller named none."""
     for key, value in context.invocation_metadata() or ():
@@ -92,6 +100,10 @@ async def forward(responses: AsyncIterator[Any], write: Callable[[Any], Awaitabl
             except asyncio.CancelledError as gone:
                 await responses.athrow(gone)
                 raise
+            except _TRANSPORT_FAILED as failed:
+                gone = _CallerGone()
+                await responses.athrow(gone)
+                raise gone from failed
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -157,7 +169,10 @@ def _short(method: str) -> str:
 async def _abort(context: Any, error: Exception | asyncio.CancelledError, method: str) -> None:
     code, details, trailing = status_of(error, method)
     kept = tuple(context.trailing_metadata() or ())
-    await context.abort(code, details, kept + trailing)
+    try:
+        await context.abort(code, details, kept + trailing)
+    except _TRANSPORT_FAILED as failed:
+        raise _CallerGone from failed  # nobody is left to be told
 
 
 async def _run(context: Any, method: str, work: Awaitable[Any]) -> Any:
@@ -169,10 +184,13 @@ async def _run(context: Any, method: str, work: Awaitable[Any]) -> Any:
     except grpc.aio.AbortError:
         outcome = "aborted"
         raise
+    except _TRANSPORT_FAILED as failed:
+        outcome = "the caller went away"
+        raise _CallerGone from failed
     except asyncio.CancelledError as error:
         outcome = "cancelled"
         task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if task is None or task.cancelling() or isinstance(error, _CallerGone):
             raise
         # nobody cancelled this call: something the handler awaited was cancelled by others, and that is an error
         await _abort(context, error, method)

@@ -292,9 +292,7 @@ class _StreamBranch(Branch):
             self.taken.set()
             if item is _COMMIT:
                 _reschedule(guard, clock() + _FINISH_SECONDS + self._sent / _FINISH_RATE)
-                yield adapter_service_pb2.WriteObjectRequest(
-                    commit=adapter_service_pb2.ObjectCommit(size=self._sent)
-                )
+                yield adapter_service_pb2.WriteObjectRequest(commit=adapter_service_pb2.ObjectCommit(size=self._sent))
                 return
             _reschedule(guard, clock() + _STALL_SECONDS)
             self._sent += len(item)

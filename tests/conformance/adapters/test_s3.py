@@ -1,8 +1,8 @@
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +31,7 @@ from cdir_adapters.adapter import ByteRange, WriteMode
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.providers.s3 import S3Adapter
 from cdir_adapters.testing.conformance import AdapterConformance
-from cdir_adapters.testing.trial import MIB, MODIFIED, pattern, stalling, stream
+from cdir_adapters.testing.trial import CASES, MIB, MODIFIED, pattern, stalling, stream
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -53,27 +53,27 @@ def bucket() -> str:
     return f"cdir-{uuid.uuid4().hex}"
 
 
-@pytest_asyncio.fixture
-async def boto(moto: MotoS3Server) -> AsyncIterator[Any]:
-    """A client of moto that does not go through the adapter."""
+@asynccontextmanager
+async def raw_client(server: RcloneS3Server | MotoS3Server) -> AsyncIterator[Any]:
+    """A client that does not go through the adapter."""
     config = aiobotocore.config.AioConfig(signature_version="s3v4", s3={"addressing_style": "path"})
     async with aiobotocore.session.get_session().create_client(
         "s3",
-        endpoint_url=moto.endpoint,
+        endpoint_url=server.endpoint,
         region_name="us-east-1",
-        aws_access_key_id=moto.access_key,
-        aws_secret_access_key=moto.secret_key,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
         config=config,
     ) as client:
         yield client
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def opened() -> AsyncIterator[Callable[..., S3Adapter]]:
     """Opens adapters that are closed in the end."""
     async with AsyncExitStack() as stack:
 
-        def open_adapter(options: Any, **changes: Any) -> S3Adapter:
+        def open_adapter(options: Mapping[str, str | int | bool], **changes: str | int | bool) -> S3Adapter:
             adapter = S3Adapter("store", {**options, **changes})
             stack.push_async_callback(adapter.aclose)
             return adapter
@@ -81,15 +81,47 @@ async def opened() -> AsyncIterator[Callable[..., S3Adapter]]:
         yield open_adapter
 
 
-class TestRclone(AdapterConformance):
-    """A server that ignores conditions and answers ranges with status 200."""
+class S3Conformance(AdapterConformance):
+    """Objects go around the adapter by another client, since a file server's own cache must see them too."""
+
+    root = ""
+    left_out: frozenset[str] = frozenset()
+    """Cases that fail by a fault of the server itself."""
+    client: Any
+    bucket: str
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        assert self.left_out <= {case.name for case in CASES}
+        chosen = [case for case in CASES if case.name not in self.left_out]
+        metafunc.parametrize("case", chosen, ids=[case.name for case in chosen])
+
+    async def raw_put(self, key: str, data: bytes) -> None:
+        await self.client.put_object(Bucket=self.bucket, Key=self.root + key, Body=data)
+
+    async def raw_get(self, key: str) -> bytes | None:
+        try:
+            answer = await self.client.get_object(Bucket=self.bucket, Key=self.root + key)
+        except self.client.exceptions.NoSuchKey:
+            return None
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+            return data
+
+
+class TestRclone(S3Conformance):
+    """A server over files that ignores conditions and answers ranges with status 200.
+
+    Left out: an object below another one cannot be a file, and deleting such a name deletes the object above; a folder
+    that vanishes with its last object makes a put into it fail with status 500.
+    """
 
     many = 1100
+    left_out = frozenset({"below_file_is_missing", "list_in_order", "write_and_delete_concurrently"})
 
     @pytest.fixture
     async def adapter(self, rclone: RcloneS3Server, bucket: str) -> AsyncIterator[S3Adapter]:
-        self.root = rclone.root / bucket
-        async with S3Adapter("store", rclone.options(bucket)) as adapter:
+        self.bucket = bucket
+        async with raw_client(rclone) as self.client, S3Adapter("store", rclone.options(bucket)) as adapter:
             # what the probe finds when such a provider is added
             adapter.capability = dataclasses.replace(
                 adapter.capability, write_if_absent=False, write_if_match=False, read_if_match=False
@@ -97,43 +129,24 @@ class TestRclone(AdapterConformance):
             await adapter.prepare()
             yield adapter
 
-    async def raw_put(self, key: str, data: bytes) -> None:
-        path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
-    async def raw_get(self, key: str) -> bytes | None:
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+class TestMoto(S3Conformance):
+    """A server close to Amazon's, with the provider's root below a prefix.
 
+    Left out: writers of one key at the same time get status 500 now and then.
+    """
 
-class TestMoto(AdapterConformance):
-    """A server close to Amazon's, with the provider's root below a prefix."""
-
-    prefix = "conformance"
-    options: dict[str, str] = {}
+    root = "our/share/"
+    left_out = frozenset({"write_same_key_concurrently"})
+    options: Mapping[str, str] = {}
 
     @pytest.fixture
-    async def adapter(self, moto: MotoS3Server, bucket: str, boto: Any) -> AsyncIterator[S3Adapter]:
-        self.boto, self.bucket = boto, bucket
+    async def adapter(self, moto: MotoS3Server, bucket: str) -> AsyncIterator[S3Adapter]:
+        self.bucket = bucket
         options = {**moto.options(bucket), "prefix": "our/share", **self.options}
-        async with S3Adapter("store", options) as adapter:
+        async with raw_client(moto) as self.client, S3Adapter("store", options) as adapter:
             await adapter.prepare()
             yield adapter
-
-    async def raw_put(self, key: str, data: bytes) -> None:
-        await self.boto.put_object(Bucket=self.bucket, Key=f"our/share/{key}", Body=data)
-
-    async def raw_get(self, key: str) -> bytes | None:
-        try:
-            answer = await self.boto.get_object(Bucket=self.bucket, Key=f"our/share/{key}")
-        except self.boto.exceptions.NoSuchKey:
-            return None
-        async with answer["Body"] as body:
-            data: bytes = await body.read()
-            return data
 
 
 class TestMotoSignatureV2(TestMoto):

@@ -135,6 +135,20 @@ class Probe:
     channel: grpc.aio.Channel
     servicer: ProbeServicer
 
+    async def sender_gone(self) -> None:
+        """Wait until the handler of a stream of requests was told that its caller is gone.
+
+        The loopback says so by cancellation. gRPC ends the stream of requests first and cancels the handler a moment
+        later, so a quick handler may see nothing but the end: that is why an end of stream commits nothing in cdir.
+        """
+        told = [asyncio.create_task(event.wait()) for event in (self.servicer.cancelled, self.servicer.ended)]
+        try:
+            await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in told:
+                waiter.cancel()
+        assert self.servicer.cancelled.is_set() or self.transport != "loopback"
+
     def __getattr__(self, name: str) -> Any:
         """Return the callable for a method of the service."""
         make = getattr(self.channel, _KINDS[name])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ class Bench:
     home_id: str
     folder: Path
 
-    def probe_request(self, name: str, kind: str = "local", **changes: object) -> adapter_service_pb2.ProbeProviderRequest:
+    def probe_request(
+        self, name: str, kind: str = "local", **changes: object
+    ) -> adapter_service_pb2.ProbeProviderRequest:
         request = adapter_service_pb2.ProbeProviderRequest(
             provider_id=uuid.uuid4().hex, home_id=self.home_id, name=name, kind=kind
         )
@@ -70,9 +73,7 @@ class Bench:
                     )
                 )
             )
-        return adapter_service_pb2.ProviderRef(
-            provider_id=request.provider_id, revision=response.provider.revision
-        )
+        return adapter_service_pb2.ProviderRef(provider_id=request.provider_id, revision=response.provider.revision)
 
     async def add(self, name: str, kind: str = "local", **narrowed: bool) -> adapter_service_pb2.ProviderRef:
         """Probe and register a provider; ``narrowed`` are capabilities that it is recorded not to have."""
@@ -95,6 +96,14 @@ class Bench:
                 adapter_service_pb2.FetchObjectRequest(provider=ref, key=key, length=1 << 20)
             )
         return response.data
+
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
+        """Wait until ``condition`` holds."""
+        async with asyncio.timeout(60):
+            while True:
+                if await condition():
+                    return
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ async def test_probing_the_same_provider_again_leaves_the_mark_alone(bench: Any)
 
 async def test_one_root_cannot_be_two_providers(bench: Any) -> None:
     await bench.probe(bench.probe_request("disk"))
-    again = bench.probe_request("disk", adopt=True, name="second")
+    again = bench.probe_request("disk", adopt=True)
+    again.name = "second"
     with pytest.raises(PreconditionFailed, match="registered already as disk"):
         await bench.probe(again)
 

@@ -15,9 +15,7 @@ from cdir.v1 import catalog_service_pb2
 
 async def change_root(bench: Any, ref: pb.ProviderRef, root: str) -> pb.ProviderRef:
     """Point a registered provider at another folder; return how callers name it from then on."""
-    found = await bench.catalog.ReadProviders(
-        catalog_service_pb2.ReadProvidersRequest(provider_id=ref.provider_id)
-    )
+    found = await bench.catalog.ReadProviders(catalog_service_pb2.ReadProvidersRequest(provider_id=ref.provider_id))
     stored = found.providers[0]
     stored.provider.options["root"] = root
     with translated():
@@ -36,13 +34,15 @@ async def test_an_unknown_provider_is_not_found_until_it_is_registered(bench: An
     with pytest.raises(NotFound, match=request.provider_id):
         await bench.put(ref, "a", b"content")
     await bench.register(request, capability)
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await bench.put(ref, "a", b"content")
-                break
-            except NotFound:
-                await asyncio.sleep(0.05)
+
+    async def stored() -> bool:
+        try:
+            await bench.put(ref, "a", b"content")
+        except NotFound:
+            return False
+        return True
+
+    await bench.until(stored)
     assert (bench.folder / "disk/a").read_bytes() == b"content"
 
 

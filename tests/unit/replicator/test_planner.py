@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,7 +221,7 @@ def test_slow_and_up_do_not_flap() -> None:
     for seconds in [3.0] * 10 + [0.6, 0.9] * 2 + [0.2] * 20:
         health.answered(seconds)
         states.append(health.state)
-    changes = [states[0], *(after for before, after in zip(states, states[1:], strict=False) if before != after)]
+    changes = [states[0], *(after for before, after in itertools.pairwise(states) if before != after)]
     assert changes == [HealthState.UP, HealthState.SLOW, HealthState.UP] or changes == [
         HealthState.SLOW,
         HealthState.UP,

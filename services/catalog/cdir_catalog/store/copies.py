@@ -1,7 +1,7 @@
 """Copies and contents in memory, and the rule that says what is owed.
 
-A :class:`Content` is a version with every copy of it; a :class:`Copy` is one row of ``replicas``. Store functions change
-what was seen or wished and then call :func:`settle`, the only place that decides what follows from it.
+A :class:`Content` is a version with every copy of it; a :class:`Copy` is one row of ``replicas``. Store functions
+change what was seen or wished and then call :func:`settle`, the only place that decides what follows from it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Copy:
         self.attempts, self.error, self.due_at = 0, "", None
 
     def mark_displaced(self, aside: str) -> None:
-        """Record that it may be at its key, or may have been moved aside by a writer of whom nothing was heard since."""
+        """Record that it is at its key or was moved aside, by a writer of whom nothing was heard since."""
         self.actual, self.move_to = UNKNOWN, aside
         self.etag = self.checksum = ""
 

@@ -12,7 +12,7 @@ from cdir.errors import InvalidPath, NotDirectory, NotFound
 from cdir.paths import fold_name, join_path, normalize_path, split_path
 from cdir.v1 import directory_service_pb2, entry_pb2
 from cdir_catalog.clock import now_ns
-from cdir_catalog.schema import entries, replicas, versions
+from cdir_catalog.schema import entries, is_owed, replicas, versions
 from cdir_catalog.store.ledger import ChangeRow, Ledger
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, reserve_ids
@@ -134,10 +134,10 @@ def owed_counts(connection: Connection, version_rows: Sequence[int]) -> dict[int
         return {}
     query = (
         sa.select(replicas.c.version_id, sa.func.count())
-        .where(replicas.c.version_id.in_(version_rows), sa.text("replicas.owed = 1"), replicas.c.wanted == 1)
+        .where(replicas.c.version_id.in_(version_rows), is_owed, replicas.c.wanted == 1)
         .group_by(replicas.c.version_id)
     )
-    return {row_id: count for row_id, count in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def entry_with_owed(connection: Connection, workspace: str, row: Any) -> entry_pb2.Entry:
@@ -178,18 +178,17 @@ def require_directory(connection: Connection, workspace: str, path: str) -> int 
 class Tree:
     """Directories of one workspace known in a transaction, to which missing ones are added in one go."""
 
-    def __init__(self, connection: Connection, workspace_id: int, known: dict[str, int], author: str, now: int) -> None:
+    def __init__(self, connection: Connection, workspace_id: int, known: dict[str, int], now: int) -> None:
         self._connection = connection
         self._workspace_id = workspace_id
         self._kinds = known
-        self._author = author
         self._now = now
         self._rows: list[dict[str, Any]] = []
 
     @classmethod
-    def of(cls, connection: Connection, workspace_id: int, found: dict[str, Any], author: str, now: int) -> Tree:
+    def of(cls, connection: Connection, workspace_id: int, found: dict[str, Any], now: int) -> Tree:
         """Return the tree that knows the entries ``found``."""
-        return cls(connection, workspace_id, {path: row.kind for path, row in found.items()}, author, now)
+        return cls(connection, workspace_id, {path: row.kind for path, row in found.items()}, now)
 
     def kind(self, path: str) -> int | None:
         return DIRECTORY if path == "/" else self._kinds.get(path)
@@ -200,13 +199,13 @@ class Tree:
             if self._kinds.get(parent, DIRECTORY) != DIRECTORY:
                 raise NotDirectory(f"{parent!r} is a file, so nothing can lie below it", path=parent)
 
-    def make_parents(self, path: str, ledger: Ledger) -> None:
+    def make_parents(self, path: str, ledger: Ledger, author: str) -> None:
         """Add the missing directories above ``path``."""
         dirname, _ = split_path(path)
         if dirname != "/":
-            self.make(dirname, ledger)
+            self.make(dirname, ledger, author)
 
-    def make(self, path: str, ledger: Ledger) -> bool:
+    def make(self, path: str, ledger: Ledger, author: str) -> bool:
         """Add the directory ``path`` with its parents where they are missing; True when it was missing."""
         missing = []
         for directory in [path, *ancestors(path)]:
@@ -218,14 +217,14 @@ class Tree:
             else:
                 raise NotDirectory(f"{directory!r} is a file, so nothing can lie below it", path=directory)
         for directory in reversed(missing):
-            self._add(directory, ledger)
+            self._add(directory, ledger, author)
         return bool(missing)
 
     def add_file(self, path: str) -> None:
         """Remember a file that the caller inserts."""
         self._kinds[path] = FILE
 
-    def _add(self, path: str, ledger: Ledger) -> None:
+    def _add(self, path: str, ledger: Ledger, author: str) -> None:
         dirname, basename = split_path(path)
         self._kinds[path] = DIRECTORY
         self._rows.append(
@@ -235,13 +234,11 @@ class Tree:
                 "basename": basename,
                 "folded": folded(basename),
                 "kind": DIRECTORY,
-                "author": self._author,
+                "author": author,
                 "created_at": self._now,
             }
         )
-        ledger.log(
-            self._workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_DIRECTORY_MADE, path, DIRECTORY, 0, self._author)
-        )
+        ledger.log(self._workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_DIRECTORY_MADE, path, DIRECTORY, 0, author))
 
     def save(self) -> None:
         """Insert the directories added."""
@@ -264,8 +261,8 @@ def make_directory(
     now = now_ns()
     ledger = Ledger(connection, now)
     found = find_entries(connection, workspace_id, [path, *ancestors(path)])
-    tree = Tree.of(connection, workspace_id, found, author, now)
-    made = tree.make(path, ledger)
+    tree = Tree.of(connection, workspace_id, found, now)
+    made = tree.make(path, ledger, author)
     tree.save()
     ledger.save()
     row = entry_row(connection, workspace_id, path)

@@ -1,7 +1,7 @@
 """A unit of work over copies: load contents, change them, settle, and write back only what differs.
 
-Everything that follows from a change (replica rows, versions superseded or forgotten, counters, the change log) is written
-by :meth:`Ledger.save`, so that no store function can forget one of them.
+Everything that follows from a change (replica rows, versions superseded or forgotten, counters, the change log) is
+written by :meth:`Ledger.save`, so that no store function can forget one of them.
 """
 
 from __future__ import annotations

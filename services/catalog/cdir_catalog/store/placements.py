@@ -19,9 +19,7 @@ def place_anew(connection: Connection, workspace_id: int, path: str) -> None:
         covered = sa.or_(covered, sa.and_(placements.c.path >= f"{path}/", placements.c.path < f"{path}0"))
     connection.execute(placements.delete().where(placements.c.workspace_id == workspace_id, covered))
     connection.execute(
-        placements.insert().values(
-            workspace_id=workspace_id, path=path, removed=0, after_dirname="", after_basename=""
-        )
+        placements.insert().values(workspace_id=workspace_id, path=path, removed=0, after_dirname="", after_basename="")
     )
 
 

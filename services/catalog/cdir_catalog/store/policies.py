@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,8 +23,10 @@ from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace
 
 __all__ = ["Placer", "explain_placement", "get_policy", "set_policy", "unset_policy"]
 
-_SCALARS = ("copies", "min_copies", "keep_versions", "keep_seconds")
-_LISTS = ("providers", "prefer")
+_SCALARS: Final = ("copies", "min_copies", "keep_versions", "keep_seconds")
+_LISTS: Final = ("providers", "prefer")
+_POSITIVE: Final = ("copies", "min_copies")
+_NOT_NEGATIVE: Final = ("keep_versions", "keep_seconds")
 
 
 class Placer:
@@ -71,9 +74,7 @@ class Placer:
         return placement
 
 
-def _load_rules(
-    connection: Connection, workspace_id: int | None, paths: Iterable[str]
-) -> dict[str, entry_pb2.Policy]:
+def _load_rules(connection: Connection, workspace_id: int | None, paths: Iterable[str]) -> dict[str, entry_pb2.Policy]:
     if workspace_id is None:
         return {}
     wanted = {"/"}
@@ -122,15 +123,15 @@ def get_policy(
 
 
 def _check_policy(policy: entry_pb2.Policy, names: set[str]) -> None:
-    for name in ("copies", "min_copies"):
-        if policy.HasField(name) and getattr(policy, name) < 1:
-            raise InvalidArgument(f"{name} must be at least 1")
-    for name in ("keep_versions", "keep_seconds"):
-        if policy.HasField(name) and getattr(policy, name) < 0:
-            raise InvalidArgument(f"{name} cannot be negative")
-    for name in [*policy.providers, *policy.prefer]:
-        if name not in names:
-            raise NotFound(f"there is no provider {name!r}", provider=name)
+    for number in _POSITIVE:
+        if policy.HasField(number) and getattr(policy, number) < 1:
+            raise InvalidArgument(f"{number} must be at least 1")
+    for limit in _NOT_NEGATIVE:
+        if policy.HasField(limit) and getattr(policy, limit) < 0:
+            raise InvalidArgument(f"{limit} cannot be negative")
+    for provider in [*policy.providers, *policy.prefer]:
+        if provider not in names:
+            raise NotFound(f"there is no provider {provider!r}", provider=provider)
 
 
 def set_policy(
@@ -150,10 +151,10 @@ def set_policy(
     for name in _SCALARS:
         if rule.policy.HasField(name):
             setattr(own, name, getattr(rule.policy, name))
-    for name in _LISTS:
-        if getattr(rule.policy, name):
-            own.ClearField(name)
-            getattr(own, name).extend(getattr(rule.policy, name))
+    for names in _LISTS:
+        if getattr(rule.policy, names):
+            own.ClearField(names)
+            getattr(own, names).extend(getattr(rule.policy, names))
     if own.HasField("copies") and own.HasField("min_copies") and own.min_copies > own.copies:
         raise InvalidArgument(f"min_copies ({own.min_copies}) cannot be more than copies ({own.copies})")
     stored = own.SerializeToString(deterministic=True)
@@ -176,9 +177,7 @@ def unset_policy(
     workspace_id = find_workspace(connection, request.workspace)
     if workspace_id is None or _own(connection, workspace_id, path) is None:
         raise NotFound(f"no policy is set on {path!r}", path=path)
-    connection.execute(
-        policies.delete().where(policies.c.workspace_id == workspace_id, policies.c.path == path)
-    )
+    connection.execute(policies.delete().where(policies.c.workspace_id == workspace_id, policies.c.path == path))
     place_anew(connection, workspace_id, path)
     placer = Placer(connection, workspace_id, [path])
     return directory_service_pb2.UnsetPolicyResponse(effective=_filled(placer, path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,7 @@ class RegisteredProvider:
     provider_id: str
     name: str
     paused: bool
-    state: provider_pb2.ProviderState
+    state: provider_pb2.ProviderState.ValueType
     """PAUSED when it is paused, else what was observed last."""
     state_reason: str
     state_since: int

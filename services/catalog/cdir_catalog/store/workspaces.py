@@ -16,7 +16,7 @@ __all__ = ["ensure_workspaces", "find_workspace", "find_workspaces", "reserve_id
 def find_workspaces(connection: Connection, names: Iterable[str]) -> dict[str, int]:
     """Return the ids of those workspaces that exist, by name."""
     rows = connection.execute(sa.select(workspaces.c.name, workspaces.c.id).where(workspaces.c.name.in_(set(names))))
-    return {name: row_id for name, row_id in rows}
+    return {row.name: row.id for row in rows}
 
 
 def find_workspace(connection: Connection, name: str) -> int | None:

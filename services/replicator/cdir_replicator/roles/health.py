@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -29,6 +30,9 @@ CHECK_SECONDS = 10.0
 REFRESH_SECONDS = 60.0
 """How often the catalog is told what it knows already, in case another replicator said otherwise."""
 
+_LOOK_SECONDS = 1.0
+"""Longest pause until a new provider, or one whose time has come, is seen."""
+
 _CATALOG_SECONDS = 10.0
 _REASON_LENGTH = 300
 
@@ -38,6 +42,7 @@ _STATES = {
     HealthState.DOWN: provider_pb2.PROVIDER_STATE_DOWN,
     HealthState.UNKNOWN: provider_pb2.PROVIDER_STATE_UNKNOWN,
 }
+_ANSWERING = {HealthState.UP, HealthState.SLOW}
 _HEALTH_STATES = {number: state for state, number in _STATES.items()}
 
 
@@ -46,6 +51,7 @@ class _Watched:
     health: Health = dataclasses.field(default_factory=Health)
     revision: int = 0
     due: float = 0.0
+    checking: bool = False
     told: float = -REFRESH_SECONDS
 
 
@@ -63,55 +69,69 @@ class HealthRole:
         self._on_return = on_return
         self._watched: dict[str, _Watched] = {}
         self._woken = asyncio.Event()
+        self.known = asyncio.Event()
+        """Set when the providers have been read for the first time: from then on :meth:`unfit` can be relied on."""
+
+    def unfit(self) -> list[str]:
+        """Return the providers that did not answer their last check, answered without cdir's mark, or were not checked
+        yet."""
+        return [provider_id for provider_id, watched in self._watched.items() if watched.health.state not in _ANSWERING]
 
     def suspect(self, provider_id: str) -> None:
         """Check a provider at once: a call to it has just failed. One that is known to be down is left to its turn."""
         watched = self._watched.get(provider_id)
-        if watched is not None and watched.health.state in {HealthState.UP, HealthState.SLOW}:
+        if watched is not None and watched.health.state in _ANSWERING:
             watched.due = 0.0
             self._woken.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until the next look is worth while, at most ``seconds``."""
-        self._woken.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
-
     async def once(self) -> int:
-        """Check the providers whose time has come; return how many those were. Paused ones are left alone."""
+        """Check the providers whose time has come, all at the same time; return how many those were.
+
+        Paused ones are left alone. What is found is recorded as each answers.
+        """
+        async with asyncio.TaskGroup() as checks:
+            return await self._start_due(checks)
+
+    async def run(self) -> None:
+        """Check every provider when its time has come, until cancelled: one that hangs delays no other."""
+        async with asyncio.TaskGroup() as checks:
+            while True:
+                await self._start_due(checks)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._woken.wait()
+                self._woken.clear()
+
+    async def _start_due(self, checks: asyncio.TaskGroup) -> int:
         with translated():
             response = await self._catalog.ReadProviders(
                 catalog_service_pb2.ReadProvidersRequest(), timeout=_CATALOG_SECONDS
             )
-        providers = {
-            stored.provider.provider_id: stored.provider
+        providers = [
+            stored.provider
             for stored in response.providers
             if stored.provider.state != provider_pb2.PROVIDER_STATE_PAUSED
-        }
-        self._watched = {
-            provider_id: self._watched.get(provider_id) or _Watched(revision=provider.revision)
-            for provider_id, provider in providers.items()
-        }
+        ]
+        self._watched = {provider.provider_id: self._watch(provider) for provider in providers}
+        self.known.set()
         now = time.monotonic()
-        due = []
-        for provider_id, provider in providers.items():
-            watched = self._watched[provider_id]
-            if watched.revision != provider.revision:
-                # it has other options now: what was found with the old ones says nothing
-                watched = self._watched[provider_id] = _Watched(revision=provider.revision)
-            if watched.due <= now:
-                due.append(provider)
-        async with asyncio.TaskGroup() as checks:
-            for provider in due:
-                checks.create_task(self._check(provider))
-        await self._record(due)
-        return len(due)
+        started = 0
+        for provider in providers:
+            watched = self._watched[provider.provider_id]
+            if watched.due <= now and not watched.checking:
+                watched.checking = True
+                checks.create_task(self._check(provider, watched))
+                started += 1
+        return started
 
-    async def _check(self, provider: provider_pb2.Provider) -> None:
-        watched = self._watched[provider.provider_id]
+    def _watch(self, provider: provider_pb2.Provider) -> _Watched:
+        """Return what is known of a provider: nothing when it has other options now than it had then."""
+        watched = self._watched.get(provider.provider_id)
+        if watched is None or watched.revision != provider.revision:
+            return _Watched(revision=provider.revision)
+        return watched
+
+    async def _check(self, provider: provider_pb2.Provider, watched: _Watched) -> None:
         health = watched.health
         request = adapter_service_pb2.CheckMarkRequest(
             provider=adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
@@ -125,36 +145,35 @@ class HealthRole:
             health.failed(_line(error), timed_out=isinstance(error, DeadlineExceeded))
         else:
             health.answered(response.seconds)
+        finally:
+            watched.checking = False
         watched.due = time.monotonic() + health.next_check()
+        try:
+            await self._record(provider, watched)
+        except CdirError as error:
+            logger.warning("the state of provider %s could not be recorded: %s", provider.name, error)
 
-    async def _record(self, providers: list[provider_pb2.Provider]) -> None:
-        observations = []
-        returned = False
+    async def _record(self, provider: provider_pb2.Provider, watched: _Watched) -> None:
+        """Tell the catalog when it is news; ``provider`` is what the catalog said before the check."""
+        health = watched.health
         now = time.monotonic()
-        for provider in providers:
-            watched = self._watched[provider.provider_id]
-            health = watched.health
-            known = _HEALTH_STATES.get(provider.state)
-            before = None if known is None else (known, provider.state_reason)
-            if not worth_recording(before, health, now - watched.told, REFRESH_SECONDS):
-                continue
-            watched.told = now
-            observations.append(
-                catalog_service_pb2.ProviderObservation(
-                    provider_id=provider.provider_id, state=_STATES[health.state], reason=health.reason
-                )
+        known = _HEALTH_STATES.get(provider.state)
+        before = None if known is None else (known, provider.state_reason)
+        if not worth_recording(before, health, now - watched.told, REFRESH_SECONDS):
+            return
+        observation = catalog_service_pb2.ProviderObservation(
+            provider_id=provider.provider_id, state=_STATES[health.state], reason=health.reason
+        )
+        with translated():
+            await self._catalog.RecordProviderStates(
+                catalog_service_pb2.RecordProviderStatesRequest(observations=[observation]),
+                timeout=_CATALOG_SECONDS,
             )
-            if known is not health.state:
-                logger.info("provider %s is %s %s", provider.name, health.state.value, health.reason)
-                returned = returned or health.state in {HealthState.UP, HealthState.SLOW}
-        if observations:
-            with translated():
-                await self._catalog.RecordProviderStates(
-                    catalog_service_pb2.RecordProviderStatesRequest(observations=observations),
-                    timeout=_CATALOG_SECONDS,
-                )
-        if returned:
-            self._on_return()
+        watched.told = now
+        if known is not health.state:
+            logger.info("provider %s is %s %s", provider.name, health.state.value, health.reason)
+            if health.state in _ANSWERING:
+                self._on_return()
 
 
 def _line(error: CdirError) -> str:

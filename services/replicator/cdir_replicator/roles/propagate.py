@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cdir.errors import CdirError
 from cdir.status import translated
@@ -25,12 +25,18 @@ __all__ = ["LEASE_SECONDS", "PropagateRole"]
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 300.0
+LEASE_SECONDS = 600.0
 """How long claimed debt is ours. Nothing renews a lease: a copy that takes longer may be made by another replicator as
 well, which costs time and harms nothing."""
 
+START_SECONDS = 120.0
+"""How long after its claim a piece of work may still begin. Setting an occupant aside, which must not happen under two
+leases at once, takes at most five minutes more."""
+
 POLL_SECONDS = 1.0
 """Longest pause between two looks for new debt."""
+
+_SHORTEST_POLL = 0.1
 
 _CLAIM = 200
 _LOW_WATER = 64
@@ -55,7 +61,11 @@ class _Claimed:
 
 
 class PropagateRole:
-    """Works off debt until nothing is due. ``owner`` is the id under which leases are taken."""
+    """Works off debt until nothing is due.
+
+    ``owner`` is the id under which leases are taken; ``avoid`` returns the ids of providers at which nothing shall be
+    changed now.
+    """
 
     def __init__(
         self,
@@ -65,6 +75,7 @@ class PropagateRole:
         progress: Progress,
         *,
         owner: str,
+        avoid: Callable[[], Collection[str]],
         limits: Limits | None = None,
     ) -> None:
         self._catalog = catalog
@@ -72,6 +83,7 @@ class PropagateRole:
         self._notes = notes
         self._progress = progress
         self._owner = owner
+        self._avoid = avoid
         self._limits = limits or Limits()
         self._admission = Admission(self._limits)
         self._waiting: list[_Claimed] = []
@@ -79,15 +91,20 @@ class PropagateRole:
         self._outcomes: list[catalog_service_pb2.DebtOutcome] = []
         self._reported = 0.0
         self._claim_at = 0.0
+        self._woken = False
         self._changed = asyncio.Event()
+        """Set when work has ended or :meth:`wake` was called."""
 
     def wake(self) -> None:
         """Look for debt at once: something may have become due."""
+        self._woken = True
         self._claim_at = 0.0
         self._changed.set()
 
     async def wait(self) -> None:
         """Wait until the next look for debt is due."""
+        if not self._woken:
+            self._changed.clear()
         await self._wait(max(self._claim_at - time.monotonic(), 0.01))
 
     async def once(self) -> int:
@@ -137,20 +154,23 @@ class PropagateRole:
 
     async def _claim(self) -> int:
         """Claim what is due; return how many pieces of work that made."""
-        self._changed.clear()
+        self._woken = False
+        full = crowded((claimed.job for claimed in self._waiting), self._limits)
         with translated():
             response = await self._catalog.ClaimDebt(
                 catalog_service_pb2.ClaimDebtRequest(
                     owner=self._owner,
                     limit=_CLAIM,
                     lease_seconds=LEASE_SECONDS,
-                    exclude_providers=crowded((claimed.job for claimed in self._waiting), self._limits),
+                    exclude_providers={*full, *self._avoid()},
                 ),
                 timeout=_CATALOG_SECONDS,
             )
         now = time.monotonic()
         due = response.next_due if response.HasField("next_due") else POLL_SECONDS
-        self._claim_at = now if len(response.items) >= _CLAIM else now + min(due, POLL_SECONDS)
+        more = self._woken or len(response.items) >= _CLAIM
+        # what is due may have to wait for something else; asking again and again would not make that faster
+        self._claim_at = now if more else now + min(max(due, _SHORTEST_POLL), POLL_SECONDS)
         made = 0
         # an item that is at work already comes again when its lease ran out: this claim has renewed it
         new = [item for item in response.items if item.debt_id not in self._at_work]
@@ -168,7 +188,7 @@ class PropagateRole:
         """Start what may run now; return how many items that were."""
         started = 0
         still: list[_Claimed] = []
-        oldest = time.monotonic() - LEASE_SECONDS / 2
+        oldest = time.monotonic() - START_SECONDS
         for claimed in self._waiting:
             if self._progress.paused or claimed.at < oldest:
                 self._admission.release(claimed.job)

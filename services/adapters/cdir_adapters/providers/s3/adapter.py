@@ -253,6 +253,8 @@ class S3Adapter(Adapter):
         self, stack: contextlib.AsyncExitStack, key: str, range: ByteRange, if_match: str | None
     ) -> Opened | ObjectInfo:
         """Ask for a range; the bare info stands for an empty one, which HTTP cannot ask for."""
+        if if_match is not None:
+            require(self, self.capability.read_if_match, "read_if_match")
         if range.length == 0:
             info = await self._matching(key, if_match)
             resolve_range(range, info.size, key)

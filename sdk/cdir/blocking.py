@@ -1,0 +1,414 @@
+"""The client for code without asyncio: the same methods, each returning when it is done.
+
+::
+
+    with cdir.connect_blocking() as client:
+        client.write("/notes/today.txt", b"hello")
+        for entry in client.list("/notes"):
+            print(entry.name, entry.size)
+
+An event loop runs in a thread of its own for as long as the client is open. Any thread may call. Ctrl-C during a call
+cancels it: what was under way is not stored. See :class:`cdir.client.Client` for what the methods do and raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from cdir.client import Client, connect
+from cdir.model import (
+    Change,
+    CheckResult,
+    CopyOutcome,
+    Entry,
+    FileStatus,
+    Kind,
+    PlacementExplanation,
+    Policy,
+    ProviderInfo,
+    ProviderUsage,
+    Server,
+    TransferReport,
+    TreeStatus,
+    Version,
+    Wait,
+    WriteOutcome,
+)
+
+if TYPE_CHECKING:
+    from cdir.progress import OnProgress
+    from cdir.trees import OnFile
+
+__all__ = ["BlockingClient", "BlockingProviders", "connect_blocking"]
+
+_Result = TypeVar("_Result")
+Local = str | os.PathLike[str]
+
+
+def connect_blocking(address: str | None = None, token: str | None = None, start: bool = False) -> BlockingClient:
+    """Connect without asyncio; arguments as for :func:`cdir.connect`. Close it, or use it as a context manager."""
+    return BlockingClient(address, token, start)
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="cdir client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+        finished = threading.Event()
+
+        async def tracked() -> _Result:
+            try:
+                return await coroutine
+            finally:
+                finished.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():  # Ctrl-C reached this thread; what was under way cleans up before it goes on
+                finished.wait()
+            raise
+
+    def iterate(self, items: AsyncIterator[_Result]) -> Iterator[_Result]:
+        """Iterate over asynchronous items from this thread; leaving early ends the call they come from."""
+
+        async def following() -> tuple[bool, _Result | None]:
+            try:
+                return True, await anext(items)
+            except StopAsyncIteration:
+                return False, None
+
+        async def close() -> None:
+            aclose = getattr(items, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+        try:
+            while True:
+                more, item = self.run(following())
+                if not more:
+                    return
+                yield item  # type: ignore[misc] # None only when there is no more
+        finally:
+            self.run(close())
+
+    def close(self) -> None:
+        async def cancel_rest() -> None:
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            loop = asyncio.get_running_loop()
+            await loop.shutdown_asyncgens()
+            await loop.shutdown_default_executor()
+
+        self.run(cancel_rest())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class BlockingClient:
+    """:class:`cdir.client.Client` without asyncio."""
+
+    def __init__(self, address: str | None = None, token: str | None = None, start: bool = False) -> None:
+        self._loop = _Loop()
+        try:
+            self._client: Client = self._loop.run(_opened(address, token, start))
+        except BaseException:
+            self._loop.close()
+            raise
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and end the thread. Closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(Exception):
+                self._loop.run(self._client.close())
+            self._loop.close()
+
+    @property
+    def server(self) -> Server:
+        return self._client.server
+
+    @property
+    def providers(self) -> BlockingProviders:
+        return BlockingProviders(self._client, self._loop)
+
+    # looking
+
+    def stat(self, path: str) -> Entry:
+        return self._loop.run(self._client.stat(path))
+
+    def find(self, path: str) -> Entry | None:
+        return self._loop.run(self._client.find(path))
+
+    def list(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> Iterator[Entry]:
+        return self._loop.iterate(self._client.list(path, recursive=recursive, page_size=page_size))
+
+    def search(self, pattern: str, path: str = "/", *, page_size: int = 1000) -> Iterator[Entry]:
+        return self._loop.iterate(self._client.search(pattern, path, page_size=page_size))
+
+    def versions(self, path: str) -> Sequence[Version]:
+        return self._loop.run(self._client.versions(path))
+
+    def file_status(self, path: str) -> FileStatus:
+        return self._loop.run(self._client.file_status(path))
+
+    def tree_status(self, path: str = "/") -> TreeStatus:
+        return self._loop.run(self._client.tree_status(path))
+
+    def explain(self, path: str) -> PlacementExplanation:
+        return self._loop.run(self._client.explain(path))
+
+    def watch(self, path: str = "/", *, after_revision: int = -1) -> Iterator[Change]:
+        return self._loop.iterate(self._client.watch(path, after_revision=after_revision))
+
+    # changing
+
+    def make_directory(self, path: str) -> bool:
+        return self._loop.run(self._client.make_directory(path))
+
+    def move(self, source: str, target: str, *, overwrite: bool = False) -> Entry:
+        return self._loop.run(self._client.move(source, target, overwrite=overwrite))
+
+    def copy(
+        self, source: str, target: str, *, recursive: bool = False, overwrite: bool = False
+    ) -> Iterator[CopyOutcome]:
+        return self._loop.iterate(self._client.copy(source, target, recursive=recursive, overwrite=overwrite))
+
+    def remove(self, path: str, *, recursive: bool = False, if_generation: int | None = None) -> int:
+        return self._loop.run(self._client.remove(path, recursive=recursive, if_generation=if_generation))
+
+    def repair(self, path: str = "/", *, provider: str = "") -> int:
+        return self._loop.run(self._client.repair(path, provider=provider))
+
+    # bytes
+
+    def write(
+        self,
+        path: str,
+        content: bytes | os.PathLike[str] | Iterable[bytes],
+        *,
+        modified_ns: int | None = None,
+        base_generation: int | None = None,
+        wait: Wait = Wait.REACHABLE,
+    ) -> WriteOutcome:
+        """Store one file: from bytes, from a local file, or from pieces; the pieces are asked for in a thread."""
+        given: bytes | os.PathLike[str] | AsyncIterable[bytes]
+        given = content if isinstance(content, bytes | os.PathLike) else _pieces(content)
+        return self._loop.run(
+            self._client.write(path, given, modified_ns=modified_ns, base_generation=base_generation, wait=wait)
+        )
+
+    def open_read(
+        self,
+        path: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        generation: int | None = None,
+        provider: str = "",
+    ) -> Iterator[bytes]:
+        return self._loop.iterate(
+            self._client.open_read(path, offset=offset, length=length, generation=generation, provider=provider)
+        )
+
+    def read(
+        self,
+        path: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        generation: int | None = None,
+        provider: str = "",
+    ) -> bytes:
+        return self._loop.run(
+            self._client.read(path, offset=offset, length=length, generation=generation, provider=provider)
+        )
+
+    def put(
+        self,
+        sources: Local | Sequence[Local],
+        target: str,
+        *,
+        recursive: bool = False,
+        parallel: int = 4,
+        wait: Wait = Wait.REACHABLE,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+        on_file: OnFile | None = None,
+    ) -> TransferReport:
+        """As :meth:`cdir.client.Client.put`; the callbacks run in the client's thread and must be quick."""
+        return self._loop.run(
+            self._client.put(
+                sources,
+                target,
+                recursive=recursive,
+                parallel=parallel,
+                wait=wait,
+                dry_run=dry_run,
+                on_progress=on_progress,
+                on_file=on_file,
+            )
+        )
+
+    def get(
+        self,
+        sources: str | Sequence[str],
+        target: Local,
+        *,
+        recursive: bool = False,
+        parallel: int = 4,
+        provider: str = "",
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+        on_file: OnFile | None = None,
+    ) -> TransferReport:
+        """As :meth:`cdir.client.Client.get`; the callbacks run in the client's thread and must be quick."""
+        return self._loop.run(
+            self._client.get(
+                sources,
+                target,
+                recursive=recursive,
+                parallel=parallel,
+                provider=provider,
+                dry_run=dry_run,
+                on_progress=on_progress,
+                on_file=on_file,
+            )
+        )
+
+    # policies
+
+    def policy(self, path: str = "/") -> tuple[Policy | None, Policy]:
+        return self._loop.run(self._client.policy(path))
+
+    def set_policy(self, path: str, policy: Policy) -> Policy:
+        return self._loop.run(self._client.set_policy(path, policy))
+
+    def unset_policy(self, path: str) -> Policy:
+        return self._loop.run(self._client.unset_policy(path))
+
+
+class BlockingProviders:
+    """:class:`cdir.providers.Providers` without asyncio."""
+
+    def __init__(self, client: Client, loop: _Loop) -> None:
+        self._providers = client.providers
+        self._loop = loop
+
+    def kinds(self) -> Sequence[Kind]:
+        return self._loop.run(self._providers.kinds())
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        options: Mapping[str, str] | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        location: str = "",
+        priority: int = 0,
+        cost: str = "",
+        read_only: bool = False,
+        bandwidth: int = 0,
+        adopt: bool = False,
+    ) -> ProviderInfo:
+        return self._loop.run(
+            self._providers.add(
+                name,
+                kind,
+                options,
+                secrets=secrets,
+                location=location,
+                priority=priority,
+                cost=cost,
+                read_only=read_only,
+                bandwidth=bandwidth,
+                adopt=adopt,
+            )
+        )
+
+    def list(self) -> Sequence[ProviderInfo]:
+        return self._loop.run(self._providers.list())
+
+    def get(self, name: str) -> ProviderInfo:
+        return self._loop.run(self._providers.get(name))
+
+    def update(
+        self,
+        name: str,
+        *,
+        options: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+        new_name: str | None = None,
+        location: str | None = None,
+        priority: int | None = None,
+        cost: str | None = None,
+        read_only: bool | None = None,
+        bandwidth: int | None = None,
+        paused: bool | None = None,
+    ) -> ProviderInfo:
+        return self._loop.run(
+            self._providers.update(
+                name,
+                options=options,
+                secrets=secrets,
+                new_name=new_name,
+                location=location,
+                priority=priority,
+                cost=cost,
+                read_only=read_only,
+                bandwidth=bandwidth,
+                paused=paused,
+            )
+        )
+
+    def pause(self, name: str) -> ProviderInfo:
+        return self._loop.run(self._providers.pause(name))
+
+    def resume(self, name: str) -> ProviderInfo:
+        return self._loop.run(self._providers.resume(name))
+
+    def check(self, name: str, *, full: bool = False) -> Iterator[CheckResult]:
+        return self._loop.iterate(self._providers.check(name, full=full))
+
+    def remove(self, name: str, *, force: bool = False) -> int:
+        return self._loop.run(self._providers.remove(name, force=force))
+
+    def usage(self) -> Sequence[ProviderUsage]:
+        return self._loop.run(self._providers.usage())
+
+
+async def _opened(address: str | None, token: str | None, start: bool) -> Client:
+    return await connect(address, token, start)
+
+
+async def _pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    iterator = iter(pieces)
+    end = object()
+    while (piece := await asyncio.to_thread(next, iterator, end)) is not end:
+        assert isinstance(piece, bytes)
+        yield piece

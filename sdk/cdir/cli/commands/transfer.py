@@ -1,0 +1,297 @@
+"""``put``, ``get``, ``cat``: bytes in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cdir.cli.command import command, dry_run_option
+from cdir.cli.exits import Exit, exit_of_report, one_line
+from cdir.cli.output import Output, count, human_size
+from cdir.cli.progress import shown
+from cdir.cli.session import Session
+from cdir.errors import InvalidArgument
+from cdir.model import ProviderState, ReplicaState, TransferReport, Wait
+
+if TYPE_CHECKING:
+    from cdir.client import Client
+
+__all__ = ["cat", "get", "put", "summary"]
+
+_STUCK_SECONDS: Final = 30.0
+"""How long ``--require all`` waits while no owed copy lands, before it gives up."""
+
+_UNREACHABLE_SECONDS: Final = 5.0
+"""The same when every provider that owes one is down or paused."""
+
+_PIECE: Final = 1024 * 1024
+
+
+def _parallel_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "-p",
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help="Large files under way at once; small ones share a stream.",
+    )(function)
+
+
+@command(
+    "put",
+    "cdir put report.pdf /reports/",
+    "cdir put --recursive ~/photos /photos",
+    "tar c . | cdir put - /backup.tar",
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SRC…")
+@click.argument("target", metavar="DEST")
+@click.option("-r", "--recursive", is_flag=True, help="Put directories: their contents go below DEST.")
+@_parallel_option
+@click.option(
+    "--wait",
+    type=click.Choice([wait.value for wait in Wait]),
+    default=Wait.REACHABLE.value,
+    show_default=True,
+    help="Return when the policy's minimum is durable, or when every provider that is up has its copy.",
+)
+@click.option("--require", type=click.Choice(["all"]), help="Wait for every copy; fail if one stays owed.")
+@dry_run_option
+async def put(
+    session: Session,
+    sources: Sequence[str],
+    target: str,
+    recursive: bool,
+    parallel: int,
+    wait: str,
+    require: str | None,
+    dry_run: bool,
+) -> int:
+    """Store local files; those already there with the same size and time are skipped.
+
+    A file goes into DEST when DEST is a directory, ends with "/", or there are several sources; else it gets the name
+    DEST. With --recursive a directory's contents go below DEST, which is made, so running it again finds all in place;
+    of several directories each goes to DEST/NAME. SRC may be "-" for standard input.
+
+    Symbolic links inside a directory, named pipes, sockets and devices are not stored. They, and files that cannot be
+    read, are listed as failed (exit code 1), and the rest goes on.
+    """
+    full = session.path(target)
+    if "-" in sources:
+        if len(sources) > 1 or full.endswith("/"):
+            raise click.UsageError("standard input needs a file as its destination, and comes alone")
+        return await _put_stdin(session, full, Wait(wait), require=require == "all", dry_run=dry_run)
+    async with session.client() as client:
+        with shown(session.output, "put") as on_progress:
+            report = await client.put(
+                list(sources),
+                full,
+                recursive=recursive,
+                parallel=parallel,
+                wait=Wait(wait),
+                dry_run=dry_run,
+                on_progress=on_progress,
+                on_file=_planned(session.output, "put") if dry_run else None,
+            )
+        report = await _followed_up(session, client, full, report, require=require == "all")
+    return _finish(session.output, report, "would be put" if dry_run else "", require=require == "all")
+
+
+async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool, dry_run: bool) -> int:
+    if dry_run:
+        session.output.say(f"would put standard input → {target}")
+        return Exit.DONE
+    started = time.monotonic()
+    async with session.client() as client:
+        outcome = await client.write(target, _stdin(), wait=wait)
+        report = TransferReport(
+            files=1,
+            bytes=outcome.entry.size,
+            skipped=0,
+            failed=(),
+            owed=len(outcome.owed),
+            seconds=time.monotonic() - started,
+            owed_to=outcome.owed,
+        )
+        report = await _followed_up(session, client, target, report, require=require)
+    return _finish(session.output, report, require=require)
+
+
+async def _stdin() -> AsyncIterator[bytes]:
+    """Yield standard input as it comes.
+
+    It is read in a daemon thread: a read that waits for more must not hold up the end of the process after Ctrl-C.
+    """
+    loop = asyncio.get_running_loop()
+    pieces: asyncio.Queue[bytes | OSError] = asyncio.Queue(2)
+
+    def read() -> None:
+        piece: bytes | OSError = b"-"
+        while piece and not isinstance(piece, OSError):
+            try:
+                piece = os.read(0, _PIECE)
+            except OSError as error:
+                piece = error
+            asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
+
+    threading.Thread(target=read, name="cdir standard input", daemon=True).start()
+    while piece := await pieces.get():
+        if isinstance(piece, OSError):
+            raise InvalidArgument(f"standard input cannot be read: {piece.strerror}")
+        yield piece
+
+
+@command(
+    "get",
+    "cdir get /reports/q3.csv .",
+    "cdir get --recursive /photos ~/photos",
+    "cdir get --from backup /notes.txt -",
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SRC…")
+@click.argument("target", metavar="DEST")
+@click.option("-r", "--recursive", is_flag=True, help="Get directories: their contents go below DEST.")
+@_parallel_option
+@click.option("--from", "provider", default="", metavar="PROVIDER", help="Fetch this provider's copy and no other.")
+@dry_run_option
+async def get(
+    session: Session,
+    sources: Sequence[str],
+    target: str,
+    recursive: bool,
+    parallel: int,
+    provider: str,
+    dry_run: bool,
+) -> int:
+    """Fetch files to the local disk; those already there with the same size and time are skipped.
+
+    Where things go mirrors `cdir put`. Each file appears whole, verified and with its time, or not at all. DEST may be
+    "-" for standard output.
+    """
+    paths = [session.path(source) for source in sources]
+    async with session.client() as client:
+        if target == "-":
+            await _print_files(client, paths, provider)
+            return Exit.DONE
+        with shown(session.output, "get") as on_progress:
+            report = await client.get(
+                paths,
+                target,
+                recursive=recursive,
+                parallel=parallel,
+                provider=provider,
+                dry_run=dry_run,
+                on_progress=on_progress,
+                on_file=_planned(session.output, "get") if dry_run else None,
+            )
+    return _finish(session.output, report, "would be fetched" if dry_run else "")
+
+
+@command("cat", "cdir cat /notes/today.txt", "cdir cat --from backup /notes/today.txt")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--from", "provider", default="", metavar="PROVIDER", help="Read this provider's copy and no other.")
+async def cat(session: Session, paths: Sequence[str], provider: str) -> None:
+    """Print files, byte for byte, to standard output. Every byte was verified before it is printed."""
+    async with session.client() as client:
+        await _print_files(client, [session.path(path) for path in paths], provider)
+
+
+async def _print_files(client: Client, paths: Sequence[str], provider: str) -> None:
+    out = sys.stdout.buffer
+    for path in paths:
+        async for piece in client.open_read(path, provider=provider):
+            await asyncio.to_thread(out.write, piece)
+    await asyncio.to_thread(out.flush)
+
+
+def _planned(output: Output, verb: str) -> Callable[[str, str], None]:
+    return lambda source, target: output.say(f"would {verb} {source} → {target}")
+
+
+async def _owed(client: Client, target: str) -> tuple[int, tuple[str, ...]]:
+    """Return how many copies are owed at or below a path, and to whom."""
+    entry = await client.stat(target)
+    if entry.is_directory:
+        tree = await client.tree_status(entry.target)
+        return tree.owed, tuple(provider.name for provider in tree.providers if provider.owed)
+    status = await client.file_status(entry.target)
+    owing = [replica.provider for replica in status.replicas if replica.wanted and replica.state is not ReplicaState.OK]
+    return status.owed, tuple(owing)
+
+
+async def _followed_up(
+    session: Session, client: Client, target: str, report: TransferReport, *, require: bool
+) -> TransferReport:
+    """Name the providers that owe copies; with ``require`` wait first, until none does or nothing moves any more."""
+    if not report.owed or (report.owed_to and not require):
+        return report
+    owed, names = await _owed(client, target)
+    if not require:
+        return dataclasses.replace(report, owed_to=names)
+    started = moved = time.monotonic()
+    if owed:
+        session.output.say(f"waiting for {count(owed, 'owed copy', 'owed copies')}: {', '.join(names)}")
+    while owed:
+        now = time.monotonic()
+        states = {provider.name: provider.state for provider in await client.providers.list()}
+        answering = any(states.get(name) not in {ProviderState.DOWN, ProviderState.PAUSED} for name in names)
+        if now - moved > (_STUCK_SECONDS if answering else _UNREACHABLE_SECONDS):
+            break
+        await asyncio.sleep(0.25)
+        before = owed
+        owed, names = await _owed(client, target)
+        if owed < before:
+            moved = time.monotonic()
+    seconds = report.seconds + time.monotonic() - started
+    return dataclasses.replace(report, owed=owed, owed_to=names if owed else (), seconds=seconds)
+
+
+def summary(report: TransferReport, done: str = "") -> str:
+    """Return a transfer in one line: ``2 000 files, 12 MiB in 4.1 s; 17 copies owed to backup``."""
+    unchanged = f"{count(report.skipped, 'file')} there unchanged"
+    if not report.files and report.skipped and not report.failed:
+        text = f"nothing to do, {unchanged}"
+    else:
+        text = f"{count(report.files, 'file')}, {human_size(report.bytes)} {done or f'in {report.seconds:.1f} s'}"
+        if report.skipped:
+            text += f"; {unchanged}"
+    if report.failed:
+        text += f"; {len(report.failed)} failed"
+    if report.owed:
+        to = f" to {', '.join(report.owed_to)}" if report.owed_to else ""
+        text += f"; {count(report.owed, 'copy', 'copies')} owed{to}"
+    return text
+
+
+def _finish(output: Output, report: TransferReport, done: str = "", *, require: bool = False) -> int:
+    for failed in report.failed:
+        output.complain(f"cdir: {_told(failed.path, failed.error.message)}")
+    row = {
+        "files": report.files,
+        "bytes": report.bytes,
+        "skipped": report.skipped,
+        "failed": [{"path": failed.path, "error": one_line(failed.error.message)} for failed in report.failed],
+        "owed": report.owed,
+        "seconds": round(report.seconds, 3),
+    }
+    output.record(row, [summary(report, done)])
+    if require and report.owed and not report.failed:
+        output.complain(
+            f"cdir: {count(report.owed, 'copy', 'copies')} stayed owed to {', '.join(report.owed_to) or 'providers'}; "
+            "the files are stored, the copies follow when those answer"
+        )
+        return Exit.FAILED
+    return exit_of_report(report)
+
+
+def _told(path: str, message: str) -> str:
+    """Return a failure in one line that names the path, once."""
+    line = one_line(message)
+    return line if path in line else f"{path}: {line}"

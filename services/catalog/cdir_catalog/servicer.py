@@ -1,0 +1,237 @@
+"""CatalogService: each RPC is one store function in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, directory_service_pb2
+from cdir_catalog.database import Database
+from cdir_catalog.group_commit import GroupCommit
+from cdir_catalog.store.begin import begin_writes
+from cdir_catalog.store.changes import changes_after, get_identity, last_revision
+from cdir_catalog.store.commit import commit_writes
+from cdir_catalog.store.debt import claim_debt
+from cdir_catalog.store.entries import make_directory
+from cdir_catalog.store.intents import abort_writes, claim_lapsed_writes, release_owner, renew_writes
+from cdir_catalog.store.listing import list_entries, search_entries
+from cdir_catalog.store.moving import move_entry
+from cdir_catalog.store.outcomes import finish_debt, make_due, record_replicas
+from cdir_catalog.store.placing import place_entries
+from cdir_catalog.store.policies import explain_placement, get_policy, set_policy, unset_policy
+from cdir_catalog.store.providers import (
+    change_provider,
+    create_provider,
+    drop_provider,
+    read_providers,
+    record_provider_states,
+)
+from cdir_catalog.store.removing import remove_entry
+from cdir_catalog.store.resolving import get_file_status, list_versions, resolve_entries
+from cdir_catalog.store.retention import reap_versions
+from cdir_catalog.store.status import get_tree_status
+
+__all__ = ["CatalogServicer"]
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+_USER_KEY = "cdir-user"
+_POLL_SECONDS = 1.0
+"""How often a watcher looks for changes that another catalog process committed."""
+
+
+def _author(context: Any) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == _USER_KEY:
+            return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return ""
+
+
+class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
+    """Serves one catalog; made by :func:`cdir_catalog.service.open_catalog`."""
+
+    def __init__(self, database: Database, commits: GroupCommit) -> None:
+        self._database = database
+        self._commits = commits
+
+    async def _read(self, function: Callable[[Connection, Request], Response], request: Request) -> Response:
+        return await self._database.read(lambda connection: function(connection, request))
+
+    async def _write(
+        self, function: Callable[[Connection, Request, str], Response], request: Request, context: Any
+    ) -> Response:
+        author = _author(context)
+        return await self._commits.run(lambda connection: function(connection, request, author))
+
+    async def ResolveEntries(
+        self, request: catalog_service_pb2.ResolveEntriesRequest, context: Any
+    ) -> catalog_service_pb2.ResolveEntriesResponse:
+        return await self._read(resolve_entries, request)
+
+    async def ListEntries(
+        self, request: directory_service_pb2.ListEntriesRequest, context: Any
+    ) -> directory_service_pb2.ListEntriesResponse:
+        return await self._read(list_entries, request)
+
+    async def SearchEntries(
+        self, request: directory_service_pb2.SearchEntriesRequest, context: Any
+    ) -> directory_service_pb2.SearchEntriesResponse:
+        return await self._read(search_entries, request)
+
+    async def MakeDirectory(
+        self, request: directory_service_pb2.MakeDirectoryRequest, context: Any
+    ) -> directory_service_pb2.MakeDirectoryResponse:
+        return await self._write(make_directory, request, context)
+
+    async def MoveEntry(
+        self, request: directory_service_pb2.MoveEntryRequest, context: Any
+    ) -> directory_service_pb2.MoveEntryResponse:
+        return await self._write(move_entry, request, context)
+
+    async def RemoveEntry(
+        self, request: directory_service_pb2.RemoveEntryRequest, context: Any
+    ) -> directory_service_pb2.RemoveEntryResponse:
+        return await self._write(remove_entry, request, context)
+
+    async def ListVersions(
+        self, request: directory_service_pb2.ListVersionsRequest, context: Any
+    ) -> directory_service_pb2.ListVersionsResponse:
+        return await self._read(list_versions, request)
+
+    async def GetFileStatus(
+        self, request: directory_service_pb2.GetFileStatusRequest, context: Any
+    ) -> directory_service_pb2.GetFileStatusResponse:
+        return await self._read(get_file_status, request)
+
+    async def GetTreeStatus(
+        self, request: directory_service_pb2.GetTreeStatusRequest, context: Any
+    ) -> directory_service_pb2.GetTreeStatusResponse:
+        return await self._read(get_tree_status, request)
+
+    async def ExplainPlacement(
+        self, request: directory_service_pb2.ExplainPlacementRequest, context: Any
+    ) -> directory_service_pb2.ExplainPlacementResponse:
+        return await self._read(explain_placement, request)
+
+    async def GetPolicy(
+        self, request: directory_service_pb2.GetPolicyRequest, context: Any
+    ) -> directory_service_pb2.GetPolicyResponse:
+        return await self._read(get_policy, request)
+
+    async def SetPolicy(
+        self, request: directory_service_pb2.SetPolicyRequest, context: Any
+    ) -> directory_service_pb2.SetPolicyResponse:
+        return await self._write(set_policy, request, context)
+
+    async def UnsetPolicy(
+        self, request: directory_service_pb2.UnsetPolicyRequest, context: Any
+    ) -> directory_service_pb2.UnsetPolicyResponse:
+        return await self._write(unset_policy, request, context)
+
+    async def WatchChanges(
+        self, request: directory_service_pb2.WatchChangesRequest, context: Any
+    ) -> AsyncIterator[directory_service_pb2.WatchChangesResponse]:
+        revision = request.after_revision
+        if revision < 0:
+            revision = await self._database.read(lambda connection: last_revision(connection, request.workspace))
+        while True:
+            changes = await self._database.read(partial(changes_after, workspace=request.workspace, revision=revision))
+            if changes:
+                revision = changes[-1].revision
+                yield directory_service_pb2.WatchChangesResponse(changes=changes)
+            else:
+                await self._commits.wait_for_commit(_POLL_SECONDS)
+
+    async def BeginWrites(
+        self, request: catalog_service_pb2.BeginWritesRequest, context: Any
+    ) -> catalog_service_pb2.BeginWritesResponse:
+        return await self._write(begin_writes, request, context)
+
+    async def CommitWrites(
+        self, request: catalog_service_pb2.CommitWritesRequest, context: Any
+    ) -> catalog_service_pb2.CommitWritesResponse:
+        return await self._write(commit_writes, request, context)
+
+    async def AbortWrites(
+        self, request: catalog_service_pb2.AbortWritesRequest, context: Any
+    ) -> catalog_service_pb2.AbortWritesResponse:
+        return await self._write(abort_writes, request, context)
+
+    async def RenewWrites(
+        self, request: catalog_service_pb2.RenewWritesRequest, context: Any
+    ) -> catalog_service_pb2.RenewWritesResponse:
+        return await self._write(renew_writes, request, context)
+
+    async def ReleaseOwner(
+        self, request: catalog_service_pb2.ReleaseOwnerRequest, context: Any
+    ) -> catalog_service_pb2.ReleaseOwnerResponse:
+        return await self._write(release_owner, request, context)
+
+    async def ClaimLapsedWrites(
+        self, request: catalog_service_pb2.ClaimLapsedWritesRequest, context: Any
+    ) -> catalog_service_pb2.ClaimLapsedWritesResponse:
+        return await self._write(claim_lapsed_writes, request, context)
+
+    async def RecordReplicas(
+        self, request: catalog_service_pb2.RecordReplicasRequest, context: Any
+    ) -> catalog_service_pb2.RecordReplicasResponse:
+        return await self._write(record_replicas, request, context)
+
+    async def ClaimDebt(
+        self, request: catalog_service_pb2.ClaimDebtRequest, context: Any
+    ) -> catalog_service_pb2.ClaimDebtResponse:
+        return await self._write(claim_debt, request, context)
+
+    async def FinishDebt(
+        self, request: catalog_service_pb2.FinishDebtRequest, context: Any
+    ) -> catalog_service_pb2.FinishDebtResponse:
+        return await self._write(finish_debt, request, context)
+
+    async def MakeDue(
+        self, request: catalog_service_pb2.MakeDueRequest, context: Any
+    ) -> catalog_service_pb2.MakeDueResponse:
+        return await self._write(make_due, request, context)
+
+    async def PlaceEntries(
+        self, request: catalog_service_pb2.PlaceEntriesRequest, context: Any
+    ) -> catalog_service_pb2.PlaceEntriesResponse:
+        return await self._write(place_entries, request, context)
+
+    async def ReapVersions(
+        self, request: catalog_service_pb2.ReapVersionsRequest, context: Any
+    ) -> catalog_service_pb2.ReapVersionsResponse:
+        return await self._write(reap_versions, request, context)
+
+    async def CreateProvider(
+        self, request: catalog_service_pb2.CreateProviderRequest, context: Any
+    ) -> catalog_service_pb2.CreateProviderResponse:
+        return await self._write(create_provider, request, context)
+
+    async def ChangeProvider(
+        self, request: catalog_service_pb2.ChangeProviderRequest, context: Any
+    ) -> catalog_service_pb2.ChangeProviderResponse:
+        return await self._write(change_provider, request, context)
+
+    async def DropProvider(
+        self, request: catalog_service_pb2.DropProviderRequest, context: Any
+    ) -> catalog_service_pb2.DropProviderResponse:
+        return await self._write(drop_provider, request, context)
+
+    async def ReadProviders(
+        self, request: catalog_service_pb2.ReadProvidersRequest, context: Any
+    ) -> catalog_service_pb2.ReadProvidersResponse:
+        return await self._read(read_providers, request)
+
+    async def RecordProviderStates(
+        self, request: catalog_service_pb2.RecordProviderStatesRequest, context: Any
+    ) -> catalog_service_pb2.RecordProviderStatesResponse:
+        return await self._write(record_provider_states, request, context)
+
+    async def GetIdentity(
+        self, request: catalog_service_pb2.GetIdentityRequest, context: Any
+    ) -> catalog_service_pb2.GetIdentityResponse:
+        return await self._read(get_identity, request)

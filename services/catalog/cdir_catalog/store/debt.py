@@ -1,0 +1,304 @@
+"""ClaimDebt: lease copies that are not as they should be."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.v1 import catalog_service_pb2, provider_pb2
+from cdir_catalog.clock import SECOND, now_ns
+from cdir_catalog.schema import intents, replicas, versions
+from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy
+from cdir_catalog.store.intents import check_owner, lease_end
+from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
+from cdir_catalog.store.occupancy import Occupancy, Occupied, occupant_message
+from cdir_catalog.store.policies import Placer
+from cdir_catalog.store.providers import NO_SOURCE, RegisteredProvider, load_providers
+from cdir_catalog.store.replica_messages import readable, replica_message
+from cdir_catalog.wire import version_message
+
+__all__ = ["OCCUPANT_LEASE", "claim_debt"]
+
+COPY = catalog_service_pb2.DEBT_KIND_COPY
+RELOCATE = catalog_service_pb2.DEBT_KIND_RELOCATE
+REMOVE = catalog_service_pb2.DEBT_KIND_REMOVE
+INSPECT = catalog_service_pb2.DEBT_KIND_INSPECT
+
+OCCUPANT_LEASE = 100
+"""The kind of lease on a copy that makes room for another one: not an item of its own."""
+
+_DEFAULT_LIMIT = 100
+_LARGEST_LIMIT = 1000
+_DEFAULT_LEASE_SECONDS = 120.0
+_PAGES = 4
+_NO_SOURCE_SECONDS = 60
+_BLOCKED_SECONDS = 0.25
+
+_DOWN = provider_pb2.PROVIDER_STATE_DOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one copy needs, and at which key."""
+
+    kind: catalog_service_pb2.DebtKind.ValueType
+    key: str
+
+
+def need_of(copy: Copy, content: Content | None) -> Need:
+    """Return what is to be done about a copy that is owed."""
+    if content is None or not copy.wanted:
+        if copy.actual == UNKNOWN and copy.move_to is not None and content is not None:
+            return Need(INSPECT, copy.key)  # it may be in one of two places: find it, then remove it
+        return Need(REMOVE, copy.key)
+    if copy.actual == UNKNOWN:
+        return Need(INSPECT, copy.key)
+    if copy.actual in {MISSING, CORRUPT}:
+        return Need(COPY, content.desired_key)
+    return Need(RELOCATE, copy.move_to or copy.key)
+
+
+def claim_debt(
+    connection: Connection, request: catalog_service_pb2.ClaimDebtRequest, _author: str
+) -> catalog_service_pb2.ClaimDebtResponse:
+    """CatalogService.ClaimDebt."""
+    now = now_ns()
+    owner = check_owner(request.owner)
+    limit = min(request.limit or _DEFAULT_LIMIT, _LARGEST_LIMIT)
+    until = lease_end(now, request.lease_seconds, _DEFAULT_LEASE_SECONDS)
+    providers = load_providers(connection)
+    eligible = [
+        provider
+        for provider in providers
+        if provider.writable and provider.state != _DOWN and provider.provider_id not in request.exclude_providers
+    ]
+    claiming = _Claiming(connection, providers, owner, now, until)
+    offset = 0
+    for _ in range(_PAGES):
+        page = _due(connection, eligible, now, limit, offset)
+        claiming.take(page, limit)
+        offset += len(page)
+        if len(page) < limit or len(claiming.items) >= limit:
+            break
+    claiming.save()
+    response = catalog_service_pb2.ClaimDebtResponse(items=claiming.items)
+    next_due = _next_due(connection, eligible, now)
+    if next_due is not None:
+        # what is due and was not claimed waits for another lease or for a writer to end
+        response.next_due = next_due if len(claiming.items) >= limit else max(next_due, _BLOCKED_SECONDS)
+    return response
+
+
+def _due(
+    connection: Connection, eligible: Sequence[RegisteredProvider], now: int, limit: int, offset: int
+) -> list[Copy]:
+    """Return copies that are due, oldest first.
+
+    Each provider is a range of the index, so that the debt of one that is down is never walked over.
+    """
+    found = []
+    for provider in eligible:
+        query = (
+            sa.select(*COPY_COLUMNS)
+            .where(replicas.c.provider_id == provider.id, replicas.c.due_at <= now)
+            .order_by(replicas.c.due_at, replicas.c.id)
+            .limit(offset + limit)
+            .with_for_update(skip_locked=True)
+        )
+        found.append([copy_of(row) for row in connection.execute(query)])
+    merged = heapq.merge(*found, key=lambda copy: (copy.due_at, copy.id))
+    return list(merged)[offset : offset + limit]
+
+
+def _next_due(connection: Connection, eligible: Sequence[RegisteredProvider], now: int) -> float | None:
+    """Return in how many seconds something is due that was not claimed."""
+    nearest: int | None = None
+    for provider in eligible:
+        due: int | None = connection.scalar(
+            sa.select(sa.func.min(replicas.c.due_at)).where(
+                replicas.c.provider_id == provider.id, replicas.c.due_at.is_not(None)
+            )
+        )
+        if due is not None and (nearest is None or due < nearest):
+            nearest = due
+    return None if nearest is None else max(0.0, (nearest - now) / SECOND)
+
+
+class _Claiming:
+    """Turns due copies into leased items."""
+
+    def __init__(
+        self, connection: Connection, providers: list[RegisteredProvider], owner: str, now: int, until: int
+    ) -> None:
+        self._connection = connection
+        self._providers = {provider.id: provider for provider in providers}
+        self._registered = providers
+        self._owner, self._now, self._until = owner, now, until
+        self._taken: set[int] = set()
+        self._keys: set[tuple[int, str]] = set()
+        self._placers: dict[int, Placer] = {}
+        self._leases: list[dict[str, Any]] = []
+        self._put_off: list[dict[str, Any]] = []
+        self._bogus: list[Copy] = []
+        self._abandoned: list[Copy] = []
+        self.items: list[catalog_service_pb2.DebtItem] = []
+
+    def take(self, page: Sequence[Copy], limit: int) -> None:
+        """Lease what can be worked on now, up to ``limit`` items."""
+        if not page:
+            return
+        ledger = Ledger(self._connection, self._now)
+        ledger.load((copy.version_id for copy in page if copy.version_id is not None), lock=False)
+        needs = {
+            copy.id: need_of(copy, None if copy.version_id is None else ledger.contents.get(copy.version_id))
+            for copy in page
+        }
+        keys = {need.key for need in needs.values()} | {copy.key for copy in page}
+        natural = {content.natural_key for content in ledger.contents.values()}
+        occupancy = Occupancy(self._connection, keys, self._now)
+        writing = set(self._connection.scalars(sa.select(intents.c.key).where(intents.c.key.in_(keys | natural))))
+        self._load_versions(ledger.contents)
+        self._load_placers(ledger.contents)
+        for copy in page:
+            if len(self.items) >= limit:
+                return
+            content = None if copy.version_id is None else ledger.contents[copy.version_id]
+            need = needs[copy.id]
+            if {copy.key, need.key} & writing or (content is not None and content.natural_key in writing):
+                continue
+            self._claim(copy, content, need, occupancy)
+
+    def _load_versions(self, contents: dict[int, Content]) -> None:
+        query = sa.select(versions).where(versions.c.id.in_(contents.keys()))
+        self._versions = {row.id: version_message(row) for row in self._connection.execute(query)} if contents else {}
+
+    def _load_placers(self, contents: dict[int, Content]) -> None:
+        paths: dict[int, list[str]] = {}
+        for content in contents.values():
+            paths.setdefault(content.workspace_id, []).append(content.path)
+        for workspace_id, found in paths.items():
+            self._placers[workspace_id] = Placer(self._connection, workspace_id, found, self._registered)
+
+    def _claim(self, copy: Copy, content: Content | None, need: Need, occupancy: Occupancy) -> None:
+        assert copy.id is not None
+        provider = copy.provider_id
+        spots = {(provider, copy.key), (provider, need.key)}
+        if copy.id in self._taken or spots & self._keys:
+            return
+        if any(occupancy.busy(provider, key, ignoring=copy.id) for _, key in spots) and need.kind != INSPECT:
+            return
+        others = [one for one in occupancy.at(provider, need.key) if one.copy.id != copy.id]
+        if need.kind == REMOVE and any(one.version is not None or content is not None for one in others):
+            self._bogus.append(copy)  # what is there belongs to another content: this row explains nothing
+            self._taken.add(copy.id)
+            return
+        occupant = next((one for one in others if one.version is not None), None)
+        if need.kind in {REMOVE, INSPECT}:
+            occupant = None
+        if occupant is not None and (occupant.copy.id in self._taken or occupant.copy.leased(self._now)):
+            return
+        sources: list[Copy] = []
+        if need.kind == COPY:
+            assert content is not None
+            sources = self._sources(copy, content)
+            if not sources:
+                return
+        if copy.lease_kind == COPY and copy.lease_key not in {None, copy.key, need.key}:
+            self._abandoned.append(copy)
+        self._lease(copy, need.kind, need.key)
+        self._keys |= spots
+        if occupant is not None:
+            self._lease(occupant.copy, OCCUPANT_LEASE, need.key)
+        self.items.append(self._item(copy, content, need, occupant, sources))
+
+    def _sources(self, copy: Copy, content: Content) -> list[Copy]:
+        """Return good copies to read from; puts the copy off when there is none."""
+        good = [one for one in content.copies if one.actual == OK and one.id != copy.id]
+        policy = self._placers[content.workspace_id].policy(content.path)
+        found = [
+            one
+            for one in readable(good, self._providers, policy.prefer)
+            if self._providers[one.provider_id].state != _DOWN
+        ]
+        if not found:
+            names = sorted(self._providers[one.provider_id].name for one in good)
+            error = (
+                f"{NO_SOURCE} can be read at the moment: {', '.join(names)} is down or paused"
+                if names
+                else f"{NO_SOURCE} is left at any provider; write the file again or restore an older version"
+            )
+            assert copy.id is not None
+            self._taken.add(copy.id)
+            self._put_off.append({"row": copy.id, "due_at": self._now + _NO_SOURCE_SECONDS * SECOND, "error": error})
+        return found
+
+    def _lease(self, copy: Copy, kind: int, key: str) -> None:
+        assert copy.id is not None
+        self._taken.add(copy.id)
+        self._leases.append(
+            {
+                "row": copy.id,
+                "lease_owner": self._owner,
+                "lease_until": self._until,
+                "lease_kind": kind,
+                "lease_key": key,
+                "due_at": self._until if copy.due_at is not None else None,
+            }
+        )
+
+    def _item(
+        self, copy: Copy, content: Content | None, need: Need, occupant: Occupied | None, sources: list[Copy]
+    ) -> catalog_service_pb2.DebtItem:
+        assert copy.id is not None
+        version_id = None if content is None else content.version_id
+        item = catalog_service_pb2.DebtItem(
+            debt_id=copy.id,
+            kind=need.kind,
+            workspace="" if content is None else content.workspace,
+            path="" if content is None else content.path,
+            replica=replica_message(copy, version_id, self._providers[copy.provider_id], self._now),
+            target_key=need.key,
+            sources=[replica_message(one, version_id, self._providers[one.provider_id], self._now) for one in sources],
+        )
+        if content is not None and need.kind != REMOVE:
+            item.version.CopyFrom(self._versions[content.id])
+        if occupant is not None:
+            item.occupant.CopyFrom(occupant_message(occupant))
+        return item
+
+    def save(self) -> None:
+        """Write the leases."""
+        statement = replicas.update().where(replicas.c.id == sa.bindparam("row"))
+        if self._leases:
+            self._connection.execute(statement, self._leases)
+        if self._put_off:
+            self._connection.execute(statement, self._put_off)
+        if self._abandoned:
+            # a worker that is gone was writing to a key that is no longer this copy's
+            ledger = Ledger(self._connection, self._now)
+            for copy in self._abandoned:
+                assert copy.lease_key is not None
+                ledger.add_leftover(copy.workspace_id, copy.provider_id, copy.lease_key)
+            ledger.save()
+        if self._bogus:
+            forget_rows(self._connection, self._bogus, self._now)
+
+
+def forget_rows(connection: Connection, copies: Sequence[Copy], now: int) -> None:
+    """Delete rows that explain no object, with what follows from it."""
+    ledger = Ledger(connection, now)
+    ledger.load(copy.version_id for copy in copies if copy.version_id is not None)
+    ids = {copy.id for copy in copies}
+    for content in ledger.contents.values():
+        for copy in content.copies:
+            copy.gone = copy.gone or copy.id in ids
+    for copy in copies:
+        if copy.version_id is None:
+            ledger.add_leftover_row(copy).gone = True
+    ledger.settle()
+    ledger.save()

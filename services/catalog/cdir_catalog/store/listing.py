@@ -1,0 +1,174 @@
+"""Listing and search, cut into pages by key.
+
+The order is (dirname, basename) in bytes. The entries below a directory are those whose dirname is the directory, and
+those whose dirname begins with it and a slash; the two are ranges of one index, read one after the other. (Names such
+as ``a-b`` sort between ``a`` and ``a/``, so that one range would take in strangers.)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.errors import InvalidArgument
+from cdir.paths import fold_name
+from cdir.v1 import directory_service_pb2, entry_pb2
+from cdir_catalog.schema import entries
+from cdir_catalog.store.entries import (
+    ENTRY_COLUMNS,
+    entries_with_content,
+    entry_with_owed,
+    live,
+    owed_counts,
+    require,
+    require_directory,
+)
+from cdir_catalog.wire import DIRECTORY, entry_message
+
+__all__ = ["list_entries", "search_entries", "subtree_ranges"]
+
+_DEFAULT_PAGE = 1000
+_LARGEST_PAGE = 10_000
+_SEARCH_CHUNK = 20_000
+
+Position = tuple[str, str]
+"""The (dirname, basename) after which a page begins."""
+
+
+def _page_size(size: int) -> int:
+    if size < 0:
+        raise InvalidArgument("page_size cannot be negative")
+    return min(size or _DEFAULT_PAGE, _LARGEST_PAGE)
+
+
+def _token(position: Position) -> str:
+    return base64.urlsafe_b64encode("\0".join(position).encode()).decode()
+
+
+def _position(token: str) -> Position | None:
+    if not token:
+        return None
+    try:
+        dirname, basename = base64.urlsafe_b64decode(token.encode()).decode().split("\0")
+    except (ValueError, binascii.Error):
+        raise InvalidArgument("the page_token is none that a listing returned") from None
+    return dirname, basename
+
+
+def subtree_ranges(path: str, after: Position | None, *, recursive: bool = True) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield conditions, each one range of the listing's index, that cover what lies below ``path``, in order."""
+    here = entries.c.dirname, entries.c.basename
+    if path == "/" and recursive:
+        yield sa.true() if after is None else sa.tuple_(*here) > sa.tuple_(*map(sa.literal, after))
+        return
+    if after is None or after[0] == path:
+        yield sa.and_(entries.c.dirname == path, entries.c.basename > ("" if after is None else after[1]))
+    if recursive:
+        begin = (f"{path}/", "") if after is None else max(after, (f"{path}/", ""), key=_bytewise)
+        yield sa.and_(sa.tuple_(*here) > sa.tuple_(*map(sa.literal, begin)), entries.c.dirname < f"{path}0")
+
+
+def _bytewise(position: Position) -> tuple[bytes, bytes]:
+    return position[0].encode(), position[1].encode()
+
+
+def list_entries(
+    connection: Connection, request: directory_service_pb2.ListEntriesRequest
+) -> directory_service_pb2.ListEntriesResponse:
+    """DirectoryService.ListEntries."""
+    size = _page_size(request.page_size)
+    after = _position(request.page_token)
+    workspace_id, row = require(connection, request.workspace, request.path)
+    if row is not None and row.kind != DIRECTORY:
+        shown = [] if request.kind == DIRECTORY else [entry_with_owed(connection, request.workspace, row)]
+        return directory_service_pb2.ListEntriesResponse(entries=shown)
+    if workspace_id is None:
+        return directory_service_pb2.ListEntriesResponse()
+    rows: list[Any] = []
+    for condition in subtree_ranges(request.path, after, recursive=request.recursive):
+        query = (
+            entries_with_content(*ENTRY_COLUMNS)
+            .where(entries.c.workspace_id == workspace_id, live, condition)
+            .order_by(entries.c.dirname, entries.c.basename)
+            .limit(size + 1 - len(rows))
+        )
+        if request.kind:
+            query = query.where(entries.c.kind == request.kind)
+        rows.extend(connection.execute(query))
+        if len(rows) > size:
+            break
+    token = ""
+    if len(rows) > size:
+        rows.pop()
+        token = _token((rows[-1].dirname, rows[-1].basename))
+    return directory_service_pb2.ListEntriesResponse(
+        entries=_messages(connection, request.workspace, rows), next_page_token=token
+    )
+
+
+def _messages(connection: Connection, workspace: str, rows: list[Any]) -> list[entry_pb2.Entry]:
+    owed = owed_counts(connection, [row.version_row for row in rows if row.version_row is not None])
+    return [entry_message(workspace, row, owed.get(row.version_row, 0)) for row in rows]
+
+
+def search_entries(
+    connection: Connection, request: directory_service_pb2.SearchEntriesRequest
+) -> directory_service_pb2.SearchEntriesResponse:
+    """DirectoryService.SearchEntries.
+
+    A page ends when it is full or when a bounded number of names was looked at, so that a rare name in a large tree
+    does not hold up others; then it may be short, even empty, and still have a next one.
+    """
+    size = _page_size(request.page_size)
+    after = _position(request.page_token)
+    workspace_id = require_directory(connection, request.workspace, request.path)
+    if workspace_id is None:
+        return directory_service_pb2.SearchEntriesResponse()
+    matches = _matcher(request.pattern)
+    name = sa.func.coalesce(entries.c.folded, entries.c.basename)
+    left = _SEARCH_CHUNK
+    hits: list[int] = []
+    last: Position | None = None
+    for condition in subtree_ranges(request.path, after):
+        query = (
+            sa.select(entries.c.id, entries.c.dirname, entries.c.basename, matches(name).label("hit"))
+            .where(entries.c.workspace_id == workspace_id, live, condition)
+            .order_by(entries.c.dirname, entries.c.basename)
+            .limit(left)
+        )
+        for row in connection.execute(query).all():
+            left -= 1
+            last = (row.dirname, row.basename)
+            if row.hit:
+                hits.append(row.id)
+            if len(hits) == size or left == 0:
+                return _hits(connection, request.workspace, hits, _token(last))
+    return _hits(connection, request.workspace, hits, "")
+
+
+def _hits(
+    connection: Connection, workspace: str, ids: list[int], token: str
+) -> directory_service_pb2.SearchEntriesResponse:
+    rows: list[Any] = []
+    if ids:
+        query = entries_with_content().where(entries.c.id.in_(ids)).order_by(entries.c.dirname, entries.c.basename)
+        rows = list(connection.execute(query))
+    return directory_service_pb2.SearchEntriesResponse(
+        entries=_messages(connection, workspace, rows), next_page_token=token
+    )
+
+
+def _matcher(pattern: str) -> Any:
+    """Return a function from the folded name to the condition that it matches, on both databases."""
+    if not pattern:
+        raise InvalidArgument("the pattern is empty; give a part of the name, or a glob such as '*.csv'")
+    folded = fold_name(pattern)
+    escaped = folded.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    glob = "*" in folded or "?" in folded
+    like = escaped.replace("*", "%").replace("?", "_") if glob else f"%{escaped}%"
+    return lambda name: name.like(like, escape="!")

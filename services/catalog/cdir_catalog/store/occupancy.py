@@ -1,0 +1,105 @@
+"""What is at keys that are to be written, and who works on it at the moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.v1 import catalog_service_pb2
+from cdir_catalog.keys import aside_key
+from cdir_catalog.schema import replicas, versions
+from cdir_catalog.store.copies import MISSING, OK, UNKNOWN, Copy
+from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
+from cdir_catalog.store.providers import RegisteredProvider
+
+__all__ = ["Occupancy", "Occupied"]
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """One row that has, or may have, its object at a key."""
+
+    copy: Copy
+    version: str | None
+    """The version's public id; ``None`` for a leftover."""
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether a writer that is gone may have moved it aside: then moving it once more could destroy it."""
+        return self.version is not None and self.copy.actual == UNKNOWN and self.copy.move_to == aside_key(self.version)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Where two rows claim one key: which one is likelier to be there."""
+        return self.version is not None, self.copy.actual == OK, self.copy.id or 0
+
+
+class Occupancy:
+    """What is recorded at each of some keys, by provider."""
+
+    def __init__(self, connection: Connection, keys: Iterable[str], now: int) -> None:
+        self._at: dict[tuple[int, str], list[Occupied]] = defaultdict(list)
+        self._worked_on: dict[tuple[int, str], list[Copy]] = defaultdict(list)
+        wanted = sorted(set(keys))
+        if not wanted:
+            return
+        query = sa.select(*COPY_COLUMNS, versions.c.version_id.label("version")).outerjoin(
+            versions, versions.c.id == replicas.c.version_id
+        )
+        for row in connection.execute(query.where(replicas.c.key.in_(wanted))):
+            copy = copy_of(row[:-1])
+            if copy.actual != MISSING:
+                self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version))
+            if _alters(copy, now):
+                self._worked_on[copy.provider_id, copy.key].append(copy)
+        working = sa.select(*COPY_COLUMNS).where(replicas.c.lease_key.in_(wanted), replicas.c.lease_until > now)
+        for row in connection.execute(working):
+            copy = copy_of(row)
+            if copy.lease_key is not None and copy.lease_key != copy.key and _alters(copy, now):
+                self._worked_on[copy.provider_id, copy.lease_key].append(copy)
+
+    def at(self, provider: int, key: str) -> list[Occupied]:
+        """Return what is recorded at a key, likeliest first."""
+        return sorted(self._at.get((provider, key), ()), key=lambda one: one.rank, reverse=True)
+
+    def occupant(self, provider: int, key: str) -> Occupied | None:
+        """Return what is to be moved aside before the key is written."""
+        there = self.at(provider, key)
+        return there[0] if there else None
+
+    def busy(self, provider: int, key: str, *, ignoring: int | None = None) -> bool:
+        """Say whether somebody may be changing what is at the key, or what is there must be looked at first."""
+        if any(copy.id != ignoring for copy in self._worked_on.get((provider, key), ())):
+            return True
+        return any(one.uncertain and one.copy.id != ignoring for one in self._at.get((provider, key), ()))
+
+    def target(self, provider: RegisteredProvider, key: str) -> catalog_service_pb2.WriteTarget:
+        """Return the message that says how to write the key at a provider."""
+        target = catalog_service_pb2.WriteTarget(
+            provider_id=provider.provider_id,
+            provider=provider.name,
+            provider_revision=provider.revision,
+            state=provider.state,
+            writable=provider.writable and not self.busy(provider.id, key),
+            key=key,
+        )
+        occupant = self.occupant(provider.id, key)
+        if occupant is not None:
+            target.occupant.CopyFrom(occupant_message(occupant))
+        return target
+
+
+def _alters(copy: Copy, now: int) -> bool:
+    """Whether its lease is of a kind that changes objects; looking at one disturbs nobody."""
+    return copy.leased(now) and copy.lease_kind != catalog_service_pb2.DEBT_KIND_INSPECT
+
+
+def occupant_message(occupied: Occupied) -> catalog_service_pb2.Occupant:
+    """Return the message of an occupant; a leftover has no id and no key to go to: it is overwritten."""
+    if occupied.version is None:
+        return catalog_service_pb2.Occupant()
+    return catalog_service_pb2.Occupant(version_id=occupied.version, aside_key=aside_key(occupied.version))

@@ -1,0 +1,289 @@
+"""What became of copies: observations, outcomes of leased work, and making work due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.errors import NotFound
+from cdir.v1 import catalog_service_pb2
+from cdir_catalog.clock import SECOND, now_ns
+from cdir_catalog.keys import aside_key
+from cdir_catalog.schema import entries, intents, is_owed, providers, replicas, versions
+from cdir_catalog.store.copies import CORRUPT, MISSING, OK, QUARANTINE_ATTEMPTS, UNKNOWN, Content, Copy, owe
+from cdir_catalog.store.debt import COPY, INSPECT, OCCUPANT_LEASE, RELOCATE, REMOVE
+from cdir_catalog.store.entries import below, require
+from cdir_catalog.store.intents import check_batch
+from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, add_counters, copy_of
+from cdir_catalog.store.locks import lock_workspaces
+from cdir_catalog.wire import DIRECTORY
+
+__all__ = ["finish_debt", "make_due", "record_replicas"]
+
+
+def record_replicas(
+    connection: Connection, request: catalog_service_pb2.RecordReplicasRequest, _author: str
+) -> catalog_service_pb2.RecordReplicasResponse:
+    """CatalogService.RecordReplicas."""
+    check_batch(request.observations)
+    now = now_ns()
+    rows = connection.execute(
+        sa.select(versions.c.id, versions.c.version_id, entries.c.workspace_id)
+        .join(entries, entries.c.id == versions.c.entry_id)
+        .where(versions.c.version_id.in_({one.version_id for one in request.observations}))
+    ).all()
+    if not rows:
+        return catalog_service_pb2.RecordReplicasResponse()
+    lock_workspaces(connection, {row.workspace_id for row in rows})
+    ledger = Ledger(connection, now)
+    renamed = [one.previous_key for one in request.observations if one.previous_key]
+    there = ledger.load_keys(renamed)
+    ledger.load(row.id for row in rows)
+    contents = {content.version_id: content for content in ledger.contents.values()}
+    row_ids = {row.provider_id: row.id for row in connection.execute(sa.select(providers))}
+    writing = set(
+        connection.scalars(
+            sa.select(intents.c.key).where(intents.c.key.in_({one.natural_key for one in contents.values()}))
+        )
+    )
+    for observation in request.observations:
+        content = contents.get(observation.version_id)
+        copy = None if content is None else content.at(row_ids.get(observation.provider_id, 0))
+        if content is None or copy is None:
+            continue
+        if observation.previous_key:
+            _record_rename(copy, observation, there.get((copy.provider_id, observation.previous_key), []), now)
+        else:
+            _record_state(copy, content, observation, content.natural_key in writing, now)
+    ledger.settle()
+    ledger.save()
+    return catalog_service_pb2.RecordReplicasResponse()
+
+
+def _record_rename(
+    copy: Copy,
+    observation: catalog_service_pb2.ReplicaObservation,
+    there: list[tuple[Copy, Content | None]],
+    now: int,
+) -> None:
+    """Note a finished rename; other contents recorded at the old key are not there either."""
+    if copy.key != observation.previous_key:
+        return
+    copy.key, copy.move_to = observation.key, None
+    if observation.etag:
+        copy.etag = observation.etag
+    if observation.checksum:
+        copy.checksum = observation.checksum
+    for other, content in there:
+        if other is not copy and content is not None and other.key == observation.previous_key:
+            other.mark_displaced(aside_key(content.version_id))
+            owe(other, True, now)
+
+
+def _record_state(
+    copy: Copy,
+    content: Content,
+    observation: catalog_service_pb2.ReplicaObservation,
+    writing: bool,
+    now: int,
+) -> None:
+    if copy.key != observation.key:
+        return
+    if observation.state == OK:
+        copy.mark_ok(now, observation.etag, observation.checksum)
+        if copy.lease_owner == "":
+            copy.release()  # the write that went on after its commit has ended
+        return
+    if observation.state not in {MISSING, CORRUPT, UNKNOWN}:
+        return
+    if writing or (not content.current and copy.move_to is not None):
+        return  # it is being moved: what was seen may only mean that
+    if observation.state == MISSING and copy.actual == MISSING:
+        return
+    copy.actual, copy.error = observation.state, observation.error
+    copy.move_to = None
+    if copy.lease_owner == "":
+        copy.release()
+        copy.due_at = now
+
+
+def finish_debt(
+    connection: Connection, request: catalog_service_pb2.FinishDebtRequest, _author: str
+) -> catalog_service_pb2.FinishDebtResponse:
+    """CatalogService.FinishDebt."""
+    check_batch(request.outcomes)
+    now = now_ns()
+    outcomes = {outcome.debt_id: outcome for outcome in request.outcomes}
+    query = sa.select(*COPY_COLUMNS).where(replicas.c.id.in_(outcomes))
+    rows = connection.execute(query).all()
+    lock_workspaces(connection, {row.workspace_id for row in rows})
+    rows = connection.execute(query.with_for_update()).all()
+    held = [row for row in rows if row.lease_owner is not None and row.lease_owner == outcomes[row.id].owner]
+    held = [row for row in held if row.lease_kind != OCCUPANT_LEASE]
+    if not held:
+        return catalog_service_pb2.FinishDebtResponse()
+    ledger = Ledger(connection, now)
+    ledger.load(row.version_id for row in held if row.version_id is not None)
+    there = ledger.load_keys({row.lease_key for row in held if row.lease_key is not None})
+    _release_occupants(connection, ledger, held)
+    leftovers = {copy.id: copy for copy in ledger.leftovers}
+    for row in held:
+        outcome = outcomes[row.id]
+        if row.version_id is None:
+            copy = leftovers.get(row.id) or ledger.add_leftover_row(copy_of(row))
+            _finish(ledger, copy, None, outcome, [])
+        else:
+            content = ledger.contents[row.version_id]
+            found = content.at(row.provider_id)
+            assert found is not None
+            _finish(ledger, found, content, outcome, there.get((row.provider_id, row.lease_key), []))
+    ledger.settle()
+    ledger.save()
+    return catalog_service_pb2.FinishDebtResponse()
+
+
+def _release_occupants(connection: Connection, ledger: Ledger, held: Iterable[Any]) -> None:
+    """End the leases on copies that made room."""
+    wanted = {(row.lease_owner, row.provider_id, row.lease_key) for row in held}
+    rows = connection.execute(
+        sa.select(
+            replicas.c.id, replicas.c.version_id, replicas.c.provider_id, replicas.c.lease_owner, replicas.c.lease_key
+        ).where(
+            replicas.c.lease_key.in_({key for _, _, key in wanted}),
+            replicas.c.lease_kind == OCCUPANT_LEASE,
+        )
+    ).all()
+    mine = [row for row in rows if (row.lease_owner, row.provider_id, row.lease_key) in wanted]
+    ledger.load(row.version_id for row in mine if row.version_id is not None)
+    for row in mine:
+        content = ledger.contents.get(row.version_id)
+        copy = None if content is None else content.at(row.provider_id)
+        if copy is not None:
+            copy.release()
+            if copy.due_at is not None:
+                copy.due_at = ledger.now
+
+
+def _finish(
+    ledger: Ledger,
+    copy: Copy,
+    content: Content | None,
+    outcome: catalog_service_pb2.DebtOutcome,
+    there: list[tuple[Copy, Content | None]],
+) -> None:
+    """Apply one outcome to its copy."""
+    kind, key = copy.lease_kind, copy.lease_key or copy.key
+    copy.release()
+    copy.due_at = None
+    if outcome.done:
+        _finish_done(ledger, copy, content, outcome, kind, key, there)
+    elif kind == INSPECT and outcome.state in {MISSING, CORRUPT}:
+        _finish_inspection(ledger, copy, outcome, key)
+    else:
+        copy.error = outcome.failure.message
+        copy.attempts += int(outcome.counted)
+        if copy.attempts < QUARANTINE_ATTEMPTS:
+            copy.due_at = ledger.now + int(max(0.0, outcome.retry_seconds) * SECOND)
+        if kind == COPY and key != copy.key:
+            # the file was moved or replaced meanwhile: what the attempt may have left explains nothing any more
+            ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
+
+
+def _finish_done(
+    ledger: Ledger,
+    copy: Copy,
+    content: Content | None,
+    outcome: catalog_service_pb2.DebtOutcome,
+    kind: int | None,
+    key: str,
+    there: list[tuple[Copy, Content | None]],
+) -> None:
+    if kind == REMOVE:
+        copy.attempts, copy.error = 0, ""
+        copy.actual = MISSING
+        if content is None:
+            copy.gone = True
+        return
+    if kind == INSPECT and copy.key != key:
+        return  # it was moved while it was looked at
+    if kind in {COPY, RELOCATE}:
+        copy.key, copy.move_to = key, None
+        for other, of in there:
+            if other is copy or other.key != key:
+                continue
+            if of is None:
+                other.gone = True  # the leftover was overwritten
+            elif other.actual != MISSING:
+                other.mark_displaced(aside_key(of.version_id))
+                other.key, other.move_to = aside_key(of.version_id), None
+                owe(other, True, ledger.now)
+    if kind == RELOCATE and copy.actual != OK:
+        copy.attempts, copy.error = 0, ""
+        return  # renamed while nothing was known of it: still to be looked at
+    etag = outcome.etag or (copy.etag if kind != COPY else "")
+    checksum = outcome.checksum or (copy.checksum if kind != COPY else "")
+    proven = copy.proven_at
+    copy.mark_ok(ledger.now, etag, checksum)
+    if kind == RELOCATE:
+        copy.proven_at = proven  # a rename proves no bytes
+
+
+def _finish_inspection(ledger: Ledger, copy: Copy, outcome: catalog_service_pb2.DebtOutcome, key: str) -> None:
+    """The right content is not at the key: look where else it may be, then conclude."""
+    if copy.key != key:
+        return
+    if copy.move_to is not None and copy.move_to != key:
+        if outcome.state == CORRUPT:
+            ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
+        copy.key, copy.move_to = copy.move_to, None
+        copy.attempts = 0
+        return
+    copy.actual, copy.move_to = outcome.state, None
+    copy.error = outcome.failure.message
+
+
+def make_due(
+    connection: Connection, request: catalog_service_pb2.MakeDueRequest, _author: str
+) -> catalog_service_pb2.MakeDueResponse:
+    """CatalogService.MakeDue."""
+    now = now_ns()
+    workspace_id, row = require(connection, request.workspace, request.path)
+    provider = None
+    if request.provider:
+        provider = connection.scalar(sa.select(providers.c.id).where(providers.c.name == request.provider))
+        if provider is None:
+            raise NotFound(f"there is no provider {request.provider!r}", provider=request.provider)
+    if workspace_id is None:
+        return catalog_service_pb2.MakeDueResponse()
+    lock_workspaces(connection, [workspace_id])
+    owed: list[sa.ColumnElement[bool]] = [
+        replicas.c.workspace_id == workspace_id,
+        is_owed,
+        sa.or_(replicas.c.lease_until.is_(None), replicas.c.lease_until <= now),
+    ]
+    if provider is not None:
+        owed.append(replicas.c.provider_id == provider)
+    if request.path != "/":
+        chosen = sa.select(versions.c.id).join(entries, entries.c.id == versions.c.entry_id)
+        if row is not None and row.kind != DIRECTORY:
+            chosen = chosen.where(entries.c.id == row.id)
+        else:
+            chosen = chosen.where(entries.c.workspace_id == workspace_id, below(request.path))
+        owed.append(replicas.c.version_id.in_(chosen))
+    quarantined = connection.execute(
+        sa.select(replicas.c.provider_id, sa.func.count())
+        .join(versions, versions.c.id == replicas.c.version_id)
+        .where(
+            *owed,
+            replicas.c.attempts >= QUARANTINE_ATTEMPTS,
+            replicas.c.wanted == 1,
+            versions.c.superseded_at.is_(None),
+        )
+        .group_by(replicas.c.provider_id)
+    )
+    add_counters(connection, {(workspace_id, row[0]): [0, 0, 0, -row[1], 0] for row in quarantined})
+    made = connection.execute(replicas.update().where(*owed).values(due_at=now, attempts=0))
+    return catalog_service_pb2.MakeDueResponse(due=made.rowcount)

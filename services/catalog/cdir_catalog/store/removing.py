@@ -1,0 +1,194 @@
+"""RemoveEntry: a file in one step; a directory with all below it in bulk statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.errors import Conflict, DirectoryNotEmpty, InvalidArgument
+from cdir.v1 import directory_service_pb2, entry_pb2
+from cdir_catalog.clock import SECOND, now_ns
+from cdir_catalog.schema import entries, intents, policies, replicas, versions
+from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN
+from cdir_catalog.store.entries import below, live, not_found, require
+from cdir_catalog.store.ledger import ChangeRow, Ledger
+from cdir_catalog.store.locks import lock_workspaces
+from cdir_catalog.store.policies import Placer
+from cdir_catalog.store.tallies import Tally, aside_key_sql
+from cdir_catalog.wire import DIRECTORY, FILE
+
+__all__ = ["check_unwritten", "remove_entry", "supersede_file"]
+
+
+def check_unwritten(connection: Connection, workspace_id: int, path: str) -> None:
+    """Raise :class:`Conflict` while a write at or below ``path`` is under way, or has lapsed and is not undone yet."""
+    condition: sa.ColumnElement[bool] = sa.true()
+    if path != "/":
+        inside = sa.and_(intents.c.path >= f"{path}/", intents.c.path < f"{path}0")
+        condition = sa.or_(intents.c.path == path, inside)
+    writing = connection.scalar(
+        sa.select(intents.c.path).where(intents.c.workspace_id == workspace_id, condition).limit(1)
+    )
+    if writing is not None:
+        raise Conflict(f"a write to {writing!r} is under way; try again when it has ended", path=writing)
+
+
+def remove_entry(
+    connection: Connection, request: directory_service_pb2.RemoveEntryRequest, author: str
+) -> directory_service_pb2.RemoveEntryResponse:
+    """DirectoryService.RemoveEntry."""
+    path = request.path
+    workspace_id, row = require(connection, request.workspace, path)
+    if path == "/" and not request.recursive:
+        raise InvalidArgument("the root itself cannot be removed; remove what lies in it, or use recursive")
+    if workspace_id is None:
+        return directory_service_pb2.RemoveEntryResponse()
+    lock_workspaces(connection, [workspace_id])
+    _, row = require(connection, request.workspace, path)
+    check_unwritten(connection, workspace_id, path)
+    ledger = Ledger(connection, now_ns())
+    if row is not None and row.kind == FILE:
+        if request.HasField("if_generation") and request.if_generation != row.generation:
+            raise Conflict(f"{path!r} is at generation {row.generation}, not {request.if_generation}", path=path)
+        placer = Placer(connection, workspace_id, [path])
+        supersede_file(ledger, row, path, placer)
+        ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, FILE, row.generation, author))
+        ledger.count_files(workspace_id, -1, -row.size)
+        connection.execute(entries.update().where(entries.c.id == row.id).values(removed_at=ledger.now))
+        ledger.settle()
+        ledger.save()
+        return directory_service_pb2.RemoveEntryResponse(files=1)
+    if request.HasField("if_generation") and request.if_generation != 0:
+        raise Conflict(f"{path!r} is a directory and has no generation", path=path)
+    files = _remove_directory(connection, ledger, workspace_id, row, path, recursive=request.recursive)
+    ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, DIRECTORY, 0, author))
+    ledger.save()
+    return directory_service_pb2.RemoveEntryResponse(files=files)
+
+
+def supersede_file(ledger: Ledger, row: Any, path: str, placer: Placer) -> None:
+    """Make a file's current content an older one, kept as long as the policy says."""
+    policy = placer.policy(path)
+    ledger.load([row.version_row])
+    keep = policy.keep_seconds if policy.keep_versions > 0 else None
+    ledger.supersede(ledger.contents[row.version_row], keep)
+
+
+def _remove_directory(
+    connection: Connection, ledger: Ledger, workspace_id: int, row: Any | None, path: str, *, recursive: bool
+) -> int:
+    mine = sa.and_(entries.c.workspace_id == workspace_id, live, below(path))
+    child = connection.scalar(sa.select(entries.c.id).where(mine).limit(1))
+    if child is not None and not recursive:
+        raise DirectoryNotEmpty(f"{path!r} is not empty; use recursive to remove all below it", path=path)
+    if row is None and path != "/":
+        raise not_found(path)
+    files = 0
+    if child is not None:
+        files = _supersede_below(connection, ledger, workspace_id, path, mine)
+        connection.execute(entries.delete().where(mine, entries.c.kind == DIRECTORY))
+    if row is not None:
+        connection.execute(entries.delete().where(entries.c.id == row.id))
+    return files
+
+
+def _supersede_below(
+    connection: Connection, ledger: Ledger, workspace_id: int, path: str, mine: sa.ColumnElement[bool]
+) -> int:
+    """Make the current contents of all files below ``path`` older ones, in one statement for each step."""
+    now = ledger.now
+    totals = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.size), 0))
+        .select_from(entries.join(versions, versions.c.id == entries.c.version_id))
+        .where(mine, entries.c.kind == FILE)
+    ).one()
+    files, size = int(totals[0]), int(totals[1])
+    if files == 0:
+        return 0
+    # what is being removed is told apart by the time of removal
+    now = _unused_time(connection, workspace_id, path, now)
+    connection.execute(entries.update().where(mine, entries.c.kind == FILE).values(removed_at=now))
+    removed = sa.and_(entries.c.workspace_id == workspace_id, entries.c.removed_at == now, below(path))
+    chosen = sa.select(entries.c.version_id).where(removed)
+    tally = Tally(connection, workspace_id, chosen)
+    _expire(connection, workspace_id, path, removed, now)
+    of_chosen = replicas.c.version_id.in_(chosen)
+    leased = sa.func.coalesce(replicas.c.lease_until, 0) > now
+    connection.execute(replicas.delete().where(of_chosen, replicas.c.actual == MISSING, ~leased))
+    connection.execute(
+        replicas.update()
+        .where(of_chosen, replicas.c.actual == MISSING)
+        .values(actual=UNKNOWN, key=sa.func.coalesce(replicas.c.lease_key, replicas.c.key), move_to=None, owed=1)
+    )
+    connection.execute(replicas.update().where(of_chosen, replicas.c.actual == CORRUPT).values(wanted=0))
+    aside = (
+        sa.select(aside_key_sql(versions.c.version_id)).where(versions.c.id == replicas.c.version_id).scalar_subquery()
+    )
+    due = sa.case((leased, replicas.c.due_at), else_=now)
+    connection.execute(
+        replicas.update()
+        .where(of_chosen, replicas.c.actual == OK, replicas.c.wanted == 1)
+        .values(move_to=aside, owed=1, due_at=due)
+    )
+    connection.execute(
+        replicas.update().where(of_chosen, replicas.c.wanted == 0).values(move_to=None, owed=1, due_at=due)
+    )
+    connection.execute(
+        replicas.update()
+        .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key)
+        .values(move_to=None, owed=0, due_at=None)
+    )
+    tally.save()
+    _forget_lost(connection, removed, chosen)
+    ledger.count_files(workspace_id, -files, -size)
+    return files
+
+
+def _unused_time(connection: Connection, workspace_id: int, path: str, now: int) -> int:
+    """Return a time at which nothing below ``path`` was removed before."""
+    last: int | None = connection.scalar(
+        sa.select(sa.func.max(entries.c.removed_at)).where(
+            entries.c.workspace_id == workspace_id, entries.c.removed_at.is_not(None), below(path)
+        )
+    )
+    return now if last is None else max(now, last + 1)
+
+
+def _expire(connection: Connection, workspace_id: int, path: str, removed: sa.ColumnElement[bool], now: int) -> None:
+    """Set until when removed contents are kept: by the policy of the directory, then by those below it."""
+    rules = [
+        rule
+        for rule in connection.scalars(
+            sa.select(policies.c.path).where(policies.c.workspace_id == workspace_id).order_by(policies.c.path)
+        )
+        if path == "/" or rule.startswith(f"{path}/")
+    ]
+    placer = Placer(connection, workspace_id, [path, *rules])
+    for place in [path, *rules]:
+        policy = placer.policy(place)
+        kept = policy.keep_versions > 0
+        under = sa.true() if place == path else below(place)
+        if place != path:
+            dirname, _, basename = place.rpartition("/")
+            under = sa.or_(under, sa.and_(entries.c.dirname == (dirname or "/"), entries.c.basename == basename))
+        these = sa.select(entries.c.version_id).where(removed, under)
+        connection.execute(
+            versions.update()
+            .where(versions.c.id.in_(these))
+            .values(superseded_at=now, expires_at=now + policy.keep_seconds * SECOND if kept else None)
+        )
+    unkept = sa.select(versions.c.id).where(
+        versions.c.id.in_(sa.select(entries.c.version_id).where(removed)), versions.c.expires_at.is_(None)
+    )
+    connection.execute(replicas.update().where(replicas.c.version_id.in_(unkept)).values(wanted=0))
+
+
+def _forget_lost(connection: Connection, removed: sa.ColumnElement[bool], chosen: sa.Select[Any]) -> None:
+    """Forget removed contents of which no copy was there."""
+    without = sa.and_(versions.c.id.in_(chosen), ~sa.exists().where(replicas.c.version_id == versions.c.id))
+    if connection.scalar(sa.select(versions.c.id).where(without).limit(1)) is None:
+        return
+    connection.execute(versions.delete().where(without))
+    connection.execute(entries.delete().where(removed, ~sa.exists().where(versions.c.entry_id == entries.c.id)))

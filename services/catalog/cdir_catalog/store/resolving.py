@@ -1,0 +1,193 @@
+"""ResolveEntries, versions and the status of one file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.errors import CdirError, InvalidArgument, IsDirectory, NotFound
+from cdir.status import to_failure
+from cdir.v1 import catalog_service_pb2, directory_service_pb2
+from cdir_catalog.clock import now_ns
+from cdir_catalog.schema import versions
+from cdir_catalog.store.copies import Copy
+from cdir_catalog.store.entries import (
+    check_path,
+    entry_with_owed,
+    find_entries,
+    find_removed,
+    not_found,
+    owed_counts,
+    require,
+)
+from cdir_catalog.store.ledger import Ledger
+from cdir_catalog.store.policies import Placer
+from cdir_catalog.store.providers import load_providers
+from cdir_catalog.store.replica_messages import readable, replica_message
+from cdir_catalog.store.workspaces import find_workspace, find_workspaces
+from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message, timestamp, version_message
+
+__all__ = ["get_file_status", "list_versions", "resolve_entries"]
+
+_MAX_REFS = 1000
+
+
+def resolve_entries(
+    connection: Connection, request: catalog_service_pb2.ResolveEntriesRequest
+) -> catalog_service_pb2.ResolveEntriesResponse:
+    """CatalogService.ResolveEntries."""
+    if len(request.refs) > _MAX_REFS:
+        raise InvalidArgument(f"{len(request.refs)} paths in one call; {_MAX_REFS} are the most")
+    ids = find_workspaces(connection, {ref.workspace for ref in request.refs})
+    resolving = {
+        workspace: _Resolving(connection, ids.get(workspace), workspace, request)
+        for workspace in {ref.workspace for ref in request.refs}
+    }
+    results = []
+    for ref in request.refs:
+        try:
+            results.append(resolving[ref.workspace].resolve(ref))
+        except CdirError as error:
+            results.append(catalog_service_pb2.ResolvedEntry(failure=to_failure(error)))
+    return catalog_service_pb2.ResolveEntriesResponse(results=results)
+
+
+class _Resolving:
+    """The refs of one workspace."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        workspace_id: int | None,
+        workspace: str,
+        request: catalog_service_pb2.ResolveEntriesRequest,
+    ) -> None:
+        self._workspace = workspace
+        self._workspace_id = workspace_id
+        self._now = now_ns()
+        self._with_replicas = request.with_replicas
+        refs = [ref for ref in request.refs if ref.workspace == workspace]
+        paths = [ref.path for ref in refs]
+        self._found = {} if workspace_id is None else find_entries(connection, workspace_id, paths)
+        self._older = self._load_older(connection, [ref for ref in refs if ref.HasField("generation")])
+        current = [row.version_row for row in self._found.values() if row.version_row is not None]
+        self._owed = owed_counts(connection, current)
+        if request.with_replicas:
+            older = [row.id for row in self._older.values()]
+            self._placer = Placer(connection, workspace_id, paths)
+            self._versions = _versions(connection, [*current, *older])
+            self._ledger = Ledger(connection, self._now)
+            self._ledger.load([*current, *older], lock=False)
+
+    def _load_older(
+        self, connection: Connection, refs: list[catalog_service_pb2.PathRef]
+    ) -> dict[tuple[str, int], Any]:
+        """Return the versions asked for by generation, by (path, generation)."""
+        if self._workspace_id is None or not refs:
+            return {}
+        entries_of: dict[int, str] = {}
+        removed = find_removed(connection, self._workspace_id, [ref.path for ref in refs])
+        for path, row in [*removed.items(), *self._found.items()]:
+            if row.kind == FILE:
+                entries_of[row.id] = path
+        pairs = {(row_id, ref.generation) for row_id, path in entries_of.items() for ref in refs if ref.path == path}
+        query = sa.select(versions).where(sa.tuple_(versions.c.entry_id, versions.c.generation).in_(pairs))
+        if not pairs:
+            return {}
+        return {(entries_of[row.entry_id], row.generation): row for row in connection.execute(query)}
+
+    def resolve(self, ref: catalog_service_pb2.PathRef) -> catalog_service_pb2.ResolvedEntry:
+        """Return what one ref names; raise when it names nothing."""
+        path = check_path(ref.path)
+        if path == "/" and (self._workspace_id is not None or not self._workspace):
+            return catalog_service_pb2.ResolvedEntry(entry=root_message(self._workspace))
+        row = self._found.get(path)
+        if ref.HasField("generation") and (row is None or row.generation != ref.generation):
+            return self._resolve_older(path, ref.generation)
+        if row is None:
+            raise not_found(path)
+        entry = entry_message(self._workspace, row, self._owed.get(row.version_row, 0))
+        resolved = catalog_service_pb2.ResolvedEntry(entry=entry)
+        if self._with_replicas and row.kind == FILE:
+            self._add_replicas(resolved, path, self._versions[row.version_row])
+        return resolved
+
+    def _resolve_older(self, path: str, generation: int) -> catalog_service_pb2.ResolvedEntry:
+        version = self._older.get((path, generation))
+        if version is None:
+            raise NotFound(f"no version {generation} of {path!r} is kept", path=path)
+        resolved = catalog_service_pb2.ResolvedEntry()
+        resolved.entry.workspace, resolved.entry.path, resolved.entry.kind = self._workspace, path, FILE
+        resolved.entry.size, resolved.entry.sha256 = version.size, version.sha256
+        resolved.entry.modified.CopyFrom(timestamp(version.modified_at))
+        resolved.entry.generation, resolved.entry.version_id = version.generation, version.version_id
+        resolved.entry.author = version.author
+        if self._with_replicas:
+            self._add_replicas(resolved, path, version)
+        return resolved
+
+    def _add_replicas(self, resolved: catalog_service_pb2.ResolvedEntry, path: str, version: Any) -> None:
+        resolved.version.CopyFrom(version_message(version))
+        copies: list[Copy] = self._ledger.contents[version.id].copies
+        providers = self._placer.by_id
+        resolved.replicas.extend(
+            replica_message(copy, version.version_id, providers[copy.provider_id], self._now)
+            for copy in readable(copies, providers, self._placer.policy(path).prefer)
+        )
+
+
+def _versions(connection: Connection, row_ids: list[int]) -> dict[int, Any]:
+    if not row_ids:
+        return {}
+    return {row.id: row for row in connection.execute(sa.select(versions).where(versions.c.id.in_(row_ids)))}
+
+
+def list_versions(
+    connection: Connection, request: directory_service_pb2.ListVersionsRequest
+) -> directory_service_pb2.ListVersionsResponse:
+    """DirectoryService.ListVersions."""
+    path = check_path(request.path)
+    workspace_id = find_workspace(connection, request.workspace)
+    if path == "/":
+        raise IsDirectory("'/' is a directory", path=path)
+    if workspace_id is None:
+        raise not_found(path)
+    present = find_entries(connection, workspace_id, [path]).get(path)
+    if present is not None and present.kind == DIRECTORY:
+        raise IsDirectory(f"{path!r} is a directory", path=path)
+    row = present or find_removed(connection, workspace_id, [path]).get(path)
+    if row is None:
+        raise not_found(path)
+    rows = connection.execute(
+        sa.select(versions)
+        .where(
+            versions.c.entry_id == row.id,
+            # what was let go is only waiting to be cleared away
+            sa.or_(versions.c.superseded_at.is_(None), versions.c.expires_at.is_not(None)),
+        )
+        .order_by(versions.c.generation.desc())
+    )
+    return directory_service_pb2.ListVersionsResponse(versions=[version_message(one) for one in rows])
+
+
+def get_file_status(
+    connection: Connection, request: directory_service_pb2.GetFileStatusRequest
+) -> directory_service_pb2.GetFileStatusResponse:
+    """DirectoryService.GetFileStatus."""
+    _, row = require(connection, request.workspace, request.path)
+    if row is None or row.kind == DIRECTORY:
+        raise IsDirectory(f"{request.path!r} is a directory", path=request.path)
+    now = now_ns()
+    ledger = Ledger(connection, now)
+    ledger.load([row.version_row], lock=False)
+    providers = {provider.id: provider for provider in load_providers(connection)}
+    replicas = [
+        replica_message(copy, row.version, providers[copy.provider_id], now)
+        for copy in ledger.contents[row.version_row].copies
+    ]
+    return directory_service_pb2.GetFileStatusResponse(
+        entry=entry_with_owed(connection, request.workspace, row),
+        replicas=sorted(replicas, key=lambda replica: replica.provider),
+    )

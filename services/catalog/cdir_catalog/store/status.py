@@ -1,0 +1,105 @@
+"""The status of a tree: from counters for a whole workspace, by a scan for a subtree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from cdir.v1 import directory_service_pb2
+from cdir_catalog.schema import counters, entries, placements, replicas, versions, workspaces
+from cdir_catalog.store.copies import Contribution
+from cdir_catalog.store.entries import ancestors, below, live, require_directory
+from cdir_catalog.store.placements import overlapping
+from cdir_catalog.store.providers import load_providers
+from cdir_catalog.store.tallies import tally_columns
+from cdir_catalog.wire import FILE, timestamp
+
+__all__ = ["get_tree_status"]
+
+_NOTHING = Contribution(0, 0, 0, 0, 0)
+
+
+def get_tree_status(
+    connection: Connection, request: directory_service_pb2.GetTreeStatusRequest
+) -> directory_service_pb2.GetTreeStatusResponse:
+    """DirectoryService.GetTreeStatus."""
+    workspace_id = require_directory(connection, request.workspace, request.path)
+    files = size = 0
+    per_provider: dict[int, Contribution] = {}
+    unplaced = False
+    if workspace_id is not None:
+        if request.path == "/":
+            files, size, per_provider = _whole(connection, workspace_id)
+        else:
+            files, size, per_provider = _subtree(connection, workspace_id, request.path)
+        unplaced = _unplaced(connection, workspace_id, request.path)
+    response = directory_service_pb2.GetTreeStatusResponse(
+        files=files,
+        bytes=size,
+        owed=sum(one.owed for one in per_provider.values()),
+        quarantined=sum(one.quarantined for one in per_provider.values()),
+        removals=sum(one.removals for one in per_provider.values()),
+        unplaced=unplaced,
+    )
+    for provider in load_providers(connection):
+        counted = per_provider.get(provider.id, _NOTHING)
+        message = provider.message()
+        response.providers.add(
+            name=provider.name,
+            kind=message.kind,
+            state=message.state,
+            state_reason=message.state_reason,
+            state_since=timestamp(provider.state_since),
+            files=counted.files,
+            bytes=counted.bytes,
+            owed=counted.owed,
+        )
+    return response
+
+
+def _whole(connection: Connection, workspace_id: int) -> tuple[int, int, dict[int, Contribution]]:
+    totals: Any = connection.execute(
+        sa.select(workspaces.c.files, workspaces.c.bytes).where(workspaces.c.id == workspace_id)
+    ).one()
+    rows = connection.execute(
+        sa.select(
+            counters.c.provider_id,
+            counters.c.files,
+            counters.c.bytes,
+            counters.c.owed,
+            counters.c.quarantined,
+            counters.c.removals,
+        ).where(counters.c.workspace_id == workspace_id)
+    )
+    return totals.files, totals.bytes, {row[0]: Contribution(*row[1:]) for row in rows}
+
+
+def _subtree(connection: Connection, workspace_id: int, path: str) -> tuple[int, int, dict[int, Contribution]]:
+    mine = sa.and_(entries.c.workspace_id == workspace_id, below(path))
+    totals: Any = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.size), 0))
+        .select_from(entries.join(versions, versions.c.id == entries.c.version_id))
+        .where(mine, live, entries.c.kind == FILE)
+    ).one()
+    rows = connection.execute(
+        sa.select(replicas.c.provider_id, *tally_columns())
+        .select_from(
+            entries.join(versions, versions.c.entry_id == entries.c.id).join(
+                replicas, replicas.c.version_id == versions.c.id
+            )
+        )
+        .where(mine)
+        .group_by(replicas.c.provider_id)
+    )
+    return totals[0], int(totals[1]), {row[0]: Contribution(*map(int, row[1:])) for row in rows}
+
+
+def _unplaced(connection: Connection, workspace_id: int, path: str) -> bool:
+    job = connection.scalar(
+        sa.select(placements.c.id)
+        .where(placements.c.workspace_id == workspace_id, overlapping(path, ancestors(path)))
+        .limit(1)
+    )
+    return job is not None

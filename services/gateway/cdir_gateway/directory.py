@@ -1,0 +1,224 @@
+"""The virtual directory's use cases beside reading and writing: what the catalog answers, and copying."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from cdir.errors import AlreadyExists, CdirError, Conflict, IntegrityError, InvalidArgument, IsDirectory
+from cdir.paths import join_path, normalize_path
+from cdir.status import from_failure, to_failure, translated
+from cdir.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    entry_pb2,
+    replicator_service_pb2,
+    replicator_service_pb2_grpc,
+)
+from cdir.v1 import directory_service_pb2 as pb
+from cdir_gateway.ledger import CALL_SECONDS, user_metadata
+from cdir_gateway.outbox import Outbox
+from cdir_gateway.reading import FileReader
+from cdir_gateway.writing import FileWriter, StoredFile, WriteOrder
+from cdir_transfer.digest import BLOCK_SIZE
+
+__all__ = ["TREE_SECONDS", "Directory", "normal"]
+
+TREE_SECONDS: Final = 600.0
+"""Deadline of a call that may touch a whole tree."""
+
+_COPIES_AT_ONCE: Final = 16
+_LARGE_COPIES_AT_ONCE: Final = 4
+_PAGE: Final = 1000
+
+Request = TypeVar("Request", bound=Message)
+
+
+def normal(request: Request, *fields: str) -> Request:
+    """Return the request with its paths in normal form; the one given is the caller's and stays as it is."""
+    changed = type(request)()
+    changed.CopyFrom(request)
+    for name in fields:
+        setattr(changed, name, normalize_path(getattr(request, name)))
+    return changed
+
+
+class Directory:
+    """See DirectoryService for what each method promises."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        replicator: replicator_service_pb2_grpc.ReplicatorServiceAsyncStub,
+        reader: FileReader,
+        writer: FileWriter,
+        *,
+        local_files: bool,
+        deployment: str,
+    ) -> None:
+        self.catalog = catalog
+        self._replicator = replicator
+        self._reader = reader
+        self._writer = writer
+        self._server = pb.GetServerResponse(
+            version=importlib.metadata.version("cdir"),
+            deployment=deployment,
+            local_files=local_files,
+            process_id=os.getpid(),
+        )
+
+    def server(self) -> pb.GetServerResponse:
+        """Who answers."""
+        return self._server
+
+    async def entry(self, workspace: str, path: str) -> entry_pb2.Entry:
+        """What a path in normal form names. Raises NotFound."""
+        request = catalog_service_pb2.ResolveEntriesRequest(
+            refs=[catalog_service_pb2.PathRef(workspace=workspace, path=path)]
+        )
+        with translated():
+            response = await self.catalog.ResolveEntries(request, timeout=CALL_SECONDS)
+        found = response.results[0]
+        if found.HasField("failure"):
+            raise from_failure(found.failure)
+        return found.entry
+
+    async def watch(self, request: pb.WatchChangesRequest) -> AsyncGenerator[pb.WatchChangesResponse, None]:
+        """Yield changes until the caller leaves."""
+        call = self.catalog.WatchChanges(request)
+        try:
+            with translated():
+                async for response in call:
+                    yield response
+        finally:
+            call.cancel()
+
+    async def repair(self, request: pb.RepairEntryRequest) -> pb.RepairEntryResponse:
+        """Make debt at or below a path due now."""
+        with translated():
+            started = await self._replicator.StartRepair(
+                replicator_service_pb2.StartRepairRequest(
+                    workspace=request.workspace, path=normalize_path(request.path), provider=request.provider
+                ),
+                timeout=CALL_SECONDS,
+            )
+        return pb.RepairEntryResponse(due=started.due)
+
+    async def copy(self, request: pb.CopyEntryRequest, user: str) -> AsyncGenerator[pb.CopyEntryResponse, None]:
+        """Copy a file or a tree; yield one outcome per file as it is done."""
+        request = normal(request, "source", "target")
+        source = await self.entry(request.source_workspace, request.source)
+        is_tree = source.kind == entry_pb2.ENTRY_KIND_DIRECTORY
+        if is_tree and not request.recursive:
+            raise IsDirectory(f"{request.source} is a directory; copy it with --recursive", path=request.source)
+        if request.source_workspace == request.target_workspace and (
+            request.target == request.source or (is_tree and _is_below(request.target, request.source))
+        ):
+            raise InvalidArgument(f"{request.source} cannot be copied onto or into itself", path=request.source)
+        outbox: Outbox[pb.CopyEntryResponse] = Outbox(batch_weight=1, capacity=1)
+        work = asyncio.create_task(self._copy_all(request, source, user, outbox))
+        try:
+            async with aclosing(outbox.batches()) as batches:
+                async for outcomes in batches:
+                    for outcome in outcomes:
+                        yield outcome
+            await work
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def _copy_all(
+        self, request: pb.CopyEntryRequest, source: entry_pb2.Entry, user: str, outbox: Outbox[pb.CopyEntryResponse]
+    ) -> None:
+        slots, large = asyncio.Semaphore(_COPIES_AT_ONCE), asyncio.Semaphore(_LARGE_COPIES_AT_ONCE)
+
+        async def copy_file(entry: entry_pb2.Entry, target: str) -> None:
+            try:
+                stored = await self._copy_file(request, entry, target, user, large)
+                outcome = pb.CopyEntryResponse(path=target, stored=stored.message())
+            except CdirError as error:
+                outcome = pb.CopyEntryResponse(path=target, failure=to_failure(error))
+            finally:
+                slots.release()
+            await outbox.put(outcome)
+
+        try:
+            async with asyncio.TaskGroup() as copies:
+                async for entry in self._tree(request.source_workspace, source):
+                    target = _moved(entry.path, request.source, request.target)
+                    if entry.kind == entry_pb2.ENTRY_KIND_DIRECTORY:
+                        with translated():
+                            await self.catalog.MakeDirectory(
+                                pb.MakeDirectoryRequest(workspace=request.target_workspace, path=target),
+                                timeout=CALL_SECONDS,
+                                metadata=user_metadata(user),
+                            )
+                    else:
+                        await slots.acquire()
+                        copies.create_task(copy_file(entry, target))
+        finally:
+            outbox.close()
+
+    async def _tree(self, workspace: str, top: entry_pb2.Entry) -> AsyncIterator[entry_pb2.Entry]:
+        """Yield ``top`` and everything below it."""
+        yield top
+        if top.kind != entry_pb2.ENTRY_KIND_DIRECTORY:
+            return
+        token = ""
+        while True:
+            request = pb.ListEntriesRequest(
+                workspace=workspace, path=top.path, recursive=True, page_size=_PAGE, page_token=token
+            )
+            with translated():
+                page = await self.catalog.ListEntries(request, timeout=CALL_SECONDS)
+            for entry in page.entries:
+                yield entry
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def _copy_file(
+        self, request: pb.CopyEntryRequest, entry: entry_pb2.Entry, target: str, user: str, large: asyncio.Semaphore
+    ) -> StoredFile:
+        """Copy one file; what is stored has the digest that was recorded for what was read."""
+        opened = await self._reader.open(request.source_workspace, entry.path)
+        version = opened.content.version
+        order = WriteOrder(
+            workspace=request.target_workspace,
+            path=target,
+            modified=version.modified,
+            user=user,
+            base_generation=None if request.overwrite else 0,
+        )
+        try:
+            if version.size <= BLOCK_SIZE:
+                return await self._writer.store(order, await opened.content.whole(), version.sha256)
+            async with large, self._writer.upload(order, version.size) as upload:
+                async with aclosing(opened.content.blocks()) as blocks:
+                    async for block in blocks:
+                        await upload.send_hashed(block)
+                if upload.digest.sha256() != version.sha256:
+                    raise IntegrityError(f"{entry.path} was read with a digest that was not recorded", path=entry.path)
+                return await upload.finish(version.size, version.sha256, version.block_digests)
+        except Conflict as error:
+            if request.overwrite:
+                raise
+            raise AlreadyExists(f"{target} exists already; copy with --overwrite to replace it", path=target) from error
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path.startswith(top if top == "/" else f"{top}/")
+
+
+def _moved(path: str, top: str, target: str) -> str:
+    """Where ``path``, at or below ``top``, lies when ``top`` is copied to ``target``."""
+    if path == top:
+        return target
+    below = path[1:] if top == "/" else path[len(top) + 1 :]
+    return join_path(target, below)

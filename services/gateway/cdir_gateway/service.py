@@ -1,0 +1,82 @@
+"""Composing the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+
+from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
+from cdir_gateway.directory import Directory
+from cdir_gateway.ledger import Ledger
+from cdir_gateway.local_files import LocalFiles
+from cdir_gateway.observations import Observations
+from cdir_gateway.providers import Providers
+from cdir_gateway.read_stream import ReadStreams
+from cdir_gateway.reading import FileReader
+from cdir_gateway.servicer import DirectoryServicer, ProviderServicer
+from cdir_gateway.write_stream import WriteStreams
+from cdir_gateway.writing import FileWriter
+from cdir_runtime.credentials import Sealer
+from cdir_transfer.health import ProviderHealth
+from cdir_transfer.reader import VerifiedReader
+from cdir_transfer.writer import ProviderWriter
+
+__all__ = ["Gateway", "open_gateway"]
+
+_LATE_SECONDS: Final = 5.0
+"""How long the end waits for copies that go on after their file was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The servicers of a gateway."""
+
+    directory: DirectoryServicer
+    providers: ProviderServicer
+
+
+@asynccontextmanager
+async def open_gateway(
+    catalog_channel: grpc.aio.Channel,
+    adapters_channel: grpc.aio.Channel,
+    replicator_channel: grpc.aio.Channel,
+    sealer: Sealer,
+    *,
+    local_files: bool,
+    deployment: str,
+    patience: float = 10.0,
+) -> AsyncIterator[Gateway]:
+    """Give the servicers of a gateway between these services; the server has drained when this is left.
+
+    ``sealer`` seals secrets before they are stored. ``local_files`` lets callers name files of this machine: only where
+    they surely are this user. ``deployment`` is ``"embedded"`` or ``"split"``. ``patience`` is for how many seconds a
+    slow provider may hold up a write that has enough copies without it.
+    """
+    catalog = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
+    adapters = adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel)
+    replicator = replicator_service_pb2_grpc.ReplicatorServiceStub(replicator_channel)
+    health = ProviderHealth()
+    observations = Observations(catalog)
+    async with AsyncExitStack() as exits:
+        ledger = await exits.enter_async_context(Ledger(catalog))
+        local = await exits.enter_async_context(LocalFiles(enabled=local_files))
+        tasks = await exits.enter_async_context(asyncio.TaskGroup())
+        observing = tasks.create_task(observations.run())
+        writer = FileWriter(ledger, ProviderWriter(adapters, health, observations, patience=patience), tasks)
+        reader = FileReader(ledger, VerifiedReader(adapters, health, observations))
+        directory = Directory(catalog, replicator, reader, writer, local_files=local_files, deployment=deployment)
+        try:
+            yield Gateway(
+                directory=DirectoryServicer(directory, WriteStreams(writer, local), ReadStreams(reader, local)),
+                providers=ProviderServicer(Providers(catalog, adapters, sealer)),
+            )
+        finally:
+            await writer.wait_for_late_copies(_LATE_SECONDS)
+            await writer.end_late_copies()
+            observing.cancel()
+            await observations.flush()

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from unit.gateway.harness import Harness, open_harness
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A gateway without providers."""
+    async with open_harness(tmp_path) as composed:
+        yield composed
+
+
+@pytest.fixture
+async def trio(harness: Harness) -> Harness:
+    """A gateway with three local providers a, b and c."""
+    for name in "abc":
+        await harness.add_provider(name)
+    return harness

@@ -1,0 +1,331 @@
+"""A whole gateway over a real catalog and real providers, in one process, and adapters that fail on request."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cdir.errors import CdirError
+from cdir.status import from_failure, translated
+from cdir.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    directory_service_pb2,
+    directory_service_pb2_grpc,
+    entry_pb2,
+    provider_pb2,
+    provider_service_pb2,
+    provider_service_pb2_grpc,
+)
+from cdir_adapters.pool import AdapterPool
+from cdir_adapters.servicer import AdapterServicer
+from cdir_catalog.service import open_catalog
+from cdir_gateway.service import open_gateway
+from cdir_runtime.credentials import Sealer
+from cdir_runtime.loopback import LoopbackChannel
+from cdir_transfer.digest import ContentDigest
+
+HANG = 60.0
+"""Seconds after which a test gives up on what never comes."""
+
+MODIFIED = Timestamp(seconds=1_600_000_000, nanos=123_456_000)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What goes wrong at one provider, from now on until it is lifted."""
+
+    error: CdirError | None = None
+    """Raised by every call that moves content."""
+    after: int = 0
+    """Of a streamed write, only when this many bytes have arrived; a small one is stored first if this is not 0."""
+    stalls: bool = False
+    """Calls never come back."""
+    pause: float = 0.0
+    """Seconds before each call that moves content, and before each piece of a streamed write."""
+    corrupt: bool = False
+    """What is read has a wrong first byte."""
+    writes_only: bool = False
+    calls: int = 0
+
+
+class FaultyAdapters(AdapterServicer):
+    """The adapters service, with troubles by provider id."""
+
+    def __init__(self, pool: AdapterPool) -> None:
+        super().__init__(pool)
+        self.troubles: dict[str, Trouble] = {}
+        self.calls: list[tuple[str, str]] = []
+        """(method, provider id) of each call that moves content."""
+
+    async def _meet(self, method: str, provider_id: str, *, write: bool) -> Trouble | None:
+        self.calls.append((method, provider_id))
+        trouble = self.troubles.get(provider_id)
+        if trouble is None or (trouble.writes_only and not write):
+            return None
+        trouble.calls += 1
+        if trouble.stalls:
+            await asyncio.Event().wait()
+        if trouble.pause:
+            await asyncio.sleep(trouble.pause)
+        if trouble.error is not None and not trouble.after:
+            raise trouble.error
+        return trouble
+
+    async def FetchObject(self, request: adapter_service_pb2.FetchObjectRequest, context: Any) -> Any:
+        trouble = await self._meet("FetchObject", request.provider.provider_id, write=False)
+        response = await super().FetchObject(request, context)
+        if trouble is not None and trouble.corrupt and response.data:
+            spoiled = bytes([response.data[0] ^ 1]) + response.data[1:]
+            return adapter_service_pb2.FetchObjectResponse(data=spoiled, size=response.size)
+        return response
+
+    async def PutObject(self, request: adapter_service_pb2.PutObjectRequest, context: Any) -> Any:
+        trouble = await self._meet("PutObject", request.header.provider.provider_id, write=True)
+        response = await super().PutObject(request, context)
+        if trouble is not None and trouble.error is not None:
+            raise trouble.error
+        return response
+
+    async def MoveObject(self, request: adapter_service_pb2.MoveObjectRequest, context: Any) -> Any:
+        await self._meet("MoveObject", request.provider.provider_id, write=True)
+        return await super().MoveObject(request, context)
+
+    async def WriteObject(
+        self, request_iterator: AsyncIterator[adapter_service_pb2.WriteObjectRequest], context: Any
+    ) -> Any:
+        return await super().WriteObject(self._troubled(request_iterator), context)
+
+    async def _troubled(
+        self, steps: AsyncIterator[adapter_service_pb2.WriteObjectRequest]
+    ) -> AsyncIterator[adapter_service_pb2.WriteObjectRequest]:
+        trouble: Trouble | None = None
+        arrived = 0
+        async for step in steps:
+            if step.HasField("header"):
+                trouble = await self._meet("WriteObject", step.header.provider.provider_id, write=True)
+            elif trouble is not None:
+                await asyncio.sleep(trouble.pause)
+                arrived += len(step.data)
+                if trouble.error is not None and arrived >= trouble.after:
+                    raise trouble.error
+            yield step
+
+
+@dataclass
+class Harness:
+    """The services and hands that do what a client does."""
+
+    directory: directory_service_pb2_grpc.DirectoryServiceAsyncStub
+    providers: provider_service_pb2_grpc.ProviderServiceAsyncStub
+    catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub
+    adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub
+    faulty: FaultyAdapters
+    folder: Path
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def root(self, provider: str) -> Path:
+        return self.folder / provider
+
+    def files(self, provider: str) -> dict[str, bytes]:
+        """Everything that lies at a local provider, cdir's own mark aside."""
+        root = self.root(provider)
+        found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        found.pop(".cdir/provider", None)
+        return found
+
+    async def add_provider(self, name: str, kind: str = "local", **fields: Any) -> provider_pb2.Provider:
+        options = {"root": str(self.root(name))} if kind == "local" else {}
+        with translated():
+            added = await self.providers.AddProvider(
+                provider_service_pb2.AddProviderRequest(
+                    provider=provider_pb2.Provider(name=name, kind=kind, options=options, **fields)
+                )
+            )
+        self.ids[name] = added.provider.provider_id
+        return added.provider
+
+    def trouble(self, provider: str, **what: Any) -> Trouble:
+        """Begin a trouble at a provider."""
+        trouble = self.faulty.troubles[self.ids[provider]] = Trouble(**what)
+        return trouble
+
+    def calm(self) -> None:
+        """Lift all troubles."""
+        self.faulty.troubles.clear()
+
+    async def set_policy(self, path: str = "/", **fields: Any) -> None:
+        rule = entry_pb2.PolicyRule(path=path, policy=entry_pb2.Policy(**fields))
+        with translated():
+            await self.directory.SetPolicy(directory_service_pb2.SetPolicyRequest(rule=rule))
+
+    def whole(self, file_id: int, path: str, data: bytes, **fields: Any) -> directory_service_pb2.FileWrite:
+        """A file in one step."""
+        return directory_service_pb2.FileWrite(
+            id=file_id,
+            open=directory_service_pb2.WriteOpen(path=path, modified=MODIFIED, **fields),
+            data=data,
+            commit=directory_service_pb2.WriteCommit(size=len(data), sha256=hashlib.sha256(data).digest()),
+        )
+
+    def steps(
+        self, file_id: int, path: str, data: bytes, *, piece: int = 1 << 20, **fields: Any
+    ) -> list[directory_service_pb2.FileWrite]:
+        """A file in several steps."""
+        steps = [
+            directory_service_pb2.FileWrite(
+                id=file_id, open=directory_service_pb2.WriteOpen(path=path, modified=MODIFIED, **fields)
+            )
+        ]
+        steps += [
+            directory_service_pb2.FileWrite(id=file_id, data=data[start : start + piece])
+            for start in range(0, len(data), piece)
+        ]
+        commit = directory_service_pb2.WriteCommit(size=len(data), sha256=hashlib.sha256(data).digest())
+        steps.append(directory_service_pb2.FileWrite(id=file_id, commit=commit))
+        return steps
+
+    async def write(
+        self, steps: Iterable[directory_service_pb2.FileWrite]
+    ) -> dict[int, list[directory_service_pb2.WriteResult]]:
+        """Send steps one message each; return all news by file."""
+
+        async def requests() -> AsyncIterator[directory_service_pb2.WriteFilesRequest]:
+            for step in steps:
+                yield directory_service_pb2.WriteFilesRequest(writes=[step])
+
+        news: dict[int, list[directory_service_pb2.WriteResult]] = {}
+        async with asyncio.timeout(HANG):
+            with translated():
+                async for response in self.directory.WriteFiles(requests()):
+                    for result in response.results:
+                        news.setdefault(result.id, []).append(result)
+        return news
+
+    async def put(
+        self, path: str, data: bytes, *, streamed: bool = False, **fields: Any
+    ) -> directory_service_pb2.WriteStored:
+        """Write one file and return its last news; raises the file's error."""
+        steps = self.steps(1, path, data, **fields) if streamed else [self.whole(1, path, data, **fields)]
+        results = (await self.write(steps))[1]
+        assert [result.final for result in results] == [False] * (len(results) - 1) + [True]
+        if results[-1].HasField("failure"):
+            raise from_failure(results[-1].failure)
+        return results[-1].stored
+
+    async def read(
+        self, reads: Iterable[directory_service_pb2.FileRead]
+    ) -> dict[int, list[directory_service_pb2.FilePart]]:
+        """Read files over one stream; return the parts by file."""
+
+        async def requests() -> AsyncIterator[directory_service_pb2.ReadFilesRequest]:
+            for read in reads:
+                yield directory_service_pb2.ReadFilesRequest(reads=[read])
+
+        parts: dict[int, list[directory_service_pb2.FilePart]] = {}
+        async with asyncio.timeout(HANG):
+            with translated():
+                async for response in self.directory.ReadFiles(requests()):
+                    for part in response.parts:
+                        parts.setdefault(part.id, []).append(part)
+        return parts
+
+    async def get(self, path: str, **fields: Any) -> bytes:
+        """Read one file; raises the file's error."""
+        parts = (await self.read([directory_service_pb2.FileRead(id=1, path=path, **fields)]))[1]
+        if parts[-1].HasField("failure"):
+            raise from_failure(parts[-1].failure)
+        assert parts[0].HasField("entry")
+        assert [part.end for part in parts] == [False] * (len(parts) - 1) + [True]
+        return b"".join(part.data for part in parts)
+
+    async def entry(self, path: str) -> entry_pb2.Entry:
+        with translated():
+            found = await self.directory.GetEntry(directory_service_pb2.GetEntryRequest(path=path))
+        return found.entry
+
+    async def replicas(self, path: str) -> dict[str, entry_pb2.Replica]:
+        """Every copy of a file's current content, by provider name."""
+        with translated():
+            status = await self.directory.GetFileStatus(directory_service_pb2.GetFileStatusRequest(path=path))
+        return {replica.provider: replica for replica in status.replicas}
+
+    async def resolved(self, path: str) -> catalog_service_pb2.ResolvedEntry:
+        """What a reader would learn of a path."""
+        with translated():
+            found = await self.catalog.ResolveEntries(
+                catalog_service_pb2.ResolveEntriesRequest(
+                    refs=[catalog_service_pb2.PathRef(path=path)], with_replicas=True
+                )
+            )
+        return found.results[0]
+
+    async def until(self, question: Any) -> None:
+        """Ask until the answer is true."""
+        async with asyncio.timeout(HANG):
+            while True:
+                if await question():
+                    return
+                await asyncio.sleep(0.02)
+
+
+def version_of(content: bytes, version_id: str = "0" * 32) -> entry_pb2.Version:
+    """The version record of a content."""
+    digest = ContentDigest()
+    digest.update(content)
+    return entry_pb2.Version(
+        version_id=version_id,
+        generation=1,
+        size=digest.size,
+        sha256=digest.sha256(),
+        block_digests=digest.block_digests(),
+    )
+
+
+@asynccontextmanager
+async def open_harness(folder: Path, *, patience: float = 10.0, local_files: bool = True) -> AsyncIterator[Harness]:
+    """Compose everything in ``folder``; no provider is registered yet."""
+    sealer = Sealer.generate()
+    async with (
+        open_catalog(f"sqlite:///{folder}/catalog.db") as catalog,
+        LoopbackChannel() as catalog_channel,
+        LoopbackChannel() as adapters_channel,
+        LoopbackChannel() as replicator_channel,
+        LoopbackChannel() as gateway_channel,
+    ):
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
+        catalog_stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
+        async with AdapterPool(catalog_stub, sealer) as pool:
+            faulty = FaultyAdapters(pool)
+            adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(faulty, adapters_channel)
+            async with open_gateway(
+                catalog_channel,
+                adapters_channel,
+                replicator_channel,
+                sealer,
+                local_files=local_files,
+                deployment="embedded",
+                patience=patience,
+            ) as gateway:
+                directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(gateway.directory, gateway_channel)
+                provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(gateway.providers, gateway_channel)
+                try:
+                    yield Harness(
+                        directory=directory_service_pb2_grpc.DirectoryServiceStub(gateway_channel),
+                        providers=provider_service_pb2_grpc.ProviderServiceStub(gateway_channel),
+                        catalog=catalog_stub,
+                        adapters=adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel),
+                        faulty=faulty,
+                        folder=folder,
+                    )
+                finally:
+                    await gateway_channel.close()
