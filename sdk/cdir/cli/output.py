@@ -12,7 +12,18 @@ from typing import Final, TextIO
 
 from cdir.errors import Unsupported
 
-__all__ = ["FORMATS", "NO_PROVIDER", "Column", "Output", "OutputClosed", "count", "human_size", "human_time", "rfc3339", "table"]
+__all__ = [
+    "FORMATS",
+    "NO_PROVIDER",
+    "Column",
+    "Output",
+    "OutputClosed",
+    "count",
+    "human_size",
+    "human_time",
+    "rfc3339",
+    "table",
+]
 
 FORMATS: Final = ("table", "json", "yaml", "csv")
 

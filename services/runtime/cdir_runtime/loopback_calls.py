@@ -109,6 +109,7 @@ class UnaryUnaryCall(LoopbackCall, grpc.aio.UnaryUnaryCall[Any, Any]):
     def start(self, tasks: Tasks) -> None:
         """Run the handler in a task, unless it runs already."""
         if not self._started and not self._exchange.finished:
+            self._started = True
             tasks.start(self._perform_quietly(), self._exchange.method)
 
     def __await__(self) -> Generator[Any, None, Any]:

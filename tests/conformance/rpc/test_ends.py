@@ -117,7 +117,10 @@ async def test_an_abandoned_stream_is_cancelled(probe: Any) -> None:
             break
 
     await read_one()
-    gc.collect()
+    if probe.transport != "loopback":  # grpc.aio's own call objects are cycles; ours need no collector
+        while not probe.servicer.cancelled.is_set():
+            gc.collect()
+            await asyncio.sleep(0.05)
     await probe.servicer.cancelled.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from cdir.v1 import (
 )
 from cdir_adapters.service import open_adapters
 from cdir_catalog.service import open_catalog
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
 
 
@@ -108,7 +109,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    sealer = Sealer.generate()
+    sealer = Sealer(os.urandom(KEY_BYTES))
     async with (
         open_catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog,
         LoopbackChannel() as catalog_channel,

@@ -23,7 +23,9 @@ def mark_of(root: Path) -> dict[str, Any]:
 
 async def check(bench: Any, ref: pb.ProviderRef) -> float:
     with translated():
-        return (await bench.adapters.CheckMark(pb.CheckMarkRequest(provider=ref))).seconds
+        response = await bench.adapters.CheckMark(pb.CheckMarkRequest(provider=ref))
+    assert isinstance(response, pb.CheckMarkResponse)
+    return response.seconds
 
 
 async def test_probing_marks_the_root_and_tells_what_it_can_do(bench: Any) -> None:

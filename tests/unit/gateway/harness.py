@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from cdir_adapters.pool import AdapterPool
 from cdir_adapters.servicer import AdapterServicer
 from cdir_catalog.service import open_catalog
 from cdir_gateway.service import open_gateway
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
 from cdir_transfer.digest import ContentDigest
 
@@ -294,7 +295,7 @@ def version_of(content: bytes, version_id: str = "0" * 32) -> entry_pb2.Version:
 @asynccontextmanager
 async def open_harness(folder: Path, *, patience: float = 10.0, local_files: bool = True) -> AsyncIterator[Harness]:
     """Compose everything in ``folder``; no provider is registered yet."""
-    sealer = Sealer.generate()
+    sealer = Sealer(os.urandom(KEY_BYTES))
     async with (
         open_catalog(f"sqlite:///{folder}/catalog.db") as catalog,
         LoopbackChannel() as catalog_channel,

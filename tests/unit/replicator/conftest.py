@@ -26,12 +26,21 @@ from cdir.v1 import (
 from cdir_adapters.service import open_adapters
 from cdir_catalog.service import open_catalog
 from cdir_replicator.service import Replicator
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
-from cdir_transfer.digest import ContentDigest
+from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
 
 HANG = 60.0
 """Seconds after which a test that waits for something gives up."""
+
+
+async def steps(
+    header: adapter_service_pb2.ObjectHeader, data: bytes
+) -> AsyncIterator[adapter_service_pb2.WriteObjectRequest]:
+    yield adapter_service_pb2.WriteObjectRequest(header=header)
+    for start in range(0, len(data), BLOCK_SIZE):
+        yield adapter_service_pb2.WriteObjectRequest(data=data[start : start + BLOCK_SIZE])
+    yield adapter_service_pb2.WriteObjectRequest(commit=adapter_service_pb2.ObjectCommit(size=len(data)))
 
 
 @dataclasses.dataclass
@@ -130,9 +139,13 @@ class Bench:
                 )
             header = adapter_service_pb2.ObjectHeader(provider=ref, key=target.key)
             header.modified.FromSeconds(1_600_000_000)
-            stored = await self.adapters.PutObject(adapter_service_pb2.PutObjectRequest(header=header, data=data))
+            if len(data) <= BLOCK_SIZE:
+                put = await self.adapters.PutObject(adapter_service_pb2.PutObjectRequest(header=header, data=data))
+                stored = put.info
+            else:
+                stored = (await self.adapters.WriteObject(steps(header, data))).info
         return catalog_service_pb2.StoredCopy(
-            provider_id=target.provider_id, etag=stored.info.etag, checksum=stored.info.checksum
+            provider_id=target.provider_id, etag=stored.etag, checksum=stored.checksum
         )
 
     async def write(self, path: str, data: bytes, *, at: Iterable[str] | None = None) -> entry_pb2.Entry:
@@ -167,8 +180,11 @@ class Bench:
         with translated():
             await self.catalog.RemoveEntry(directory_service_pb2.RemoveEntryRequest(path=path))
 
-    async def set_policy(self, **fields: int) -> None:
-        rule = entry_pb2.PolicyRule(path="/", policy=entry_pb2.Policy(**fields))
+    async def set_policy(
+        self, *, min_copies: int | None = None, keep_versions: int | None = None, keep_seconds: int | None = None
+    ) -> None:
+        policy = entry_pb2.Policy(min_copies=min_copies, keep_versions=keep_versions, keep_seconds=keep_seconds)
+        rule = entry_pb2.PolicyRule(path="/", policy=policy)
         with translated():
             await self.catalog.SetPolicy(directory_service_pb2.SetPolicyRequest(rule=rule))
 
@@ -240,7 +256,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         catalog = await stack.enter_async_context(open_catalog(f"sqlite:///{tmp_path}/catalog.db"))
         catalog_channel = await stack.enter_async_context(LoopbackChannel())
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
-        adapters = await stack.enter_async_context(open_adapters(catalog_channel, Sealer.generate()))
+        adapters = await stack.enter_async_context(open_adapters(catalog_channel, Sealer(os.urandom(KEY_BYTES))))
         adapters_channel = await stack.enter_async_context(LoopbackChannel())
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, adapters_channel)
         stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)

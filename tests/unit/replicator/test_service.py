@@ -38,22 +38,29 @@ async def test_debt_is_worked_off_by_itself(bench: Any) -> None:
 
 
 async def test_a_pause_holds_until_work_is_resumed(bench: Any) -> None:
-    async with open_replicator(bench.catalog_channel, bench.adapters_channel) as servicer:
-        await servicer.PauseWork(pb.PauseWorkRequest(), None)
+    async with (
+        open_replicator(bench.catalog_channel, bench.adapters_channel) as servicer,
+        LoopbackChannel() as channel,
+    ):
+        rpc.add_ReplicatorServiceServicer_to_server(servicer, channel)
+        stub = rpc.ReplicatorServiceStub(channel)
+        await stub.PauseWork(pb.PauseWorkRequest())
         await bench.write("/file", b"content", at=["a"])
-        await asyncio.sleep(1.5)
+        # more than two of its looks for work
+        await asyncio.sleep(2.5)
         assert bench.files("b") == {}
-        assert (await servicer.GetProgress(pb.GetProgressRequest(), None)).paused
-        await servicer.ResumeWork(pb.ResumeWorkRequest(), None)
+        assert (await stub.GetProgress(pb.GetProgressRequest())).paused
+        await stub.ResumeWork(pb.ResumeWorkRequest())
         await bench.until(lambda: bench.files("b") == {"file": b"content"})
 
 
 async def test_repair_of_what_does_not_exist_is_not_found(bench: Any) -> None:
-    servicer = bench.replicator.servicer
-    with pytest.raises(NotFound):
-        await servicer.StartRepair(pb.StartRepairRequest(path="/missing"), None)
-    with pytest.raises(NotFound):
-        await servicer.StartRepair(pb.StartRepairRequest(path="/", provider="missing"), None)
+    async with LoopbackChannel() as channel:
+        rpc.add_ReplicatorServiceServicer_to_server(bench.replicator.servicer, channel)
+        stub = rpc.ReplicatorServiceStub(channel)
+        for request in (pb.StartRepairRequest(path="/missing"), pb.StartRepairRequest(path="/", provider="missing")):
+            with pytest.raises(NotFound), translated():
+                await stub.StartRepair(request)
 
 
 async def test_it_ends_promptly_and_gives_its_leases_up(bench: Any) -> None:
@@ -76,10 +83,3 @@ async def test_a_provider_that_comes_back_is_caught_up_with(bench: Any) -> None:
         await bench.until(down)
         bench.folder.joinpath("hidden").rename(bench.root("b"))
         await bench.until(lambda: bench.files("b") == {"file": b"content"})
-
-
-async def test_the_service_answers_over_a_channel_too(bench: Any) -> None:
-    async with LoopbackChannel() as channel:
-        rpc.add_ReplicatorServiceServicer_to_server(bench.replicator.servicer, channel)
-        with pytest.raises(NotFound), translated():
-            await rpc.ReplicatorServiceStub(channel).StartRepair(pb.StartRepairRequest(path="/missing"))

@@ -88,7 +88,9 @@ def test_usage_that_a_provider_does_not_say_is_none() -> None:
 
 def test_a_capability_becomes_plain_values() -> None:
     capability = struct_pb2.Struct()
-    capability.update({"copy": True, "max_object_size": 5, "checksums": ["md5"], "nested": {"ratio": 0.5}, "none": None})
+    capability.update(
+        {"copy": True, "max_object_size": 5, "checksums": ["md5"], "nested": {"ratio": 0.5}, "none": None}
+    )
     info = conversion.provider_from(provider_pb2.Provider(name="disk", capability=capability))
     assert info.capability == {
         "copy": True,

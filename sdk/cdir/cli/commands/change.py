@@ -58,8 +58,9 @@ async def mv(session: Session, sources: Sequence[str], target: str, overwrite: b
 
     Takes effect at once; the providers' objects follow in the background.
     """
+    paths, full = [session.path(source) for source in sources], session.path(target)
     async with session.client() as client:
-        placed = await _placed(client, [session.path(source) for source in sources], session.path(target))
+        placed = await _placed(client, paths, full)
         for entry, path in placed:
             if dry_run:
                 session.output.say(f"would move {entry.target} → {path}")
@@ -80,8 +81,9 @@ async def cp(
     """Copy SRC to DEST, or SRC… into the directory DEST. No byte passes through this machine's disk."""
     files = size = owed = conflicts = 0
     failed: list[dict[str, str]] = []
+    paths, full = [session.path(source) for source in sources], session.path(target)
     async with session.client() as client:
-        placed = await _placed(client, [session.path(source) for source in sources], session.path(target))
+        placed = await _placed(client, paths, full)
         for entry, path in placed:
             if entry.is_directory and not recursive:
                 raise IsDirectory(f"{entry.target}: is a directory; add --recursive to copy all below it")

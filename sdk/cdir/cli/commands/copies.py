@@ -202,8 +202,9 @@ async def explain(session: Session, path: str) -> None:
 @click.argument("path")
 async def versions(session: Session, path: str) -> None:
     """List the contents a file has had and that are kept, newest first; also of a removed file."""
+    target = session.path(path)
     async with session.client() as client:
-        found = await client.versions(session.path(path))
+        found = await client.versions(target)
     rows = [
         {
             "generation": version.generation,
@@ -282,8 +283,9 @@ async def _worked_off(client: Client, target: str, provider: str) -> int:
 )
 async def watch(session: Session, path: str, since: int) -> None:
     """Print changes at or below PATH as they happen, until Ctrl-C. JSON is one object a line."""
+    target = session.path(path)
     async with session.client() as client:
-        changes = _change_rows(client.watch(session.path(path), after_revision=since))
+        changes = _change_rows(client.watch(target, after_revision=since))
         await session.output.stream(changes, _change_line, lines=True)
 
 

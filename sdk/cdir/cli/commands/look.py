@@ -29,15 +29,15 @@ def entry_row(entry: Entry) -> dict[str, object]:
     }
 
 
-def _name_line(entry: Entry, *, whole: bool) -> str:
+def _name_line(entry: Entry, whole: bool) -> str:
     shown = entry.target if whole else entry.name
     return shown + ("/" if entry.is_directory and not shown.endswith("/") else "")
 
 
-def _long_line(entry: Entry, *, whole: bool) -> str:
+def _long_line(entry: Entry, whole: bool) -> str:
     size = "-" if entry.is_directory else human_size(entry.size)
     owed = f"{entry.owed} owed" if entry.owed else ""
-    return f"{size:>9}  {human_time(entry.modified):>16}  {owed:>7}  {_name_line(entry, whole=whole)}"
+    return f"{size:>9}  {human_time(entry.modified):>16}  {owed:>7}  {_name_line(entry, whole)}"
 
 
 @command("ls", "cdir ls", "cdir ls -l /photos", "cdir ls --recursive --output json /photos")
@@ -46,9 +46,9 @@ def _long_line(entry: Entry, *, whole: bool) -> str:
 @click.option("-r", "--recursive", is_flag=True, help="List everything below as well.")
 async def ls(session: Session, path: str, long: bool, recursive: bool) -> None:
     """List a directory; a file is listed as itself."""
-    line: Callable[..., str] = _long_line if long else _name_line
+    target = session.path(path)
     async with session.client() as client:
-        await _print(session, client.list(session.path(path), recursive=recursive), line, whole=recursive)
+        await _print(session, client.list(target, recursive=recursive), _long_line if long else _name_line, recursive)
 
 
 @command("search", "cdir search invoice", "cdir search '*.jpg' /photos")
@@ -60,15 +60,18 @@ async def search(session: Session, pattern: str, directory: str, long: bool) -> 
 
     With * or ? PATTERN must match the whole name, else a part of it.
     """
-    line: Callable[..., str] = _long_line if long else _name_line
+    target = session.path(directory)
     async with session.client() as client:
-        await _print(session, client.search(pattern, session.path(directory)), line, whole=True)
+        await _print(session, client.search(pattern, target), _long_line if long else _name_line, True)
 
 
-async def _print(session: Session, entries: AsyncIterator[Entry], line: Callable[..., str], *, whole: bool) -> None:
+_Line = Callable[[Entry, bool], str]
+
+
+async def _print(session: Session, entries: AsyncIterator[Entry], line: _Line, whole: bool) -> None:
     if session.output.for_people:
         async for entry in entries:
-            session.output.line(line(entry, whole=whole))
+            session.output.line(line(entry, whole))
     else:
         await session.output.stream(_plain_rows(entries), lambda row: "")
 
@@ -82,12 +85,13 @@ async def _plain_rows(entries: AsyncIterator[Entry]) -> AsyncIterator[Row]:
 @click.argument("path", default=".")
 async def tree(session: Session, path: str) -> None:
     """Show a directory and all below it."""
+    target = session.path(path)
     async with session.client() as client:
-        top = await client.stat(session.path(path))
+        top = await client.stat(target)
         if not session.output.for_people:
             await session.output.stream(_plain_rows(client.list(top.target, recursive=True)), lambda row: "")
             return
-        session.output.line(_name_line(top, whole=True))
+        session.output.line(_name_line(top, True))
         if not top.is_directory:
             return
         files, directories = 0, 0
@@ -99,7 +103,7 @@ async def tree(session: Session, path: str) -> None:
                 waiting.pop()
                 continue
             entry, indent = level.pop()
-            session.output.line(f"{indent}{'├── ' if level else '└── '}{_name_line(entry, whole=False)}")
+            session.output.line(f"{indent}{'├── ' if level else '└── '}{_name_line(entry, False)}")
             if entry.is_directory:
                 directories += 1
                 below = indent + ("│   " if level else "    ")
@@ -113,8 +117,9 @@ async def tree(session: Session, path: str) -> None:
 @click.argument("path")
 async def stat(session: Session, path: str) -> None:
     """Show what a path names."""
+    target = session.path(path)
     async with session.client() as client:
-        entry = await client.stat(session.path(path))
+        entry = await client.stat(target)
     row = {**entry_row(entry), "sha256": entry.sha256, "author": entry.author, "version_id": entry.version_id}
     lines = [f"{entry.target}: {entry.kind.value}"]
     if not entry.is_directory:

@@ -199,8 +199,9 @@ async def get(
 @click.option("--from", "provider", default="", metavar="PROVIDER", help="Read this provider's copy and no other.")
 async def cat(session: Session, paths: Sequence[str], provider: str) -> None:
     """Print files, byte for byte, to standard output. Every byte was verified before it is printed."""
+    targets = [session.path(path) for path in paths]
     async with session.client() as client:
-        await _print_files(client, [session.path(path) for path in paths], provider)
+        await _print_files(client, targets, provider)
 
 
 async def _print_files(client: Client, paths: Sequence[str], provider: str) -> None:

@@ -94,13 +94,17 @@ class HealthRole:
 
     async def run(self) -> None:
         """Check every provider when its time has come, until cancelled: one that hangs delays no other."""
-        async with asyncio.TaskGroup() as checks:
-            while True:
-                await self._start_due(checks)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await self._woken.wait()
-                self._woken.clear()
+        try:
+            async with asyncio.TaskGroup() as checks:
+                while True:
+                    await self._start_due(checks)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await self._woken.wait()
+                    self._woken.clear()
+        except BaseExceptionGroup as group:
+            # checks raise nothing, so this is the catalog that does not answer
+            raise group.exceptions[0] from None
 
     async def _start_due(self, checks: asyncio.TaskGroup) -> int:
         with translated():

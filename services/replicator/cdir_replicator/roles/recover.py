@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from cdir.errors import CdirError, IntegrityError
+from cdir.errors import CdirError, IntegrityError, NotFound, ProviderUnavailable
 from cdir.status import from_failure, translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -36,17 +36,16 @@ _AT_ONCE = 8
 _CALL_SECONDS = 30.0
 _CATALOG_SECONDS = 60.0
 
-_ANSWERING = {
-    provider_pb2.PROVIDER_STATE_UP,
-    provider_pb2.PROVIDER_STATE_SLOW,
-    provider_pb2.PROVIDER_STATE_UNKNOWN,
-}
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Found:
-    copy: catalog_service_pb2.StoredCopy
-    digest: ContentDigest
+    """What lies at the targets of one write."""
+
+    stored: dict[str, catalog_service_pb2.StoredCopy] = dataclasses.field(default_factory=dict)
+    """Copies whose bytes were read back and are right, by provider id."""
+    uncertain: list[str] = dataclasses.field(default_factory=list)
+    """Ids of providers that could not be asked or have something else there."""
+    digest: ContentDigest | None = None
 
 
 class RecoverRole:
@@ -89,12 +88,16 @@ class RecoverRole:
             for write in waiting:
                 await self._recover(write)
 
-        async with asyncio.TaskGroup() as group:
-            renewing = group.create_task(self._renew())
+        renewing = asyncio.create_task(self._renew())
+        try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(_AT_ONCE, len(writes))):
                     workers.create_task(worker())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
             renewing.cancel()
+            await asyncio.wait([renewing])
 
     async def _renew(self) -> None:
         """Keep the claims alive: large contents take time to be read back."""
@@ -110,40 +113,34 @@ class RecoverRole:
                 logger.warning("claims on lapsed writes could not be renewed: %s", error)
 
     async def _recover(self, write: catalog_service_pb2.LapsedWrite) -> None:
-        found: dict[str, _Found] = {}
+        found = _Found()
         if write.intent.sha256:
             for target in write.targets:
-                verified = await self._inspect(write.intent, target)
-                if verified is not None:
-                    found[target.provider_id] = verified
-        if may_roll_forward(sha256=write.intent.sha256, verified=found, min_copies=write.min_copies) and (
+                await self._inspect(write.intent, target, found)
+        if may_roll_forward(sha256=write.intent.sha256, verified=found.stored, min_copies=write.min_copies) and (
             await self._commit(write, found)
         ):
             return
+        abort = catalog_service_pb2.AbortedWrite(
+            version_id=write.version_id, touched=[target.provider_id for target in write.targets]
+        )
         with translated():
             await self._catalog.AbortWrites(
-                catalog_service_pb2.AbortWritesRequest(
-                    aborts=[
-                        catalog_service_pb2.AbortedWrite(
-                            version_id=write.version_id, touched=[target.provider_id for target in write.targets]
-                        )
-                    ]
-                ),
-                timeout=_CATALOG_SECONDS,
+                catalog_service_pb2.AbortWritesRequest(aborts=[abort]), timeout=_CATALOG_SECONDS
             )
         logger.info("%s: undid a write whose writer is gone", write.intent.path)
 
-    async def _commit(self, write: catalog_service_pb2.LapsedWrite, found: dict[str, _Found]) -> bool:
+    async def _commit(self, write: catalog_service_pb2.LapsedWrite, found: _Found) -> bool:
         """Complete the write; false when the catalog refuses it because the file has changed meanwhile."""
-        digest = next(iter(found.values())).digest
+        assert found.digest is not None
         commitment = catalog_service_pb2.WriteCommitment(
             version_id=write.version_id,
-            size=digest.size,
-            sha256=digest.sha256(),
-            block_digests=digest.block_digests(),
+            size=found.digest.size,
+            sha256=found.digest.sha256(),
+            block_digests=found.digest.block_digests(),
             modified=write.intent.modified,
-            stored=[verified.copy for verified in found.values()],
-            touched=[target.provider_id for target in write.targets if target.provider_id not in found],
+            stored=found.stored.values(),
+            touched=found.uncertain,
         )
         with translated():
             response = await self._catalog.CommitWrites(
@@ -157,32 +154,35 @@ class RecoverRole:
         return True
 
     async def _inspect(
-        self, intent: catalog_service_pb2.WriteIntent, target: catalog_service_pb2.WriteTarget
-    ) -> _Found | None:
-        """Read back what lies at a target; return it when it is the content that was to be written."""
+        self, intent: catalog_service_pb2.WriteIntent, target: catalog_service_pb2.WriteTarget, found: _Found
+    ) -> None:
+        """Read back what lies at a target, and note whether it is the content that was to be written."""
         if target.HasField("occupant") and target.occupant.version_id:
             # another version still lies at the key, so this one was not written there; their contents may be equal
-            return None
-        if target.state not in _ANSWERING:
-            return None
+            return
         ref = adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision)
         try:
+            if target.state == provider_pb2.PROVIDER_STATE_DOWN:
+                raise ProviderUnavailable(f"provider {target.provider} is down")
             with translated():
                 stat = await self._adapters.StatObject(
                     adapter_service_pb2.StatObjectRequest(provider=ref, key=target.key), timeout=_CALL_SECONDS
                 )
             if stat.info.directory or stat.info.size != intent.size:
-                return None
+                raise IntegrityError(f"{target.key} has {stat.info.size} bytes instead of {intent.size}")
             digest = await self._digest(ref, target.key, intent.size)
+            if digest.sha256() != intent.sha256:
+                raise IntegrityError(f"{target.key} has other bytes than were to be written")
+        except NotFound:
+            return
         except CdirError as error:
-            logger.info("%s at provider %s cannot be inspected: %s", intent.path, target.provider, error)
-            return None
-        if digest.sha256() != intent.sha256:
-            return None
-        copy = catalog_service_pb2.StoredCopy(
+            logger.info("%s at provider %s cannot be relied on: %s", intent.path, target.provider, error)
+            found.uncertain.append(target.provider_id)
+            return
+        found.digest = digest
+        found.stored[target.provider_id] = catalog_service_pb2.StoredCopy(
             provider_id=target.provider_id, etag=stat.info.etag, checksum=stat.info.checksum
         )
-        return _Found(copy, digest)
 
     async def _digest(self, ref: adapter_service_pb2.ProviderRef, key: str, size: int) -> ContentDigest:
         digest = ContentDigest()

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,6 @@ import asyncssh
 
 from cdir.errors import (
     AlreadyExists,
-    CdirError,
     ConfigInvalid,
     DirectoryNotEmpty,
     IntegrityError,
@@ -24,9 +23,6 @@ from cdir.errors import (
     IsDirectory,
     NotDirectory,
     NotFound,
-    PermissionDenied,
-    ProviderUnavailable,
-    QuotaExceeded,
 )
 from cdir_adapters.adapter import (
     FULL,
@@ -44,10 +40,11 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.capability import Capability
-from cdir_adapters.providers.sftp.faults import Refused, translated
+from cdir_adapters.providers.sftp.faults import CallerFailed
 from cdir_adapters.providers.sftp.sessions import Session, Sessions
 from cdir_adapters.providers.sftp.settings import SftpSettings
 from cdir_adapters.providers.sftp.transfers import FileStream, block_size, read_at, write_pieces
+from cdir_adapters.providers.sftp.tree import ATTEMPTS, Tree, kind_of
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import PAGE_SIZE, exactly, require, require_write, resolve_range
 
@@ -60,12 +57,10 @@ TEMPORARY = ".cdir-tmp-"
 
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4000
-_FIRST_READ = 256 * 1024
-"""Bytes asked for together with the size, when a whole object is fetched."""
+_FIRST_READ = 4 * 1024 * 1024
+"""The most bytes of a range that are asked for together with the size, before that is known."""
 _TIDY_DEADLINE = 10.0
 """Seconds that removing an unfinished write may take; what remains is left to ``sweep``."""
-_ATTEMPTS = 20
-"""How often a folder is made anew that others remove because it is empty."""
 _LATEST = 0xFFFF_FFFF
 """Where the protocol's seconds since 1970 end: in 2106."""
 
@@ -95,6 +90,7 @@ class SftpAdapter(Adapter):
         settings = SftpSettings.from_options(options)
         self.info = AdapterInfo("sftp", name, settings.location)
         self._sessions = Sessions(settings, name)
+        self._tree = Tree(name)
         self._narrowed = False
 
     def __repr__(self) -> str:
@@ -132,7 +128,7 @@ class SftpAdapter(Adapter):
                     f"provider {self.info.name}: the folder {session.path('')} does not exist on the server",
                     provider=self.info.name,
                 ) from None
-            if _kind(attributes) is not ObjectKind.DIRECTORY:
+            if kind_of(attributes) is not ObjectKind.DIRECTORY:
                 raise ConfigInvalid(
                     f"provider {self.info.name}: {session.path('')} is not a folder; set root", option="root"
                 )
@@ -142,59 +138,11 @@ class SftpAdapter(Adapter):
             await session.sftp.makedirs(session.path(""), exist_ok=True)
         await self.check()
 
-    async def _require_root(self, session: Session) -> None:
-        """A missing object proves nothing when the root itself is missing: a disk of the server is not mounted."""
-        try:
-            await session.sftp.stat(session.path(""))
-        except asyncssh.SFTPNoSuchFile:
-            raise ProviderUnavailable(
-                f"provider {self.info.name}: the folder {session.path('')} is gone from the server; is its disk"
-                " mounted there?",
-                provider=self.info.name,
-            ) from None
-
     # ------------------------------------------------------------------ looking
 
     async def stat(self, key: str) -> ObjectInfo:
         async with self._session(key) as session:
-            return self._info(key, await self._attributes(session, key))
-
-    async def _attributes(self, session: Session, key: str) -> asyncssh.SFTPAttrs:
-        """Raises NotFound, also below a file."""
-        try:
-            with translated(self.info.name, key):
-                return await session.sftp.lstat(session.path(key))
-        except NotFound:
-            await self._require_root(session)
-            raise
-        except (Refused, NotDirectory):
-            if await self._is_below_file(session, key):
-                raise NotFound(f"{key} at provider {self.info.name} does not exist", key=key) from None
-            raise
-
-    async def _kind_at(self, session: Session, key: str) -> ObjectKind | None:
-        """What lies at ``key``; ``None`` when that is nothing, or cannot be seen."""
-        try:
-            return _kind(await session.sftp.lstat(session.path(key)))
-        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied):
-            return None
-
-    async def _is_below_file(self, session: Session, key: str) -> bool:
-        names = key.split("/")
-        for end in range(1, len(names)):
-            kind = await self._kind_at(session, "/".join(names[:end]))
-            if kind is None:
-                return False
-            if kind is not ObjectKind.DIRECTORY:
-                return True
-        return False
-
-    def _info(self, key: str, attributes: asyncssh.SFTPAttrs) -> ObjectInfo:
-        kind = _kind(attributes)
-        modified = None if attributes.mtime is None else datetime.fromtimestamp(attributes.mtime, UTC)
-        return ObjectInfo(
-            key=key, size=attributes.size or 0 if kind is ObjectKind.FILE else 0, kind=kind, modified=modified
-        )
+            return self._tree.info_of(key, await self._tree.attributes(session, key))
 
     async def list(
         self, prefix: str, *, recursive: bool = False, start_after: str | None = None
@@ -218,30 +166,10 @@ class SftpAdapter(Adapter):
         if found:
             yield Page(tuple(found))
 
-    async def _scan(self, folder: str) -> AsyncIterator[ObjectInfo]:
-        """What lies right in a folder, unfinished writes included; nothing when it does not exist (any more)."""
-        async with self._session(folder) as session:
-            start = f"{folder}/" if folder else ""
-            names = session.sftp.scandir(session.path(folder))
-            try:
-                async with aclosing(names):  # type: ignore[type-var] # declared an iterator, but it is a generator
-                    async for entry in names:
-                        name = entry.filename
-                        assert isinstance(name, str)
-                        if name in {".", ".."} or not _is_text(name):
-                            continue
-                        key = start + name
-                        attributes = entry.attrs
-                        if attributes.permissions is None:
-                            attributes = await session.sftp.lstat(session.path(key))
-                        yield self._info(key, attributes)
-            except asyncssh.SFTPNoSuchFile:
-                await self._require_root(session)
-            except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory):
-                if await self._kind_at(session, folder) is ObjectKind.DIRECTORY:
-                    raise
-                if not await self._is_below_file(session, f"{folder}/"):
-                    raise
+    async def _scan(self, folder: str) -> AsyncGenerator[ObjectInfo, None]:
+        async with self._session(folder) as session, aclosing(self._tree.scan(session, folder)) as objects:
+            async for info in objects:
+                yield info
 
     # ------------------------------------------------------------------ reading
 
@@ -250,24 +178,30 @@ class SftpAdapter(Adapter):
         self, key: str, *, range: ByteRange = FULL, if_match: str | None = None
     ) -> AsyncIterator[ReadStream]:
         require(self, if_match is None or self.capability.read_if_match, "read_if_match")
-        async with self._session(key) as session, self._opened(session, key) as file:
-            info = self._info(key, await file.stat())
-            offset, length = resolve_range(range, info.size, key)
-            block = block_size(session.sftp.limits.max_read_len)
-            stream = FileStream(info, file, offset, length, block=block, provider=self.info.name)
-            async with aclosing(stream):
-                yield stream
+        try:
+            async with self._session(key) as session, self._opened(session, key) as file:
+                info = self._tree.info_of(key, await file.stat())
+                offset, length = resolve_range(range, info.size, key)
+                block = block_size(session.sftp.limits.max_read_len)
+                stream = FileStream(info, file, offset, length, block=block, provider=self.info.name)
+                async with aclosing(stream):
+                    try:
+                        yield stream
+                    except Exception as error:
+                        raise CallerFailed(error) from error
+        except CallerFailed as failed:
+            raise failed.error  # noqa: B904 # the caller gets back the very error that it raised
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         require(self, if_match is None or self.capability.read_if_match, "read_if_match")
         async with self._session(key) as session, self._opened(session, key) as file:
             block = block_size(session.sftp.limits.max_read_len)
-            first = _FIRST_READ if range.length is None else range.length
-            attributes, data = await asyncio.gather(file.stat(), _flat(read_at(file, range.offset, first, block)))
-            info = self._info(key, attributes)
+            first = block if range.length is None else min(range.length, _FIRST_READ)
+            attributes, data = await asyncio.gather(file.stat(), read_at(file, range.offset, first, block))
+            info = self._tree.info_of(key, attributes)
             offset, length = resolve_range(range, info.size, key)
             if len(data) < length and len(data) == first:
-                data += await _flat(read_at(file, offset + first, length - first, block))
+                data += await read_at(file, offset + first, length - first, block)
             if len(data) < length:
                 raise IntegrityError(f"{key} at provider {self.info.name} became shorter while it was read", key=key)
             return FetchedObject(info, data[:length])
@@ -277,11 +211,11 @@ class SftpAdapter(Adapter):
         """Open a file for reading. A link is looked at, not followed; that costs no round trip of its own."""
         opening = asyncio.ensure_future(_open(session, key, "rb"))
         try:
-            attributes = await self._attributes(session, key)
+            attributes = await self._tree.attributes(session, key)
         except BaseException:
             await _close_when_open(opening)
             raise
-        kind = _kind(attributes)
+        kind = kind_of(attributes)
         if kind is not ObjectKind.FILE:
             await _close_when_open(opening)
             if kind is ObjectKind.DIRECTORY:
@@ -309,14 +243,17 @@ class SftpAdapter(Adapter):
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says: plain files have no place for it."""
         require_write(self, size, mode, if_match)
         self._check_target(key)
-        async with self._session(key) as session:
-            require_write(self, size, mode, if_match)  # once more, as connecting may have narrowed the capability
-            async with self._temporary(session, key) as (file, temporary):
-                async with aclosing(exactly(source, size, key)) as pieces:
-                    length = await self._fill(session, file, pieces, key)
-                seconds = min(max(0, int(modified.timestamp() // 1)), _LATEST)
-                await self._settle(session, file, key, length, seconds)
-                await self._name(session, temporary, key, mode)
+        seconds = min(max(0, int(modified.timestamp() // 1)), _LATEST)
+        try:
+            async with self._session(key) as session:
+                require_write(self, size, mode, if_match)  # once more, as connecting may have narrowed the capability
+                async with self._temporary(session, key) as (file, temporary):
+                    async with aclosing(_pieces(source, size, key)) as pieces:
+                        length = await self._fill(session, file, pieces, key)
+                    await self._settle(session, file, key, length, seconds)
+                    await self._name(session, temporary, key, mode)
+        except CallerFailed as failed:
+            raise failed.error  # noqa: B904 # the caller gets back the very error that its source raised
         return ObjectInfo(key=key, size=length, modified=datetime.fromtimestamp(seconds, UTC))
 
     def _check_target(self, key: str) -> None:
@@ -343,7 +280,7 @@ class SftpAdapter(Adapter):
             raise
 
     async def _create(self, session: Session, temporary: str, folder: str, key: str) -> asyncssh.SFTPClientFile:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             opening = asyncio.ensure_future(_open(session, temporary, "xb"))
             try:
                 return await asyncio.shield(opening)
@@ -353,26 +290,24 @@ class SftpAdapter(Adapter):
                         await self._drop(session, await opening, temporary)
                 raise
             except asyncssh.SFTPNoSuchFile:
-                await self._make_folder(session, folder)
+                await self._tree.make_folder(session, folder)
             except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory):
-                if await self._is_below_file(session, key):
+                if await self._tree.is_below_file(session, key):
                     raise NotDirectory(
                         f"{key} at provider {self.info.name}: a part of the path is not a folder", key=key
                     ) from None
-                await self._require_space(session, key)
+                await self._tree.require_space(session, key)
                 raise
-        raise self._contended(key)
+        raise self._tree.contended(key)
 
     async def _fill(
         self, session: Session, file: asyncssh.SFTPClientFile, pieces: AsyncIterator[bytes], key: str
     ) -> int:
         try:
             return await write_pieces(file, pieces, block_size(session.sftp.limits.max_write_len))
-        except BaseExceptionGroup as group:
-            cause = _first_cause(group)
-            if isinstance(cause, asyncssh.SFTPFailure):
-                await self._require_space(session, key)
-            raise cause from None
+        except asyncssh.SFTPFailure:
+            await self._tree.require_space(session, key)
+            raise
 
     async def _settle(
         self, session: Session, file: asyncssh.SFTPClientFile, key: str, length: int, seconds: int
@@ -401,7 +336,7 @@ class SftpAdapter(Adapter):
             try:
                 await sftp.link(source, target)
             except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
-                if await self._kind_at(session, key) is None:
+                if await self._tree.kind_at(session, key) is None:
                     raise
                 raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key) from None
             await sftp.remove(source)
@@ -414,7 +349,7 @@ class SftpAdapter(Adapter):
                 await sftp.remove(target)
             await sftp.rename(source, target)
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileIsADirectory, asyncssh.SFTPPermissionDenied):
-            if await self._kind_at(session, key) is ObjectKind.DIRECTORY:
+            if await self._tree.kind_at(session, key) is ObjectKind.DIRECTORY:
                 raise IsDirectory(f"{key} at provider {self.info.name} is a folder", key=key) from None
             raise
 
@@ -425,22 +360,9 @@ class SftpAdapter(Adapter):
                 await _close(file)
                 with contextlib.suppress(asyncssh.SFTPNoSuchFile):
                     await session.sftp.remove(session.path(temporary))
-                await self._prune(session, temporary)
+                await self._tree.prune(session, temporary)
         except (asyncssh.Error, OSError, TimeoutError) as error:
             logger.info("provider %s: %s remains until the next sweep: %s", self.info.name, temporary, error)
-
-    async def _require_space(self, session: Session, key: str) -> None:
-        """Raise QuotaExceeded when that is why the server refused."""
-        with contextlib.suppress(asyncssh.SFTPError):
-            status = await session.sftp.statvfs(session.path(""))
-            if not status.bavail or (status.files and not status.favail):
-                raise QuotaExceeded(f"{key} at provider {self.info.name}: no space is left there; make room", key=key)
-
-    def _contended(self, key: str) -> ProviderUnavailable:
-        return ProviderUnavailable(
-            f"{key} at provider {self.info.name}: its folder is removed again and again; try later",
-            provider=self.info.name,
-        )
 
     # ------------------------------------------------------------------ changing
 
@@ -451,38 +373,23 @@ class SftpAdapter(Adapter):
             try:
                 await session.sftp.remove(session.path(key))
             except asyncssh.SFTPNoSuchFile:
-                await self._require_root(session)
+                await self._tree.require_root(session)
                 return
             except asyncssh.SFTPError:
-                kind = await self._kind_at(session, key)
+                kind = await self._tree.kind_at(session, key)
                 if kind is ObjectKind.DIRECTORY:
                     raise IsDirectory(f"{key} at provider {self.info.name} is a folder", key=key) from None
-                if kind is None and await self._is_below_file(session, key):
+                if kind is None and await self._tree.is_below_file(session, key):
                     return
                 raise
-            await self._prune(session, key)
-
-    async def _prune(self, session: Session, key: str) -> None:
-        """Remove the folders above ``key`` as far as they are empty."""
-        folder = key.rpartition("/")[0]
-        while folder:
-            try:
-                await session.sftp.rmdir(session.path(folder))
-            except (
-                asyncssh.SFTPFailure,
-                asyncssh.SFTPDirNotEmpty,
-                asyncssh.SFTPPermissionDenied,
-                asyncssh.SFTPNoSuchFile,
-            ):
-                return
-            folder = folder.rpartition("/")[0]
+            await self._tree.prune(session, key)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         self._check_target(target)
         async with self._session(source) as session:
             require(self, self.capability.copy, "copy")
             async with self._opened(session, source) as original:
-                info = self._info(source, await original.stat())
+                info = self._tree.info_of(source, await original.stat())
                 assert info.modified is not None
                 async with self._temporary(session, target) as (file, temporary):
                     if info.size:
@@ -495,51 +402,31 @@ class SftpAdapter(Adapter):
         self._check_target(target)
         async with self._session(source) as session:
             require(self, self.capability.move, "move")
-            info = self._info(source, await self._attributes(session, source))
-            for _ in range(_ATTEMPTS):
+            info = self._tree.info_of(source, await self._tree.attributes(session, source))
+            for _ in range(ATTEMPTS):
                 try:
                     await session.sftp.posix_rename(session.path(source), session.path(target))
                     break
                 except asyncssh.SFTPNoSuchFile:
-                    await self._attributes(session, source)
-                    await self._make_folder(session, target.rpartition("/")[0])
+                    await self._tree.attributes(session, source)
+                    await self._tree.make_folder(session, target.rpartition("/")[0])
                 except asyncssh.SFTPFailure:
-                    if await self._kind_at(session, target) is ObjectKind.DIRECTORY:
+                    if await self._tree.kind_at(session, target) is ObjectKind.DIRECTORY:
                         raise IsDirectory(f"{target} at provider {self.info.name} is a folder", key=target) from None
-                    if await self._is_below_file(session, target):
+                    if await self._tree.is_below_file(session, target):
                         raise NotDirectory(
                             f"{target} at provider {self.info.name}: a part of the path is not a folder", key=target
                         ) from None
                     raise
             else:
-                raise self._contended(target)
-            await self._prune(session, source)
+                raise self._tree.contended(target)
+            await self._tree.prune(session, source)
         return dataclasses.replace(info, key=target)
 
     async def make_directory(self, key: str) -> None:
         require(self, self.capability.directories, "directories")
         async with self._session(key) as session:
-            await self._make_folder(session, key)
-
-    async def _make_folder(self, session: Session, key: str) -> None:
-        """Make a folder and those above it. The root itself is never made here: when it is missing, so is a disk."""
-        if not key:
-            await self._require_root(session)
-            return
-        for _ in range(_ATTEMPTS):
-            try:
-                await session.sftp.mkdir(session.path(key))
-                return
-            except asyncssh.SFTPNoSuchFile:
-                await self._make_folder(session, key.rpartition("/")[0])
-            except asyncssh.SFTPError:
-                kind = await self._kind_at(session, key)
-                if kind is ObjectKind.DIRECTORY:
-                    return
-                if kind is not None or await self._is_below_file(session, key):
-                    raise NotDirectory(f"{key} at provider {self.info.name} is not a folder", key=key) from None
-                raise
-        raise self._contended(key)
+            await self._tree.make_folder(session, key)
 
     async def remove_directory(self, key: str) -> None:
         require(self, self.capability.directories, "directories")
@@ -547,9 +434,9 @@ class SftpAdapter(Adapter):
             try:
                 await session.sftp.rmdir(session.path(key))
             except asyncssh.SFTPNoSuchFile:
-                await self._require_root(session)
+                await self._tree.require_root(session)
             except (asyncssh.SFTPFailure, asyncssh.SFTPDirNotEmpty):
-                kind = await self._kind_at(session, key)
+                kind = await self._tree.kind_at(session, key)
                 if kind is ObjectKind.DIRECTORY:
                     raise DirectoryNotEmpty(f"{key} at provider {self.info.name} is not empty", key=key) from None
                 if kind is not None:
@@ -595,20 +482,6 @@ class SftpAdapter(Adapter):
         await self._sessions.aclose()
 
 
-def _kind(attributes: asyncssh.SFTPAttrs) -> ObjectKind:
-    if attributes.type == asyncssh.FILEXFER_TYPE_REGULAR:
-        return ObjectKind.FILE
-    return ObjectKind.DIRECTORY if attributes.type == asyncssh.FILEXFER_TYPE_DIRECTORY else ObjectKind.OTHER
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 async def _open(session: Session, key: str, mode: str) -> asyncssh.SFTPClientFile:
     # a block size of 0 makes each read and write one request: how many are in flight is decided here
     return await session.sftp.open(session.path(key), mode, block_size=0)
@@ -626,13 +499,11 @@ async def _close_when_open(opening: asyncio.Future[asyncssh.SFTPClientFile]) -> 
             await _close(await opening)
 
 
-async def _flat(reading: asyncio.Future[bytes] | AsyncIterator[bytes]) -> bytes:
-    raise NotImplementedError
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made a group of tasks fail: the first one that is not a group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+async def _pieces(source: Source, size: int | None, key: str) -> AsyncGenerator[bytes, None]:
+    """The pieces of a source, whose own errors are kept apart from those of the server."""
+    async with aclosing(exactly(source, size, key)) as pieces:
+        try:
+            async for piece in pieces:
+                yield piece
+        except Exception as error:
+            raise CallerFailed(error) from error

@@ -23,7 +23,15 @@ from cdir.errors import (
     Unsupported,
 )
 
-__all__ = ["Refused", "is_lost", "translated"]
+__all__ = ["CallerFailed", "Refused", "is_lost", "translated"]
+
+
+class CallerFailed(Exception):
+    """Carries what a source or a reader raised past the translation: it says nothing about the server."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Refused(ProviderUnavailable):

@@ -137,7 +137,5 @@ class SftpSettings:
                     option="key_file",
                 ) from None
             if "passphrase" in str(error).lower():
-                raise ConfigInvalid(
-                    f"sftp: the key {path} is encrypted; set passphrase", option="passphrase"
-                ) from None
+                raise ConfigInvalid(f"sftp: the key {path} is encrypted; set passphrase", option="passphrase") from None
             raise ConfigInvalid(f"sftp: {path} is not a private key that can be used", option="key_file") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 
 import asyncssh
 
@@ -31,12 +30,16 @@ def block_size(limit: int) -> int:
 async def read_at(file: asyncssh.SFTPClientFile, offset: int, length: int, block: int) -> bytes:
     """Read up to ``length`` bytes from ``offset``; fewer only where the file ends."""
     if length <= block:
-        return await _read_block(file, offset, length)
+        return await _read_block(file, offset, length) if length else b""
     end = offset + length
-    async with asyncio.TaskGroup() as group:
-        reads = [
-            group.create_task(_read_block(file, start, min(block, end - start))) for start in range(offset, end, block)
-        ]
+    try:
+        async with asyncio.TaskGroup() as group:
+            reads = [
+                group.create_task(_read_block(file, start, min(block, end - start)))
+                for start in range(offset, end, block)
+            ]
+    except BaseExceptionGroup as failed:
+        raise _first_cause(failed) from None
     blocks = [read.result() for read in reads]
     for number, (data, start) in enumerate(zip(blocks, range(offset, end, block), strict=True)):
         if len(data) < min(block, end - start):
@@ -83,12 +86,8 @@ class FileStream(ReadStream):
         if not self._reads:
             raise StopAsyncIteration
         length, read = self._reads[0]
-        try:
-            with translated(self._provider, self.info.key):
-                data = await read
-        except BaseExceptionGroup as group:
-            with translated(self._provider, self.info.key):
-                raise group.exceptions[0] from None
+        with translated(self._provider, self.info.key):
+            data = await read
         self._reads.popleft()
         if len(data) != length:
             raise IntegrityError(
@@ -111,15 +110,18 @@ async def write_pieces(file: asyncssh.SFTPClientFile, pieces: AsyncIterator[byte
     """
     offset = unconfirmed = 0
     sizes: dict[asyncio.Task[int], int] = {}
-    async with asyncio.TaskGroup() as group:
-        async for piece in pieces:
-            for part in _blocks(piece, block):
-                while sizes and unconfirmed + len(part) > _WRITE_BEHIND:
-                    done, _ = await asyncio.wait(sizes, return_when=asyncio.FIRST_COMPLETED)
-                    unconfirmed -= sum(sizes.pop(write) for write in done)
-                sizes[group.create_task(file.write(part, offset))] = len(part)
-                offset += len(part)
-                unconfirmed += len(part)
+    try:
+        async with asyncio.TaskGroup() as group:
+            async for piece in pieces:
+                for part in _blocks(piece, block):
+                    while sizes and unconfirmed + len(part) > _WRITE_BEHIND:
+                        done, _ = await asyncio.wait(sizes, return_when=asyncio.FIRST_COMPLETED)
+                        unconfirmed -= sum(sizes.pop(write) for write in done)
+                    sizes[group.create_task(file.write(part, offset))] = len(part)
+                    offset += len(part)
+                    unconfirmed += len(part)
+    except BaseExceptionGroup as failed:
+        raise _first_cause(failed) from None
     return offset
 
 
@@ -127,3 +129,11 @@ def _blocks(piece: bytes, block: int) -> Sequence[bytes]:
     if len(piece) <= block:
         return (piece,)
     return [piece[start : start + block] for start in range(0, len(piece), block)]
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that made a group of tasks fail: the first one that is not a group itself."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

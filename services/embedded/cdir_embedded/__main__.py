@@ -1,0 +1,21 @@
+"""``python -m cdir_embedded``: run the embedded deployment for the home in ``CDIR_HOME``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+
+from cdir_embedded.daemon import run
+from cdir_runtime.service import run_service
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="cdir_embedded", description="Run cdir in one process on this machine.")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="serve on this address too, besides the home's socket")
+    options = parser.parse_args()
+    return run_service("daemon", functools.partial(run, listen=options.listen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The composition root of the one-process deployment: the only place that knows every service.
+
+Servicers and stubs meet in loopback channels. Services start from the one that calls nobody to the one that is the
+door, and end in the reverse order, each after those that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from cdir.v1 import (
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    directory_service_pb2_grpc,
+    provider_service_pb2_grpc,
+    replicator_service_pb2_grpc,
+)
+from cdir_adapters.service import open_adapters
+from cdir_catalog.service import open_catalog
+from cdir_gateway.service import open_gateway
+from cdir_replicator.service import open_replicator
+from cdir_runtime.credentials import Sealer
+from cdir_runtime.loopback import LoopbackChannel
+from cdir_runtime.server import Registrar
+
+__all__ = ["Deployment", "open_deployment"]
+
+_RELEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A running deployment: what to add to a server so that clients can reach it."""
+
+    registrars: tuple[Registrar, ...]
+
+
+@asynccontextmanager
+async def open_deployment(database_url: str, sealer: Sealer, *, local_files: bool) -> AsyncIterator[Deployment]:
+    """Run all services in this process over the catalog in ``database_url``, which nobody else uses meanwhile.
+
+    ``local_files`` lets callers name files of this machine: only where every caller is surely this user.
+    """
+    async with AsyncExitStack() as exits:
+        catalog = await exits.enter_async_context(LoopbackChannel())
+        adapters = await exits.enter_async_context(LoopbackChannel())
+        replicator = await exits.enter_async_context(LoopbackChannel())
+
+        catalog_servicer = await exits.enter_async_context(open_catalog(database_url))
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_servicer, catalog)
+        # whoever held a lease in this catalog is gone, since this process is now alone with it
+        await catalog_service_pb2_grpc.CatalogServiceStub(catalog).ReleaseOwner(
+            catalog_service_pb2.ReleaseOwnerRequest(), timeout=_RELEASE_SECONDS
+        )
+
+        adapter_servicer = await exits.enter_async_context(open_adapters(catalog, sealer))
+        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapter_servicer, adapters)
+
+        replicator_servicer = await exits.enter_async_context(open_replicator(catalog, adapters))
+        replicator_service_pb2_grpc.add_ReplicatorServiceServicer_to_server(replicator_servicer, replicator)
+
+        gateway = await exits.enter_async_context(
+            open_gateway(catalog, adapters, replicator, sealer, local_files=local_files, deployment="embedded")
+        )
+        yield Deployment(
+            (
+                lambda server: directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(
+                    gateway.directory, server
+                ),
+                lambda server: provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(
+                    gateway.providers, server
+                ),
+                lambda server: replicator_service_pb2_grpc.add_ReplicatorServiceServicer_to_server(
+                    replicator_servicer, server
+                ),
+            )
+        )
