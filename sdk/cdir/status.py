@@ -21,6 +21,7 @@ from typing import Final
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from cdir import errors
@@ -215,7 +216,7 @@ def _our_details(
                     info = found
                 elif detail.Unpack(retry):
                     retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-        except ValueError:  # DecodeError is one: a proxy damaged the details; the code still says enough
+        except DecodeError:  # a proxy damaged the details; the code still says enough
             return None, None
     return info, retry_after
 

@@ -151,7 +151,8 @@ class _PutPlanner:
             return
         dirname, basename = split_path(source.where.path)
         found = Found(
-            local=source.local,
+            # a link that was named is meant as what it leads to; whoever opens it, here or there, follows none
+            local=await asyncio.to_thread(os.path.realpath, source.local),
             dirname=dirname,
             basename=basename,
             kind=FoundKind.FILE,

@@ -91,8 +91,8 @@ def folder(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def local_disks() -> Iterator[Path]:
-    """A folder in which local providers have their roots."""
+def local_disks(deployment_kind: str) -> Iterator[Path]:
+    """A folder in which the deployment's local providers have their roots."""
     yield from short_folder()
 
 

@@ -29,6 +29,8 @@ class FaultyProxy:
         """End the connection (FIN) once this many more bytes went to clients, counted over all connections."""
         self.cut_request_after: int | None = None
         """The same for bytes that clients send."""
+        self.corrupt_request_at: int | None = None
+        """Flip the bits of the byte that clients send after this many more bytes, once."""
         self.reset = False
         """Cut with a reset (RST) instead of a regular end."""
         self.delay = 0.0
@@ -43,7 +45,7 @@ class FaultyProxy:
 
     def heal(self) -> None:
         """Take all faults away."""
-        self.cut_answer_after = self.cut_request_after = None
+        self.cut_answer_after = self.cut_request_after = self.corrupt_request_at = None
         self.delay = 0.0
         self.reset = self.refuse = False
 
@@ -97,6 +99,8 @@ class FaultyProxy:
         while piece := await source.read(_CHUNK):
             if self.delay:
                 await asyncio.sleep(self.delay)
+            if limit == "cut_request_after":
+                piece = self._corrupted(piece)
             left: int | None = getattr(self, limit)
             if left is not None:
                 piece, cut = piece[:left], len(piece) >= left
@@ -111,6 +115,16 @@ class FaultyProxy:
             await sink.drain()
         if not sink.is_closing() and sink.can_write_eof():
             sink.write_eof()
+
+    def _corrupted(self, piece: bytes) -> bytes:
+        at = self.corrupt_request_at
+        if at is None:
+            return piece
+        if at >= len(piece):
+            self.corrupt_request_at = at - len(piece)
+            return piece
+        self.corrupt_request_at = None
+        return piece[:at] + bytes([piece[at] ^ 0xFF]) + piece[at + 1 :]
 
     def _cut(self, writer: asyncio.StreamWriter) -> None:
         if self.reset:

@@ -26,7 +26,7 @@ def missing() -> str | None:
 class RcloneS3Server(ServerProcess):
     """A running server. A bucket is a folder right under ``root``; an object is a file in it."""
 
-    def __init__(self, *, folder: Path, root: Path, port: int | None, dir_cache: str) -> None:
+    def __init__(self, *, folder: Path, root: Path, port: int | None, dir_cache: str, etag_hash: str) -> None:
         self.root = root
         self.access_key = "cdir-test-key"
         self.secret_key = "cdir-test-secret"
@@ -36,7 +36,7 @@ class RcloneS3Server(ServerProcess):
         super().__init__(
             lambda chosen: [
                 *(binary, "serve", "s3", "--addr", f"127.0.0.1:{chosen}"),
-                *("--dir-cache-time", dir_cache, str(root)),
+                *("--dir-cache-time", dir_cache, "--etag-hash", etag_hash, str(root)),
             ],
             folder=folder,
             port=port,
@@ -68,19 +68,20 @@ class RcloneS3Server(ServerProcess):
 
 @asynccontextmanager
 async def rclone_s3_server(
-    *, port: int | None = None, root: Path | None = None, dir_cache: str = "5m"
+    *, port: int | None = None, root: Path | None = None, dir_cache: str = "5m", etag_hash: str = "MD5"
 ) -> AsyncIterator[RcloneS3Server]:
     """Start the server, over ``root`` or a folder of its own.
 
     ``kill`` and ``restart`` keep the port and the objects; unfinished multipart uploads are lost with the process.
-    Files that a test changes behind the server's back are seen at once; ``dir_cache="5m"`` gives that up for speed in
-    folders of thousands of files.
+    Files that a test changes behind the server's back are seen when the server's cache of folders, ``dir_cache`` old
+    at most, forgets them: give a few milliseconds (never 0, which keeps a core busy), or ``restart`` the server.
+    ``etag_hash`` other than MD5 makes ETags that say nothing of the content to a client.
     """
     async with fresh_folder() as folder:
         served = root or folder / "objects"
         served.mkdir(exist_ok=True)
         (folder / "rclone.conf").touch()
-        server = RcloneS3Server(folder=folder, root=served, port=port, dir_cache=dir_cache)
+        server = RcloneS3Server(folder=folder, root=served, port=port, dir_cache=dir_cache, etag_hash=etag_hash)
         await server.start()
         try:
             yield server

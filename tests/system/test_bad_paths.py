@@ -66,7 +66,7 @@ def test_file_where_a_directory_is(deployment: Deployment, one_file: str) -> Non
 
 
 def test_directory_that_is_not_empty(deployment: Deployment, one_file: str) -> None:
-    assert "--recursive" in deployment.cdir("rm", one_file, "--yes", expect=FAILED).error
+    assert "recursive" in deployment.cdir("rm", one_file, "--yes", expect=FAILED).error
     assert deployment.cdir("cat", f"{one_file}/x").stdout == b"content"
 
 

@@ -52,7 +52,7 @@ def test_private_database_is_kept(folder_for_split: Path) -> None:
         deployment.kill()
 
 
-@pytest.mark.parametrize("victim", ["cdir_catalog", "cdir_adapters", "cdir_replicator", "cdir_gateway"])
+@pytest.mark.parametrize("victim", ["cdir_catalog", "cdir_gateway"])
 def test_one_process_dies(folder_for_split: Path, database_url: str, victim: str) -> None:
     deployment = SplitDeployment(folder_for_split / "home", database_url)
     try:

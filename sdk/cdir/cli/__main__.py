@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from cdir.cli.main import run
-
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        from cdir.cli.main import run
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # even before there was anything to interrupt
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m cdir_catalog``: serve the catalog in ``CDIR_DATABASE_URL`` on ``CDIR_LISTEN`` (127.0.0.1:7071)."""
+"""``python -m cdir_catalog``: serve the catalog on ``CDIR_LISTEN`` (default 127.0.0.1:7071)."""
 
 from __future__ import annotations
 

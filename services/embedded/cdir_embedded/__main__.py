@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="cdir_embedded", description="Run cdir in one process on this machine.")
     parser.add_argument("--listen", metavar="HOST:PORT", help="serve on this address too, besides the home's socket")
     options = parser.parse_args()
-    return run_service("daemon", functools.partial(run, listen=options.listen))
+    return run_service("daemon", functools.partial(run, listen=options.listen), patience=8.0)
 
 
 if __name__ == "__main__":

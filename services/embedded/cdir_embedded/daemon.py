@@ -17,7 +17,7 @@ from cdir_runtime.settings import Settings
 
 __all__ = ["run"]
 
-_DRAIN_SECONDS = 5.0
+_DRAIN_SECONDS = 3.0
 
 
 async def run(settings: Settings, listen: str | None) -> None:

@@ -87,18 +87,14 @@ class Providers:
         )
         record.capability.CopyFrom(await self._probe(record, sealed, adopt=request.adopt))
         with translated():
-            created = await self._catalog.CreateProvider(
+            await self._catalog.CreateProvider(
                 catalog_service_pb2.CreateProviderRequest(
                     provider=catalog_service_pb2.StoredProvider(provider=record, sealed_secrets=sealed)
                 ),
                 timeout=CALL_SECONDS,
             )
         await self._record_up(provider_id)
-        provider = provider_pb2.Provider()
-        provider.CopyFrom(created.provider)
-        provider.state = provider_pb2.PROVIDER_STATE_UP
-        provider.state_reason = ""
-        return provider
+        return await self.get(asked.name)
 
     async def update(self, request: pb.UpdateProviderRequest) -> provider_pb2.Provider:
         """Change what is given; changed options and secrets are probed before they are kept."""

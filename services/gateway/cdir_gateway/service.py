@@ -11,6 +11,7 @@ from typing import Final
 import grpc.aio
 
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
+from cdir_gateway.background import Background
 from cdir_gateway.directory import Directory
 from cdir_gateway.ledger import Ledger
 from cdir_gateway.local_files import LocalFiles
@@ -65,9 +66,9 @@ async def open_gateway(
     async with AsyncExitStack() as exits:
         ledger = await exits.enter_async_context(Ledger(catalog))
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))
-        tasks = await exits.enter_async_context(asyncio.TaskGroup())
-        observing = tasks.create_task(observations.run())
-        writer = FileWriter(ledger, ProviderWriter(adapters, health, observations, patience=patience), tasks)
+        background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
+        observing = background.start("recording observations", observations.run())
+        writer = FileWriter(ledger, ProviderWriter(adapters, health, observations, patience=patience), background)
         reader = FileReader(ledger, VerifiedReader(adapters, health, observations))
         directory = Directory(catalog, replicator, reader, writer, local_files=local_files, deployment=deployment)
         try:

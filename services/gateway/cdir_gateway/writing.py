@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
+from cdir_gateway.background import Background
 from cdir_gateway.ledger import Ledger
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
@@ -111,12 +112,12 @@ class LateCopies:
 
 
 class FileWriter:
-    """Writes files for the whole gateway. ``tasks`` owns what must outlive a caller: aborts and late copies."""
+    """Writes files for the whole gateway. ``background`` runs what must outlive a caller: aborts and late copies."""
 
-    def __init__(self, ledger: Ledger, providers: ProviderWriter, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, ledger: Ledger, providers: ProviderWriter, background: Background) -> None:
         self._ledger = ledger
         self._providers = providers
-        self._tasks = tasks
+        self._background = background
         self._late: dict[tuple[str, str], LateCopies] = {}
 
     async def store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
@@ -179,7 +180,7 @@ class FileWriter:
             elif upload.late is not None:
                 self._start_late(order, upload.late)
             elif not upload.committed:
-                self._tasks.create_task(self._see_committed(upload, upload.commit))
+                self._background.start("a commit", self._see_committed(upload, upload.commit))
 
     def _start_late(self, order: WriteOrder, late: LateCopies) -> None:
         key = (order.workspace, order.path)
@@ -194,11 +195,11 @@ class FileWriter:
                 if self._late.get(key) is late:
                     del self._late[key]
 
-        self._tasks.create_task(run())
+        self._background.start("a late copy", run())
 
     async def _give_up(self, upload: Upload) -> None:
         """Undo, in a task that the caller's cancellation does not reach."""
-        await asyncio.shield(self._tasks.create_task(self._undo(upload)))
+        await asyncio.shield(self._background.start("giving up a write", self._undo(upload)))
 
     async def _undo(self, upload: Upload) -> None:
         await upload.abandon()

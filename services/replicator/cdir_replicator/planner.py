@@ -191,7 +191,7 @@ class Admission:
 def crowded(waiting: Iterable[Job], limits: Limits) -> list[str]:
     """Return the providers that have so much waiting that no more should be claimed for them now."""
     counts = Counter(job.provider_id for job in waiting)
-    return sorted(provider_id for provider_id, count in counts.items() if count > 2 * limits.small_per_provider)
+    return sorted(provider_id for provider_id, count in counts.items() if count > 4 * limits.small_per_provider)
 
 
 # --- writes whose writer is gone --------------------------------------------------------------------------------------

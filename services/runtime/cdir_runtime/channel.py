@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from cdir.errors import ConfigInvalid
 
-__all__ = ["MAX_MESSAGE_BYTES", "TRANSPORT_OPTIONS", "open_channel", "socket_path"]
+__all__ = ["MAX_MESSAGE_BYTES", "TRANSPORT_OPTIONS", "ending", "open_channel", "socket_path"]
+
+_Call = TypeVar("_Call", bound=grpc.aio.RpcContext)
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The largest message either end sends or takes: a block of 4 MiB, or a large batch, with room to spare."""
@@ -61,6 +64,19 @@ def open_channel(address: str, token: str | None = None) -> grpc.aio.Channel:
         raise ConfigInvalid(f"{address!r} is no address: use host:port or unix:/path", option="address")
     channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
     return channel if token is None else _TokenChannel(channel, token)
+
+
+@contextmanager
+def ending(call: _Call) -> Iterator[_Call]:
+    """Cancel ``call`` at the end of the block, unless it has ended by itself.
+
+    A stream that is left early (``break``, an error, a cancelled task) is not cancelled by being dropped: grpc.aio's
+    channel holds on to it, and its handler would wait for a reader until the channel is closed.
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()
 
 
 def socket_path(address: str) -> str | None:

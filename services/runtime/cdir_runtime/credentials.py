@@ -52,7 +52,7 @@ class Sealer:
         nonce, cipher = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             plain = self._cipher.decrypt(nonce, cipher, owner.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: too short to be anything sealed
             raise ConfigInvalid(
                 "the stored credentials were sealed under another key; restore the key file, or set the secrets anew"
             ) from None

@@ -101,9 +101,9 @@ async def forward(responses: AsyncIterator[Any], write: Callable[[Any], Awaitabl
                 await responses.athrow(gone)
                 raise
             except _TRANSPORT_FAILED as failed:
-                gone = _CallerGone()
-                await responses.athrow(gone)
-                raise gone from failed
+                cancellation = _CallerGone()
+                await responses.athrow(cancellation)
+                raise cancellation from failed
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Final
 
 from cdir.errors import CdirError
@@ -20,39 +23,68 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
+_stop_requested: ContextVar[asyncio.Event] = ContextVar("_stop_requested")
+
 
 async def until_stopped() -> None:
-    """Return when the process is asked to end by SIGINT or SIGTERM. A second signal ends it the hard way."""
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        await stopped.wait()
-        logger.info("asked to stop; finishing what is under way")
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+    """Return when the process was asked to end by SIGINT or SIGTERM, now or at any time since its start.
+
+    For services that :func:`run_service` runs.
+    """
+    await _stop_requested.get().wait()
 
 
-def run_service(name: str, serve: Callable[[Settings], Awaitable[None]]) -> int:
+def run_service(name: str, serve: Callable[[Settings], Awaitable[None]], *, patience: float = 20.0) -> int:
     """Run ``serve`` with the settings of the environment and return the process's exit code.
 
     ``serve`` opens what it needs, serves, awaits :func:`until_stopped` and closes. 0 after that; 1 with one line on
-    standard error when it cannot start or go on as configured.
+    standard error when it cannot start or go on as configured; 70 when it failed for a reason that is a defect, with
+    the traceback in the log. A process that has not closed ``patience`` seconds after it was asked to stop, because a
+    thread hangs in a provider's library or on a dead mount, is ended as it is: cdir's state survives that. A second
+    signal ends it at once.
     """
     try:
         settings = Settings.from_environment()
         configure_logging(name, level=settings.log_level, style=settings.log_format)
         keep_freed_memory()
-        asyncio.run(_serve(serve, settings))
+        asyncio.run(_serve(serve, settings, patience))
     except CdirError as error:
         sys.stderr.write(f"cdir-{name}: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        logger.exception("the service failed unexpectedly")
+        sys.stderr.write(f"cdir-{name}: failed unexpectedly; its log says why\n")
+        return 70
     return 0
 
 
-async def _serve(serve: Callable[[Settings], Awaitable[None]], settings: Settings) -> None:
+async def _serve(serve: Callable[[Settings], Awaitable[None]], settings: Settings, patience: float) -> None:
+    stop_requested = asyncio.Event()
+    _stop_requested.set(stop_requested)
+
+    def stop() -> None:
+        if stop_requested.is_set():
+            logger.warning("asked to stop again; ending as it is")
+            os._exit(1)
+        logger.info("asked to stop; finishing what is under way")
+        stop_requested.set()
+        _end_within(patience)
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     await serve(settings)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process after that time, however it hangs: only a thread of its own sees to that surely."""
+
+    def end() -> None:
+        logger.warning("not done %g seconds after being asked to stop; ending as it is", seconds)
+        os._exit(0)
+
+    watchdog = threading.Timer(seconds, end)
+    watchdog.daemon = True
+    watchdog.start()

@@ -21,7 +21,7 @@ def _default_folder() -> Path:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=_default_folder, help="Where key and data are kept.")
-@click.option("--listen", default="127.0.0.1:7421", show_default=True, help="HOST:PORT of the gateway.")
+@click.option("--listen", default="127.0.0.1:7070", show_default=True, help="HOST:PORT of the gateway.")
 @click.option(
     "--database-url", envvar="CDIR_DATABASE_URL", help="A PostgreSQL that runs already [default: a private one]."
 )

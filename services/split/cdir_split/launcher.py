@@ -193,7 +193,7 @@ def _require_free(listen: str) -> None:
     """Raise :class:`ConfigInvalid` unless the gateway can listen there."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigInvalid(f"{listen!r} is no address to listen on; write HOST:PORT, as 127.0.0.1:7421")
+        raise ConfigInvalid(f"{listen!r} is no address to listen on; write HOST:PORT, as 127.0.0.1:7070")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -21,5 +21,11 @@ class TransferObserver(Protocol):
 
 
 def is_providers_fault(error: CdirError) -> bool:
-    """Whether the error speaks about the provider as a whole, so that other calls to it are likely to fail as well."""
-    return isinstance(error, (ProviderUnavailable, DeadlineExceeded, RateLimited, Unauthenticated))
+    """Whether the error speaks about the provider as a whole, so that other calls to it are likely to fail as well.
+
+    That the adapters service itself cannot be reached says nothing about the providers behind it; such an error names
+    none.
+    """
+    if isinstance(error, ProviderUnavailable):
+        return "provider" in error.context
+    return isinstance(error, (DeadlineExceeded, RateLimited, Unauthenticated))

@@ -43,6 +43,7 @@ RecordDisplaced = Callable[[catalog_service_pb2.ReplicaObservation], Awaitable[N
 """Makes durable that an occupant now lies at its aside key (or was found missing); returns when it is."""
 
 _QUEUE_PIECES: Final = 2
+_BUFFERED_BYTES: Final = 8 << 20
 _STALL_SECONDS: Final = 60.0
 """A provider that takes no piece for this long is given up even when there is no other."""
 _MOVE_SECONDS: Final = 300.0
@@ -146,6 +147,11 @@ class Branch(ABC):
     def pending(self) -> bool:
         """Whether the write is still under way."""
         return not self.task.done()
+
+    @property
+    def silent(self) -> bool:
+        """Whether the provider has not taken anything yet."""
+        return self.pending
 
     async def cancel(self, error: CdirError) -> None:
         """End the write if it is under way, with ``error`` as its outcome."""
@@ -259,6 +265,11 @@ class _StreamBranch(Branch):
         self._sent = 0
 
     @property
+    def silent(self) -> bool:
+        """Whether the provider may not have taken anything yet: what was sent fits into the buffers on the way."""
+        return self.pending and self._sent <= _BUFFERED_BYTES
+
+    @property
     def has_room(self) -> bool:
         """Whether a piece can be pushed."""
         return len(self._queue) < _QUEUE_PIECES
@@ -307,7 +318,7 @@ def _reschedule(guard: asyncio.Timeout, when: float | None) -> None:
 class Copies:
     """The writes of one content that are under way, and their outcomes.
 
-    Never just dropped: wait for :meth:`settled` or :meth:`minimum`, and when that is false or fails, :meth:`abandon` it.
+    Never just dropped: wait for :meth:`settled` or :meth:`minimum`; when that is false or fails, :meth:`abandon` it.
     ``needed`` is how many copies the content needs to count as stored.
     """
 
@@ -316,7 +327,7 @@ class Copies:
         self.needed = needed
         self.patience = writer.patience
         self.slowdown = writer.slowdown
-        self._health = writer.health
+        self._writer = writer
         self._began = time.monotonic()
         self._held_up = 0.0
 
@@ -389,8 +400,11 @@ class Copies:
 
     async def _cut_loose(self, branches: Iterable[Branch]) -> None:
         for branch in branches:
-            self._health.failed(branch.target.provider_id)
-            await branch.cancel(DeadlineExceeded("fell behind the other providers; its copy is made later"))
+            late = DeadlineExceeded("fell behind the other providers; its copy is made later")
+            self._writer.health.failed(branch.target.provider_id)
+            if branch.silent:
+                self._writer.observer.provider_failed(branch.target.provider_id, late)
+            await branch.cancel(late)
 
     def _raise_defects(self) -> None:
         """Pass on what is no CdirError: a defect must not look like a provider's failure."""

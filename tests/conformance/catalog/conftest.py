@@ -1,10 +1,15 @@
-"""The same suite over SQLite and PostgreSQL."""
+"""The same suite over SQLite and PostgreSQL. Each test gets a copy of a catalog that was made once."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -13,42 +18,74 @@ from servers import postgres
 from servers.postgres import PostgresServer, postgres_server
 from servers.requirement import require
 
+_PROVIDERS = ("a", "b", "c")
+
+
+@dataclass
+class Databases:
+    """Makes databases of one kind, empty or with a catalog in it."""
+
+    folder: Path
+    server: PostgresServer | None
+    templates: dict[bool, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """The catalogs made once, without and with providers: database and provider ids."""
+
+    def _url(self, name: str) -> str:
+        return f"sqlite:///{self.folder / name}.db" if self.server is None else self.server.url_of(name)
+
+    async def empty(self) -> str:
+        """Return the URL of a database with nothing in it."""
+        return self._url(uuid.uuid4().hex) if self.server is None else await self.server.create_database()
+
+    async def catalog(self, *, mirrored: bool) -> tuple[str, dict[str, str]]:
+        """Return the URL of a catalog of its own, and the ids of its providers by name."""
+        if mirrored not in self.templates:
+            url = await self.empty()
+            async with open_driver(url) as driver:
+                await driver.add_providers(*(_PROVIDERS if mirrored else ()))
+            self.templates[mirrored] = url.rpartition("/")[2].removesuffix(".db"), driver.providers
+        template, providers = self.templates[mirrored]
+        name = f"c{uuid.uuid4().hex}"
+        if self.server is None:
+            await asyncio.to_thread(shutil.copy, self.folder / f"{template}.db", self.folder / f"{name}.db")
+        else:
+            connection = await asyncpg.connect(self.server.url)
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+            await connection.close()
+        return self._url(name), dict(providers)
+
+
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Databases:
+    return Databases(tmp_path_factory.mktemp("sqlite"), None)
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def cluster() -> AsyncIterator[PostgresServer]:
+async def postgres_databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
     require(postgres)
     async with postgres_server() as server:
-        yield server
+        yield Databases(tmp_path_factory.mktemp("postgres"), server)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Which database this test runs over."""
-    name: str = request.param
-    return name
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """The databases that this test runs over; PostgreSQL is started only when a test asks for it."""
+    made: Databases = request.getfixturevalue(f"{request.param}_databases")
+    return made
 
 
 @pytest.fixture
-def server(backend: str, request: pytest.FixtureRequest) -> PostgresServer | None:
-    """The cluster, started only when a test runs over it."""
-    return request.getfixturevalue("cluster") if backend == "postgres" else None
-
-
-@pytest.fixture
-async def url(server: PostgresServer | None, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return f"sqlite:///{tmp_path / 'catalog.db'}" if server is None else await server.create_database()
-
-
-@pytest.fixture
-async def driver(url: str) -> AsyncIterator[Driver]:
+async def driver(databases: Databases) -> AsyncIterator[Driver]:
     """A catalog without providers."""
+    url, _ = await databases.catalog(mirrored=False)
     async with open_driver(url) as opened:
         yield opened
 
 
 @pytest.fixture
-async def mirrored(driver: Driver) -> Driver:
+async def mirrored(databases: Databases) -> AsyncIterator[Driver]:
     """A catalog with the providers a, b and c."""
-    await driver.add_providers("a", "b", "c")
-    return driver
+    url, providers = await databases.catalog(mirrored=True)
+    async with open_driver(url) as opened:
+        opened.providers.update(providers)
+        yield opened

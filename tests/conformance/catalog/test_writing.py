@@ -90,12 +90,12 @@ async def test_an_unknown_intent_cannot_be_committed(mirrored: Driver) -> None:
         await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"]))
 
 
-@pytest.mark.parametrize("path", ["relative", "/a//b", "/a/", "/a/../b", "/.cdir/x", "/@team/x", "/e\u0301"])
-async def test_paths_not_in_normal_form_are_refused(mirrored: Driver, path: str) -> None:
-    with pytest.raises(InvalidPath):
-        await mirrored.begin_one(path)
-    with pytest.raises(InvalidPath):
-        await mirrored.entry(path)
+async def test_paths_not_in_normal_form_are_refused(mirrored: Driver) -> None:
+    for path in ("relative", "/a//b", "/a/", "/a/../b", "/.cdir/x", "/@team/x", "/e\u0301"):
+        with pytest.raises(InvalidPath):
+            await mirrored.begin_one(path)
+        with pytest.raises(InvalidPath):
+            await mirrored.entry(path)
 
 
 async def test_one_failing_item_leaves_the_others_alone(mirrored: Driver) -> None:
@@ -254,11 +254,13 @@ async def test_a_lapsed_intent_is_taken_over(mirrored: Driver) -> None:
     with pytest.raises(Conflict):
         await mirrored.commit_one(mirrored.commitment(lost, on=["a", "b", "c"]))
     await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"]))
-    # at c the lapsed write may have left bytes: the copy that is owed there replaces them
-    (item,) = await mirrored.claim()
-    assert (item.kind, item.replica.provider) == (catalog.DEBT_KIND_COPY, "c")
-    await mirrored.finish([item])
-    assert await mirrored.claim() == []
+    # at c the lapsed write may have left bytes: they are cleared away before the copy is made that is owed there
+    assert (await mirrored.status()).removals == 1
+    kinds = []
+    while items := await mirrored.claim():
+        kinds += [(item.kind, item.replica.provider) for item in items]
+        await mirrored.finish(items)
+    assert kinds == [(catalog.DEBT_KIND_REMOVE, "c"), (catalog.DEBT_KIND_COPY, "c")]
     assert (await mirrored.status()).removals == 0
 
 
@@ -279,9 +281,10 @@ async def test_the_only_copy_is_never_moved_twice(driver: Driver) -> None:
     await driver.finish([item], state=entry_pb2.REPLICA_STATE_CORRUPT)
     # it is looked for where it may have been moved to
     items = {item.kind: item for item in await driver.claim()}
-    inspect = items[catalog.DEBT_KIND_INSPECT]
-    assert inspect.replica.key == f".cdir/versions/{old.version_id[:2]}/{old.version_id}"
-    await driver.finish([inspect])
+    assert items[catalog.DEBT_KIND_REMOVE].replica.key == "file"
+    aside = f".cdir/versions/{old.version_id[:2]}/{old.version_id}"
+    assert items[catalog.DEBT_KIND_INSPECT].replica.key == aside
+    await driver.finish(items.values())
     (back,) = await driver.claim()
     assert (back.kind, back.target_key) == (catalog.DEBT_KIND_RELOCATE, "file")
     await driver.finish([back])

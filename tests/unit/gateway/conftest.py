@@ -20,3 +20,12 @@ async def trio(harness: Harness) -> Harness:
     for name in "abc":
         await harness.add_provider(name)
     return harness
+
+
+@pytest.fixture(params=["loopback", "socket"])
+async def any_trio(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
+    """The same, reached over a loopback channel and over a socket."""
+    async with open_harness(tmp_path, socket=request.param == "socket") as composed:
+        for name in "abc":
+            await composed.add_provider(name)
+        yield composed

@@ -8,9 +8,11 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import CdirError
@@ -30,9 +32,11 @@ from cdir.v1 import (
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.servicer import AdapterServicer
 from cdir_catalog.service import open_catalog
-from cdir_gateway.service import open_gateway
+from cdir_gateway.service import Gateway, open_gateway
+from cdir_runtime.channel import open_channel
 from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
+from cdir_runtime.server import serve
 from cdir_transfer.digest import ContentDigest
 
 HANG = 60.0
@@ -74,6 +78,8 @@ class FaultyAdapters(AdapterServicer):
         if trouble is None or (trouble.writes_only and not write):
             return None
         trouble.calls += 1
+        if trouble.error is not None:
+            trouble.error.context["provider"] = provider_id
         if trouble.stalls:
             await asyncio.Event().wait()
         if trouble.pause:
@@ -270,6 +276,16 @@ class Harness:
             )
         return found.results[0]
 
+    async def until_empty(self, names: Iterable[str], key: str = "file") -> None:
+        """Nothing lies under ``key`` now, and what a write that was cut off has left is soon cleared up."""
+        names = list(names)
+        assert all(key not in self.files(name) for name in names)
+
+        async def cleared() -> bool:
+            return all(self.files(name) == {} for name in names)
+
+        await self.until(cleared)
+
     async def until(self, question: Any) -> None:
         """Ask until the answer is true."""
         async with asyncio.timeout(HANG):
@@ -293,40 +309,55 @@ def version_of(content: bytes, version_id: str = "0" * 32) -> entry_pb2.Version:
 
 
 @asynccontextmanager
-async def open_harness(folder: Path, *, patience: float = 10.0, local_files: bool = True) -> AsyncIterator[Harness]:
-    """Compose everything in ``folder``; no provider is registered yet."""
+async def open_harness(
+    folder: Path, *, patience: float = 10.0, local_files: bool = True, socket: bool = False
+) -> AsyncIterator[Harness]:
+    """Compose everything in ``folder``; no provider is registered yet. With ``socket`` the gateway is behind one."""
     sealer = Sealer(os.urandom(KEY_BYTES))
     async with (
         open_catalog(f"sqlite:///{folder}/catalog.db") as catalog,
         LoopbackChannel() as catalog_channel,
         LoopbackChannel() as adapters_channel,
         LoopbackChannel() as replicator_channel,
-        LoopbackChannel() as gateway_channel,
     ):
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
         catalog_stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
         async with AdapterPool(catalog_stub, sealer) as pool:
             faulty = FaultyAdapters(pool)
             adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(faulty, adapters_channel)
-            async with open_gateway(
-                catalog_channel,
-                adapters_channel,
-                replicator_channel,
-                sealer,
-                local_files=local_files,
-                deployment="embedded",
-                patience=patience,
-            ) as gateway:
-                directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server(gateway.directory, gateway_channel)
-                provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(gateway.providers, gateway_channel)
-                try:
-                    yield Harness(
-                        directory=directory_service_pb2_grpc.DirectoryServiceStub(gateway_channel),
-                        providers=provider_service_pb2_grpc.ProviderServiceStub(gateway_channel),
-                        catalog=catalog_stub,
-                        adapters=adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel),
-                        faulty=faulty,
-                        folder=folder,
-                    )
-                finally:
-                    await gateway_channel.close()
+            async with (
+                open_gateway(
+                    catalog_channel,
+                    adapters_channel,
+                    replicator_channel,
+                    sealer,
+                    local_files=local_files,
+                    deployment="embedded",
+                    patience=patience,
+                ) as gateway,
+                _reach(gateway, socket=socket) as channel,
+            ):
+                yield Harness(
+                    directory=directory_service_pb2_grpc.DirectoryServiceStub(channel),
+                    providers=provider_service_pb2_grpc.ProviderServiceStub(channel),
+                    catalog=catalog_stub,
+                    adapters=adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel),
+                    faulty=faulty,
+                    folder=folder,
+                )
+
+
+@asynccontextmanager
+async def _reach(gateway: Gateway, *, socket: bool) -> AsyncIterator[grpc.aio.Channel]:
+    registrars = (
+        partial(directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, gateway.directory),
+        partial(provider_service_pb2_grpc.add_ProviderServiceServicer_to_server, gateway.providers),
+    )
+    if not socket:
+        async with LoopbackChannel() as channel:
+            for register in registrars:
+                register(channel)
+            yield channel
+        return
+    async with serve("127.0.0.1:0", registrars, drain=1.0) as address, open_channel(address) as channel:
+        yield channel

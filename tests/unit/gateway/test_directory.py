@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from unit.gateway.harness import HANG, MODIFIED, Harness
@@ -31,7 +32,7 @@ async def listing(harness: Harness, path: str = "/", *, recursive: bool = True) 
     return [entry.path for entry in page.entries]
 
 
-async def copy(harness: Harness, source: str, target: str, **fields: bool) -> dict[str, CdirError | None]:
+async def copy(harness: Harness, source: str, target: str, **fields: Any) -> dict[str, CdirError | None]:
     """Copy and return each file's error or ``None``."""
     outcomes: dict[str, CdirError | None] = {}
     async with asyncio.timeout(HANG):

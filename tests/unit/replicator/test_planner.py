@@ -155,7 +155,7 @@ def test_the_same_key_at_two_providers_is_no_conflict() -> None:
 
 
 def test_no_more_is_claimed_for_a_provider_with_a_long_queue() -> None:
-    waiting = [job("a")] * 17 + [job("b")] * 16
+    waiting = [job("a")] * 33 + [job("b")] * 32
     assert crowded(waiting, Limits(small_per_provider=8)) == ["a"]
     assert crowded([], Limits()) == []
 

@@ -46,7 +46,7 @@ async def test_a_content_of_any_size_is_copied_whole(bench: Any, size: int) -> N
 
 
 async def test_many_small_copies_are_all_made(bench: Any) -> None:
-    contents = {f"dir{number % 7}/file{number}": f"content {number}".encode() for number in range(150)}
+    contents = {f"dir{number % 7}/file{number}": f"content {number}".encode() for number in range(70)}
     for key, data in contents.items():
         await bench.write(f"/{key}", data, at=["a"])
     await bench.work_off()
@@ -220,7 +220,7 @@ async def test_a_new_provider_is_filled(bench: Any) -> None:
 
 
 async def test_two_replicators_share_the_work_and_do_nothing_twice(bench: Any) -> None:
-    contents = {f"file{number}": f"content {number}".encode() for number in range(120)}
+    contents = {f"file{number}": f"content {number}".encode() for number in range(60)}
     for key, data in contents.items():
         await bench.write(f"/{key}", data, at=["a"])
     other = bench.another_replicator()

@@ -65,11 +65,11 @@ async def test_repair_of_what_does_not_exist_is_not_found(bench: Any) -> None:
 
 async def test_it_ends_promptly_and_gives_its_leases_up(bench: Any) -> None:
     async with open_replicator(bench.catalog_channel, bench.adapters_channel):
-        for number in range(100):
+        for number in range(40):
             await bench.write(f"/file{number}", b"content", at=["a"])
     # whatever was claimed can be taken by another at once
     await bench.work_off(bench.another_replicator())
-    assert len(bench.files("b")) == len(bench.files("c")) == 100
+    assert len(bench.files("b")) == len(bench.files("c")) == 40
 
 
 async def test_a_provider_that_comes_back_is_caught_up_with(bench: Any) -> None:

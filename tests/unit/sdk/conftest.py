@@ -1,4 +1,4 @@
-"""One daemon for the tests of each file; every test works in a directory of its own."""
+"""One daemon for all tests of the client; every test works in a directory of its own."""
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +11,7 @@ from servers.embedded import Embedded, embedded_daemon
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def embedded() -> Iterator[Embedded]:
     with embedded_daemon("one", "two", "three") as running:
         yield running

@@ -39,8 +39,8 @@ POLL_SECONDS = 1.0
 _SHORTEST_POLL = 0.1
 
 _CLAIM = 200
-_LOW_WATER = 64
-"""New work is claimed when fewer items than this are waiting."""
+_MOST_WAITING = 400
+"""No new work is claimed while more than this is waiting."""
 
 _REMOVALS = 200
 """Most objects of one removing call."""
@@ -91,6 +91,7 @@ class PropagateRole:
         self._outcomes: list[catalog_service_pb2.DebtOutcome] = []
         self._reported = 0.0
         self._claim_at = 0.0
+        self._left_out: set[str] = set()
         self._woken = False
         self._changed = asyncio.Event()
         """Set when work has ended or :meth:`wake` was called."""
@@ -145,24 +146,25 @@ class PropagateRole:
     # --- the steps of the loop ----------------------------------------------------------------------------------------
 
     def _may_claim(self) -> bool:
-        return (
-            not self._progress.paused
-            and len(self._waiting) < _LOW_WATER
-            and time.monotonic() >= self._claim_at
-            and self._admission.running < self._limits.total
-        )
+        if self._progress.paused or len(self._waiting) >= _MOST_WAITING:
+            return False
+        # a provider that was left out by the last claim has room again
+        return time.monotonic() >= self._claim_at or not self._left_out <= self._crowded()
+
+    def _crowded(self) -> set[str]:
+        return set(crowded((claimed.job for claimed in self._waiting), self._limits))
 
     async def _claim(self) -> int:
         """Claim what is due; return how many pieces of work that made."""
         self._woken = False
-        full = crowded((claimed.job for claimed in self._waiting), self._limits)
+        self._left_out = self._crowded()
         with translated():
             response = await self._catalog.ClaimDebt(
                 catalog_service_pb2.ClaimDebtRequest(
                     owner=self._owner,
                     limit=_CLAIM,
                     lease_seconds=LEASE_SECONDS,
-                    exclude_providers={*full, *self._avoid()},
+                    exclude_providers={*self._left_out, *self._avoid()},
                 ),
                 timeout=_CATALOG_SECONDS,
             )

@@ -108,7 +108,9 @@ class S3Adapter(Adapter):
         boto = BotoWire(self._connections, self._faults, settings.bucket)
         self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)
         self._etags_are_md5: bool | None = None
-        """Whether the ETag of a plain put is the MD5 of the content; ``None`` until the first put has shown it."""
+        """Whether the ETag of an object that was put whole is the MD5 of its content; ``None`` until one showed it."""
+        self._etags_stay = True
+        """Whether an object has the ETag that its put was answered with."""
 
     def __repr__(self) -> str:
         return f"S3Adapter({self.info.name!r}, {self.info.location!r})"
@@ -329,25 +331,30 @@ class S3Adapter(Adapter):
 
     async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
         """Store a small object and compare what the service says it received."""
+        sending = self._wire.put(self._settings.prefix + key, data, headers, condition)
         try:
-            etag, digest = await asyncio.gather(
-                self._wire.put(self._settings.prefix + key, data, headers, condition), _md5(data)
-            )
+            if len(data) <= _INLINE_DIGEST:
+                etag = await sending
+                digest = _md5(data)
+            else:
+                etag, digest = await asyncio.gather(sending, asyncio.to_thread(_md5, data))
         except PreconditionFailed as error:
             if condition.absent:
                 raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key) from error
             raise
         except NotFound as error:
             raise PreconditionFailed(f"{key} does not exist any more", key=key) from error
-        checksum: Checksum | None = Checksum(ChecksumKind.MD5, digest)
+        checksum: Checksum | None = None
         if digest_of_etag(etag) == digest:
-            self._etags_are_md5 = True
+            checksum = Checksum(ChecksumKind.MD5, digest)
         else:
+            # the ETag may mean something else here, as for objects encrypted by key
             await self._prove(key, data)
-            # the content is right, so the ETag means something else here: encryption, or another digest
-            checksum = None
-            if self._etags_are_md5 is None:
-                self._etags_are_md5 = False
+        if self._etags_are_md5 is None or not self._etags_stay:
+            kept = (await self._head(key)).get("ETag")
+            self._etags_are_md5 = digest_of_etag(kept) == digest
+            self._etags_stay = kept == etag
+            etag = kept
         return ObjectInfo(key=key, size=len(data), etag=etag, checksum=checksum)
 
     async def _prove(self, key: str, data: bytes) -> None:
@@ -373,14 +380,14 @@ class S3Adapter(Adapter):
             length = await self._send_parts(upload, pieces, size)
             if condition:
                 await self._require(key, condition)
-            etag, checksum = await upload.complete(condition)
+            checksum = await upload.complete(condition)
         except BaseException as error:
             await upload.abort()
             if isinstance(error, BaseExceptionGroup):
                 raise _first_cause(error) from None
             raise
-        if checksum is None:
-            await self._require_size(key, length)
+        # one more look: several services give the finished object another ETag than they answer here
+        etag = await self._require_size(key, length)
         return ObjectInfo(key=key, size=length, etag=etag, checksum=None if upload.unproven else checksum)
 
     async def _send_parts(self, upload: MultipartUpload, pieces: AsyncIterator[bytes], size: int | None) -> int:
@@ -410,16 +417,18 @@ class S3Adapter(Adapter):
         if found.etag != condition.etag:
             raise PreconditionFailed(f"{key} is not the object with the ETag {condition.etag} any more", key=key)
 
-    async def _require_size(self, key: str, size: int) -> None:
-        """What remains to be checked where a service's ETag of a multipart upload means nothing."""
-        found = await self.stat(key)
-        if found.size != size:
+    async def _require_size(self, key: str, size: int) -> str | None:
+        """Hold the size of a finished object against what was sent; return its ETag."""
+        head = await self._head(key)
+        if head["ContentLength"] != size:
             await self.delete(key)
             raise IntegrityError(
-                f"provider {self.info.name} stored {found.size} bytes for {key}, not the {size} that were sent; they"
-                " were removed",
+                f"provider {self.info.name} stored {head['ContentLength']} bytes for {key}, not the {size} that were"
+                " sent; they were removed",
                 key=key,
             )
+        etag: str | None = head.get("ETag")
+        return etag
 
     # ------------------------------------------------------------------ changing
 
@@ -513,11 +522,8 @@ class _Body(ReadStream):
         return piece
 
 
-async def _md5(data: bytes) -> str:
-    if len(data) <= _INLINE_DIGEST:
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
-    digest = await asyncio.to_thread(hashlib.md5, data, usedforsecurity=False)
-    return digest.hexdigest()
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

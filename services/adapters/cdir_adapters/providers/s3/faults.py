@@ -80,6 +80,8 @@ class Fault:
             case BaseError() | FileNotFoundError():
                 text = str(error).partition("\n\nDebug source:")[0]
                 status = re.search(r"status code: (\d{3})", text)
+                if status is None and "credential provider" in text:
+                    return cls(401, "NoCredentials")
                 return cls(
                     int(status[1]) if status else 0, _element(text, "Code"), html.unescape(_element(text, "Message"))
                 )
@@ -101,6 +103,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 _CREDENTIALS = {
+    "NoCredentials": "no credentials were found; set access_key and secret_key",
     "InvalidAccessKeyId": "the access key is not known there; set access_key",
     "SignatureDoesNotMatch": "the signature does not match; check secret_key",
     "ExpiredToken": "the session token has expired; give a new one",
@@ -176,10 +179,7 @@ class Faults:
     def _from_library(self, error: Exception, doing: str, key: str) -> CdirError | None:
         match error:
             case botocore.exceptions.NoCredentialsError() | botocore.exceptions.PartialCredentialsError():
-                return Unauthenticated(
-                    f"provider {self.provider}: no credentials were found; set access_key and secret_key",
-                    provider=self.provider,
-                )
+                return self.error(Fault(401, "NoCredentials"), doing, key)
             case botocore.exceptions.ProfileNotFound() | botocore.exceptions.InvalidConfigError():
                 return ConfigInvalid(
                     f"provider {self.provider}: this machine's AWS configuration cannot be used; check AWS_PROFILE",

@@ -179,8 +179,8 @@ class MultipartUpload:
                 )
             self._etags[number] = answer["CopyPartResult"]["ETag"]
 
-    async def complete(self, condition: Condition) -> tuple[str | None, Checksum | None]:
-        """Make the object appear. Return its ETag, and its checksum when the service states one that is right.
+    async def complete(self, condition: Condition) -> Checksum | None:
+        """Make the object appear. Return its checksum when the service states one that is right.
 
         Raises AlreadyExists or PreconditionFailed when ``condition`` does not hold.
         """
@@ -200,9 +200,8 @@ class MultipartUpload:
             if condition.absent:
                 raise AlreadyExists(f"{self._key} exists already", key=self._key) from error
             raise
-        etag: str | None = answer.get("ETag")
-        stated = checksum_of_etag(etag)
-        return etag, stated if stated == self._expected() else None
+        stated = checksum_of_etag(answer.get("ETag"))
+        return stated if stated == self._expected() else None
 
     def _expected(self) -> Checksum:
         digest = hashlib.md5(usedforsecurity=False)

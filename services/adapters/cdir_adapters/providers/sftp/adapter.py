@@ -344,14 +344,30 @@ class SftpAdapter(Adapter):
         try:
             if self._sessions.features is not None and self._sessions.features.replacing_rename:
                 await sftp.posix_rename(source, target)
-                return
-            with contextlib.suppress(asyncssh.SFTPNoSuchFile):
-                await sftp.remove(target)
-            await sftp.rename(source, target)
+            elif await self._tree.kind_at(session, key) is ObjectKind.DIRECTORY:
+                raise asyncssh.SFTPFileIsADirectory(target)
+            else:
+                await self._replace(session, source, target)
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileIsADirectory, asyncssh.SFTPPermissionDenied):
             if await self._tree.kind_at(session, key) is ObjectKind.DIRECTORY:
                 raise IsDirectory(f"{key} at provider {self.info.name} is a folder", key=key) from None
             raise
+
+    async def _replace(self, session: Session, source: str, target: str) -> None:
+        """Rename over a target where the server's rename refuses that: for a moment the name is missing."""
+        folder, slash, _ = target.rpartition("/")
+        aside = f"{folder}{slash}{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            await session.sftp.rename(target, aside)
+        except asyncssh.SFTPNoSuchFile:
+            await session.sftp.rename(source, target)
+            return
+        try:
+            await session.sftp.rename(source, target)
+        except asyncssh.SFTPError:
+            await session.sftp.rename(aside, target)
+            raise
+        await session.sftp.remove(aside)
 
     async def _drop(self, session: Session, file: asyncssh.SFTPClientFile, temporary: str) -> None:
         """Remove an unfinished write, for a limited time."""

@@ -125,11 +125,11 @@ class SftpSettings:
             return asyncssh.read_private_key(path, self.passphrase)
         except OSError as error:
             raise ConfigInvalid(f"sftp: the key {path} cannot be read: {error.strerror}", option="key_file") from None
-        except asyncssh.KeyEncryptionError:
-            raise Unauthenticated(
-                f"sftp: the passphrase of the key {path} is wrong; set passphrase", option="passphrase"
-            ) from None
-        except asyncssh.KeyImportError as error:
+        except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+            if "decrypt" in str(error).lower() or isinstance(error, asyncssh.KeyEncryptionError):
+                raise Unauthenticated(
+                    f"sftp: the passphrase of the key {path} is wrong; set passphrase", option="passphrase"
+                ) from None
             if "bcrypt" in str(error):
                 raise ConfigInvalid(
                     f"sftp: the key {path} is encrypted in OpenSSH's own form, which needs a library that is not"

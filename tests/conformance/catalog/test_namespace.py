@@ -1,0 +1,402 @@
+"""Directories, listing, search, moving, removing, versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from catalogs.driver import Driver
+from cdir.errors import (
+    AlreadyExists,
+    CdirError,
+    Conflict,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsDirectory,
+    NotDirectory,
+    NotFound,
+)
+from cdir.v1 import catalog_service_pb2 as catalog
+from cdir.v1 import directory_service_pb2 as directory
+from cdir.v1 import entry_pb2
+
+
+async def _work_off(driver: Driver) -> None:
+    while items := await driver.claim():
+        await driver.finish(items)
+
+
+# -- directories and listing ------------------------------------------------------------------------------------------
+
+
+async def test_making_a_directory(mirrored: Driver) -> None:
+    response = await mirrored.make_directory("/a/b")
+    assert (response.made, response.entry.path, response.entry.kind) == (True, "/a/b", entry_pb2.ENTRY_KIND_DIRECTORY)
+    assert not (await mirrored.make_directory("/a/b")).made
+    assert not (await mirrored.make_directory("/")).made
+    assert await mirrored.list("/", recursive=True) == ["/a", "/a/b"]
+    await mirrored.write("/file")
+    for path in ("/file", "/file/below"):
+        with pytest.raises(NotDirectory):
+            await mirrored.make_directory(path)
+
+
+async def test_a_listing_is_in_the_order_of_bytes(mirrored: Driver) -> None:
+    """Names that sort between a directory and what lies below it do not disturb the order."""
+    for path in ("/a/x", "/a-b", "/a b", "/a!/y", "/a0", "/B", "/é", "/a/é", "/a/z/deep"):
+        await mirrored.write(path)
+    listed = await mirrored.list("/", recursive=True)
+    keys = [((path.rpartition("/")[0] or "/").encode(), path.rpartition("/")[2].encode()) for path in listed]
+    assert keys == sorted(keys)
+    assert len(listed) == 12
+    assert await mirrored.list("/a", recursive=True) == ["/a/x", "/a/z", "/a/é", "/a/z/deep"]
+    assert await mirrored.list("/a") == ["/a/x", "/a/z", "/a/é"]
+
+
+async def test_pages_cover_everything_once(mirrored: Driver) -> None:
+    for path in ("/d/1", "/d/2", "/d/2x/a", "/d/2x/b", "/d-/no", "/d/3"):
+        await mirrored.write(path)
+    for recursive, count in ((False, 4), (True, 6)):
+        whole = await mirrored.list("/d", recursive=recursive)
+        assert len(whole) == count
+        for page_size in (1, 2, 3, 100):
+            assert await mirrored.list("/d", recursive=recursive, page_size=page_size) == whole
+
+
+async def test_pages_are_not_shifted_by_what_comes_and_goes(mirrored: Driver) -> None:
+    for name in "bdfh":
+        await mirrored.write(f"/{name}")
+    request = directory.ListEntriesRequest(path="/", page_size=2)
+    page = await mirrored.call("ListEntries", request)
+    assert [entry.path for entry in page.entries] == ["/b", "/d"]
+    await mirrored.write("/a")
+    await mirrored.remove("/d")
+    await mirrored.write("/e")
+    request.page_token = page.next_page_token
+    page = await mirrored.call("ListEntries", request)
+    assert [entry.path for entry in page.entries] == ["/e", "/f"]
+
+
+async def test_a_listing_by_kind_and_of_a_file(mirrored: Driver) -> None:
+    await mirrored.write("/d/f")
+    await mirrored.write("/g", on=["a", "b"])
+    assert await mirrored.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE) == ["/g", "/d/f"]
+    assert await mirrored.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_DIRECTORY) == ["/d"]
+    assert await mirrored.list("/g") == ["/g"]
+    response = await mirrored.call("ListEntries", directory.ListEntriesRequest(path="/"))
+    assert {entry.path: entry.owed for entry in response.entries} == {"/d": 0, "/g": 1}
+
+
+_ABSENT: list[tuple[str, Any]] = [
+    ("ListEntries", directory.ListEntriesRequest(path="/none")),
+    ("SearchEntries", directory.SearchEntriesRequest(path="/none", pattern="x")),
+    ("MoveEntry", directory.MoveEntryRequest(source="/none", target="/x")),
+    ("RemoveEntry", directory.RemoveEntryRequest(path="/none")),
+    ("ListVersions", directory.ListVersionsRequest(path="/none")),
+    ("GetFileStatus", directory.GetFileStatusRequest(path="/none")),
+    ("GetTreeStatus", directory.GetTreeStatusRequest(path="/none")),
+    ("MakeDue", catalog.MakeDueRequest(path="/none")),
+    ("MakeDue", catalog.MakeDueRequest(path="/", provider="none")),
+    ("UnsetPolicy", directory.UnsetPolicyRequest(path="/none")),
+    ("ListEntries", directory.ListEntriesRequest(workspace="none", path="/")),
+]
+
+
+async def test_what_is_not_there(mirrored: Driver) -> None:
+    for method, request in _ABSENT:
+        with pytest.raises(NotFound):
+            await mirrored.call(method, request)
+
+
+_REFUSED: list[tuple[str, Any, type[CdirError]]] = [
+    ("ListEntries", directory.ListEntriesRequest(path="/", page_token="%"), InvalidArgument),
+    ("ListEntries", directory.ListEntriesRequest(path="/", page_size=-1), InvalidArgument),
+    ("SearchEntries", directory.SearchEntriesRequest(path="/", pattern=""), InvalidArgument),
+    ("SearchEntries", directory.SearchEntriesRequest(path="/d/f", pattern="x"), NotDirectory),
+    ("GetTreeStatus", directory.GetTreeStatusRequest(path="/d/f"), NotDirectory),
+    ("ListVersions", directory.ListVersionsRequest(path="/d"), IsDirectory),
+    ("GetFileStatus", directory.GetFileStatusRequest(path="/d"), IsDirectory),
+    ("RemoveEntry", directory.RemoveEntryRequest(path="/d"), DirectoryNotEmpty),
+    ("RemoveEntry", directory.RemoveEntryRequest(path="/"), InvalidArgument),
+    ("RemoveEntry", directory.RemoveEntryRequest(path="/d/f", if_generation=2), Conflict),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d", target="/d/e/x"), InvalidArgument),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d", target="/"), AlreadyExists),
+    ("MoveEntry", directory.MoveEntryRequest(source="/", target="/x"), InvalidArgument),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d/f", target="/d/g"), AlreadyExists),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d/f", target="/d", overwrite=True), AlreadyExists),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d", target="/h", overwrite=True), NotDirectory),
+    ("MoveEntry", directory.MoveEntryRequest(source="/d/f", target="/d/g/x"), NotDirectory),
+]
+
+
+async def test_what_cannot_be_done(mirrored: Driver) -> None:
+    for path in ("/d/f", "/d/g", "/h"):
+        await mirrored.write(path)
+    before = await mirrored.list("/", recursive=True)
+    for method, request, error in _REFUSED:
+        with pytest.raises(error):
+            await mirrored.call(method, request)
+        assert await mirrored.list("/", recursive=True) == before
+
+
+# -- search -----------------------------------------------------------------------------------------------------------
+
+
+_SEARCHES = [
+    ("/", "report", ["/Report.txt", "/d/my report.csv", "/d/report_1"]),
+    ("/", "REPORT*", ["/Report.txt", "/d/report_1"]),
+    ("/", "*.csv", ["/d/my report.csv"]),
+    ("/", "report?1", ["/d/report_1"]),
+    ("/", "_", ["/d/report_1"]),
+    ("/", "100%", ["/100% ok"]),
+    ("/d", "report", ["/d/my report.csv", "/d/report_1"]),
+    ("/", "STRASSE", ["/straße"]),
+    ("/", "none", []),
+]
+
+
+async def _search(driver: Driver, path: str, pattern: str) -> list[str]:
+    hits: list[str] = []
+    token = ""
+    while True:
+        request = directory.SearchEntriesRequest(path=path, pattern=pattern, page_size=2, page_token=token)
+        page = await driver.call("SearchEntries", request)
+        hits += [entry.path for entry in page.entries]
+        token = page.next_page_token
+        if not token:
+            return hits
+
+
+async def test_search(mirrored: Driver) -> None:
+    for name in ("/Report.txt", "/d/my report.csv", "/d/report_1", "/100% ok", "/straße", "/d2/x"):
+        await mirrored.write(name)
+    for path, pattern, found in _SEARCHES:
+        assert await _search(mirrored, path, pattern) == found, pattern
+
+
+# -- moving -----------------------------------------------------------------------------------------------------------
+
+
+async def test_moving_a_file_changes_the_path_at_once_and_the_objects_later(mirrored: Driver) -> None:
+    written = await mirrored.write("/old/f")
+    response = await mirrored.move("/old/f", "/new/g")
+    assert (response.moved, response.entry.path, response.entry.version_id, response.entry.owed) == (
+        1,
+        "/new/g",
+        written.version_id,
+        3,
+    )
+    assert await mirrored.list("/", recursive=True) == ["/new", "/old", "/new/g"]
+    resolved = await mirrored.resolve("/new/g")
+    assert {(one.key, one.alternate_keys[0]) for one in resolved.replicas} == {("old/f", "new/g")}
+    await _work_off(mirrored)
+    assert {one.key for one in (await mirrored.resolve("/new/g")).replicas} == {"new/g"}
+    assert (await mirrored.entry("/new/g")).owed == 0
+
+
+async def test_moving_there_and_back_owes_nothing(mirrored: Driver) -> None:
+    await mirrored.write("/a")
+    await mirrored.move("/a", "/b")
+    await mirrored.move("/b", "/a")
+    assert await mirrored.claim() == []
+    assert (await mirrored.status()).owed == 0
+
+
+async def test_a_move_onto_itself_is_nothing(mirrored: Driver) -> None:
+    await mirrored.write("/a")
+    assert (await mirrored.move("/a", "/a")).moved == 0
+
+
+async def test_moving_over_a_file_keeps_both_histories(mirrored: Driver) -> None:
+    await mirrored.write("/a", b"a1")
+    await mirrored.write("/b", b"b1")
+    replaced = await mirrored.write("/b", b"b2")
+    entry = (await mirrored.move("/a", "/b", overwrite=True)).entry
+    assert entry.generation == 3  # the path goes on counting
+    assert [(one.generation, one.size) for one in await mirrored.versions("/b")] == [(3, 2), (2, 2), (1, 2)]
+    assert (await mirrored.resolve("/b", generation=2)).version.version_id == replaced.version_id
+    with pytest.raises(NotFound):
+        await mirrored.entry("/a")
+    await _work_off(mirrored)
+    assert {one.key for one in (await mirrored.resolve("/b")).replicas} == {"b"}
+    status = await mirrored.status()
+    assert (status.files, status.bytes, status.owed, status.removals) == (1, 2, 0, 0)
+
+
+async def test_two_names_change_places(mirrored: Driver) -> None:
+    first, second = await mirrored.write("/a", b"1"), await mirrored.write("/b", b"2")
+    await mirrored.move("/a", "/c")
+    await mirrored.move("/b", "/a")
+    await mirrored.move("/c", "/b")
+    displaced: list[catalog.ReplicaObservation] = []
+    while items := await mirrored.claim():
+        for item in items:
+            if item.HasField("occupant"):
+                displaced.append(
+                    catalog.ReplicaObservation(
+                        version_id=item.occupant.version_id,
+                        provider_id=item.replica.provider_id,
+                        key=item.occupant.aside_key,
+                        previous_key=item.target_key,
+                        state=entry_pb2.REPLICA_STATE_OK,
+                    )
+                )
+                await mirrored.record(displaced[-1])
+            await mirrored.finish([item])
+    assert len(displaced) == 3  # at each provider one of them made room
+    assert (await mirrored.entry("/a")).version_id == second.version_id
+    assert (await mirrored.entry("/b")).version_id == first.version_id
+    assert {one.key for one in (await mirrored.replicas("/a")).values()} == {"a"}
+    assert {one.key for one in (await mirrored.replicas("/b")).values()} == {"b"}
+
+
+async def test_moving_a_directory_takes_all_along(mirrored: Driver) -> None:
+    for path in ("/d/x", "/d/e/y", "/d-stays", "/d0/stays"):
+        await mirrored.write(path)
+    await mirrored.write("/d/owed", on=["a", "b"])
+    response = await mirrored.move("/d", "/n/m")
+    assert response.moved == 3
+    assert await mirrored.list("/", recursive=True) == [
+        "/d-stays", "/d0", "/n", "/d0/stays", "/n/m", "/n/m/e", "/n/m/owed", "/n/m/x", "/n/m/e/y",
+    ]  # fmt: skip
+    assert (await mirrored.status()).owed == 9
+    assert (await mirrored.status("/n")).owed == 9
+    await _work_off(mirrored)
+    assert (await mirrored.status()).owed == 0
+    assert {one.key for one in (await mirrored.replicas("/n/m/e/y")).values()} == {"n/m/e/y"}
+    assert {one.key for one in (await mirrored.replicas("/n/m/owed")).values()} == {"n/m/owed"}
+
+
+async def test_a_write_under_way_holds_up_moving_and_removing(mirrored: Driver) -> None:
+    await mirrored.write("/d/f")
+    await mirrored.write("/other")
+    begun = await mirrored.begin_one("/d/g")
+    with pytest.raises(Conflict):
+        await mirrored.move("/d", "/e")
+    with pytest.raises(Conflict):
+        await mirrored.remove("/d", recursive=True)
+    with pytest.raises(Conflict):
+        await mirrored.move("/other", "/d/g")
+    await mirrored.abort(begun)
+    await mirrored.move("/d", "/e")
+
+
+# -- removing ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_file_stays_restorable(mirrored: Driver) -> None:
+    old = await mirrored.write("/d/f", b"precious")
+    assert await mirrored.remove("/d/f", if_generation=1) == 1
+    with pytest.raises(NotFound):
+        await mirrored.entry("/d/f")
+    assert await mirrored.list("/d") == []
+    (version,) = await mirrored.versions("/d/f")
+    assert not version.current
+    await _work_off(mirrored)
+    aside = f".cdir/versions/{old.version_id[:2]}/{old.version_id}"
+    assert {one.key for one in (await mirrored.resolve("/d/f", generation=1)).replicas} == {aside}
+    status = await mirrored.status()
+    assert (status.files, status.bytes, status.owed, status.removals) == (0, 0, 0, 0)
+
+
+async def test_a_path_written_again_goes_on_counting(mirrored: Driver) -> None:
+    await mirrored.write("/f", b"1")
+    await mirrored.remove("/f")
+    with pytest.raises(Conflict):
+        await mirrored.begin_one("/f", base_generation=1)
+    assert (await mirrored.write("/f", b"2", base_generation=0)).generation == 2
+    assert [one.generation for one in await mirrored.versions("/f")] == [2, 1]
+
+
+async def test_removing_a_directory(mirrored: Driver) -> None:
+    for path in ("/d/x", "/d/e/y", "/d/e/z", "/d!"):
+        await mirrored.write(path)
+    await mirrored.write("/d/owed", on=["a", "b"])
+    await mirrored.make_directory("/empty")
+    assert await mirrored.remove("/empty") == 0
+    assert await mirrored.remove("/d", recursive=True) == 4
+    assert await mirrored.list("/", recursive=True) == ["/d!"]
+    status = await mirrored.status()
+    assert (status.files, status.owed, status.removals) == (1, 0, 11)
+    await _work_off(mirrored)
+    assert (await mirrored.status()).removals == 0
+    assert [one.generation for one in await mirrored.versions("/d/e/y")] == [1]
+    await mirrored.make_directory("/d/x/now/a/directory")
+    assert (await mirrored.write("/d/e/y")).generation == 2
+
+
+async def test_removing_everything(mirrored: Driver) -> None:
+    await mirrored.write("/a")
+    await mirrored.write("/d/b")
+    assert await mirrored.remove("/", recursive=True) == 2
+    assert await mirrored.list("/", recursive=True) == []
+
+
+async def test_without_retention_removal_clears_away(mirrored: Driver) -> None:
+    await mirrored.set_policy("/", keep_versions=0)
+    await mirrored.set_policy("/d/kept", keep_versions=1)
+    for path in ("/f", "/d/g", "/d/kept/h"):
+        await mirrored.write(path)
+    await mirrored.remove("/f")
+    await mirrored.remove("/d", recursive=True)
+    items = await mirrored.claim()
+    kinds = sorted((catalog.DebtKind.Name(item.kind), item.replica.key) for item in items)
+    assert kinds == sorted(
+        [("DEBT_KIND_REMOVE", "f"), ("DEBT_KIND_REMOVE", "d/g"), ("DEBT_KIND_RELOCATE", "d/kept/h")] * 3
+    )
+    await mirrored.finish(items)
+    assert await mirrored.claim() == []
+    for path in ("/f", "/d/g"):
+        with pytest.raises(NotFound):
+            await mirrored.versions(path)
+    assert len(await mirrored.versions("/d/kept/h")) == 1
+
+
+async def test_a_copy_being_written_while_its_file_is_removed_is_not_forgotten(mirrored: Driver) -> None:
+    await mirrored.write("/f", on=["a", "b"])
+    (item,) = await mirrored.claim()
+    assert item.kind == catalog.DEBT_KIND_COPY
+    await mirrored.remove("/f")
+    await mirrored.finish([item])  # by now there is an object at c, under a name that is gone
+    claimed = await mirrored.claim()
+    assert {(one.replica.provider, one.replica.key) for one in claimed} == {("a", "f"), ("b", "f"), ("c", "f")}
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+async def test_only_so_many_versions_are_kept(mirrored: Driver) -> None:
+    await mirrored.set_policy("/", keep_versions=2)
+    for number in range(5):
+        await mirrored.write("/f", b"x" * number)
+    reaped = await mirrored.call("ReapVersions", catalog.ReapVersionsRequest())
+    assert reaped.reaped == 2
+    assert [one.generation for one in await mirrored.versions("/f")] == [5, 4, 3]
+    items = await mirrored.claim()
+    assert [item.kind for item in items] == [catalog.DEBT_KIND_REMOVE] * 6
+    await mirrored.finish(items)
+    assert (await mirrored.call("ReapVersions", catalog.ReapVersionsRequest())).reaped == 0
+    assert (await mirrored.status()).removals == 0
+
+
+async def test_versions_are_kept_only_for_so_long(mirrored: Driver) -> None:
+    await mirrored.write("/f", b"1")
+    await mirrored.write("/f", b"2")
+    assert (await mirrored.call("ReapVersions", catalog.ReapVersionsRequest())).reaped == 0
+    await mirrored.set_policy("/f", keep_seconds=0)
+    await mirrored.place()
+    assert (await mirrored.call("ReapVersions", catalog.ReapVersionsRequest())).reaped == 1
+    assert [one.generation for one in await mirrored.versions("/f")] == [2]
+
+
+async def test_workspaces_are_apart(mirrored: Driver) -> None:
+    await mirrored.write("/f", b"mine")
+    await mirrored.write("/f", b"the team's", workspace="team")
+    assert (await mirrored.resolve("/f", workspace="team")).replicas[0].key == "@team/f"
+    assert (await mirrored.status(workspace="team")).bytes == 10
+    assert (await mirrored.status()).bytes == 4
+    await mirrored.call("MoveEntry", directory.MoveEntryRequest(workspace="team", source="/f", target="/d/g"))
+    await mirrored.call("MoveEntry", directory.MoveEntryRequest(workspace="team", source="/d", target="/e"))
+    await _work_off(mirrored)
+    assert (await mirrored.resolve("/e/g", workspace="team")).replicas[0].key == "@team/e/g"
