@@ -1,6 +1,7 @@
 """Write the reference pages that follow from the code: ``python docs/reference.py`` (``--check`` compares instead).
 
-The descriptions of capabilities, errors and provider options live beside the code they describe; these pages only show them.
+The descriptions of capabilities, errors and provider options live beside the code they describe; these pages only show
+them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def _cell(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|")
 
 
+def _choices(choices: tuple[str, ...]) -> str:
+    return f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+
+
 def adapters_page() -> str:
     from cdir_adapters import registry
 
@@ -40,25 +45,25 @@ def adapters_page() -> str:
         "",
         "## Kinds and options",
         "",
-        "Options are given with `--set NAME=VALUE`, secret ones with `--secret NAME`. Those of every kind: `--location`, `--priority`,",
-        "`--cost`, `--read-only`, `--bandwidth`.",
+        "Options are given with `--set NAME=VALUE`, secret ones with `--secret NAME`. Of every kind: `--location`,",
+        "`--priority`, `--cost`, `--read-only`, `--bandwidth`.",
         "",
     ]
-    for kind in registry.kinds():
-        lines += [f"### {kind.name}", "", kind.description, ""]
+    for kind in registry.kinds().values():
+        lines += [f"### {kind.kind}", "", kind.description, ""]
         if kind.options:
             lines += ["| option | type | needed | secret | default | meaning |", "|---|---|---|---|---|---|"]
             lines += [
                 f"| `{o.name}` | {o.type} | {'yes' if o.required else ''} | {'yes' if o.secret else ''} | "
-                f"{o.default if o.default not in (None, '') else ''} | {_cell(o.description)} |"
+                f"{o.default if o.default not in (None, '') else ''} | {_cell(o.description)}{_choices(o.choices)} |"
                 for o in kind.options
             ]
             lines.append("")
     lines += [
         "## Capabilities",
         "",
-        "What a provider can do, probed when it is added (`cdir provider show NAME`). A true flag behaves as described, a false one",
-        "raises Unsupported; the conformance suite (`cdir provider check --full NAME`) tests both.",
+        "What a provider can do, probed when it is added (`cdir provider show NAME`). A true flag behaves as described,",
+        "a false one raises Unsupported; the conformance suite (`cdir provider check --full NAME`) tests both.",
         "",
         "| field | default | meaning |",
         "|---|---|---|",
@@ -75,7 +80,8 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         "",
-        "Written by `docs/reference.py` from the code. The reason is stable and travels in `google.rpc.ErrorInfo` (domain `cdir`).",
+        "Written by `docs/reference.py` from the code. The reason is stable; it travels in `google.rpc.ErrorInfo` (domain",
+        "`cdir`).",
         "",
         "| reason | gRPC status | `cdir` exits with | retry helps | meaning |",
         "|---|---|---|---|---|",
@@ -87,9 +93,8 @@ def errors_page() -> str:
         error = cls("example")
         code, _, _ = status.to_status(error)
         meaning = " ".join((cls.__doc__ or "").split())
-        lines.append(
-            f"| `{cls.reason}` | {code.name} | {exits.exit_code(error)} | {error.retry.value} | {_cell(meaning)} |"
-        )
+        cells = (f"`{cls.reason}`", code.name, str(int(exits.exit_of_error(error))), error.retry.value, _cell(meaning))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

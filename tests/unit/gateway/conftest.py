@@ -29,3 +29,12 @@ async def any_trio(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         for name in "abc":
             await composed.add_provider(name)
         yield composed
+
+
+@pytest.fixture
+async def replicated(tmp_path: Path) -> AsyncIterator[Harness]:
+    """The same with a replicator at work."""
+    async with open_harness(tmp_path, replicator=True) as composed:
+        for name in "abc":
+            await composed.add_provider(name)
+        yield composed

@@ -310,9 +310,17 @@ def version_of(content: bytes, version_id: str = "0" * 32) -> entry_pb2.Version:
 
 @asynccontextmanager
 async def open_harness(
-    folder: Path, *, patience: float = 10.0, local_files: bool = True, socket: bool = False
+    folder: Path,
+    *,
+    patience: float = 10.0,
+    local_files: bool = True,
+    socket: bool = False,
+    replicator: bool = False,
 ) -> AsyncIterator[Harness]:
-    """Compose everything in ``folder``; no provider is registered yet. With ``socket`` the gateway is behind one."""
+    """Compose everything in ``folder``; no provider is registered yet.
+
+    With ``socket`` the gateway is behind one. Without ``replicator`` nothing happens in the background.
+    """
     sealer = Sealer(os.urandom(KEY_BYTES))
     async with (
         open_catalog(f"sqlite:///{folder}/catalog.db") as catalog,
