@@ -48,6 +48,15 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[object]]], in_flight: in
             group.create_task(worker())
 
 
+def each(call: Callable[[int], Awaitable[object]], count: int) -> Callable[[], Awaitable[object]]:
+    """What calls ``call`` with every number below ``count``, sixteen at once."""
+
+    def job(number: int) -> Callable[[], Awaitable[object]]:
+        return lambda: call(number)
+
+    return lambda: run_all((job(number) for number in range(count)), IN_FLIGHT)
+
+
 async def measure(title: str, unit: str, count: int, run: Callable[[], Awaitable[object]]) -> None:
     before, wall = time.process_time(), time.perf_counter()
     await run()
@@ -131,15 +140,9 @@ async def with_aiobotocore(server: RcloneS3Server, objects: int, large: int) -> 
                 MultipartUpload={"Parts": sorted(done, key=lambda part: part["PartNumber"])},
             )
 
-        await run_all([lambda: put(0)], 1)
-        await measure(
-            "aiobotocore, put 10 KiB", "put", objects,
-            lambda: run_all([lambda index=index: put(index) for index in range(objects)], IN_FLIGHT),
-        )  # fmt: skip
-        await measure(
-            "aiobotocore, ranged get 10 KiB", "get", objects,
-            lambda: run_all([lambda index=index: get(index) for index in range(objects)], IN_FLIGHT),
-        )  # fmt: skip
+        await put(0)
+        await measure("aiobotocore, put 10 KiB", "put", objects, each(put, objects))
+        await measure("aiobotocore, ranged get 10 KiB", "get", objects, each(get, objects))
         if large:
             await measure("aiobotocore, large put, MD5 per part", "MiB", large >> 20, put_large)
 
@@ -167,7 +170,8 @@ async def with_obstore(server: RcloneS3Server, objects: int, large: int) -> None
             assert str(answer["e_tag"]).strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
         async def get(index: int, store: S3Store = store) -> None:
-            answer = await obstore.get_async(store, f"o/{index}", options={"range": (0, SMALL)})
+            # not ranged: this server answers ranges with status 200, which the library refuses
+            answer = await obstore.get_async(store, f"o/{index}")
             assert len(bytes(await answer.bytes_async())) == SMALL
 
         async def put_large(store: S3Store = store) -> None:
@@ -176,15 +180,9 @@ async def with_obstore(server: RcloneS3Server, objects: int, large: int) -> None
             )
 
         title = f"obstore{', unsigned' if unsigned else ''}"
-        await run_all([lambda put=put: put(0)], 1)
-        await measure(
-            f"{title}, put 10 KiB", "put", objects,
-            lambda put=put: run_all([lambda index=index: put(index) for index in range(objects)], IN_FLIGHT),
-        )  # fmt: skip
-        await measure(
-            f"{title}, ranged get 10 KiB", "get", objects,
-            lambda get=get: run_all([lambda index=index: get(index) for index in range(objects)], IN_FLIGHT),
-        )  # fmt: skip
+        await put(0)
+        await measure(f"{title}, put 10 KiB", "put", objects, each(put, objects))
+        await measure(f"{title}, get 10 KiB", "get", objects, each(get, objects))
         if large:
             await measure(f"{title}, large put, no MD5", "MiB", large >> 20, put_large)
 

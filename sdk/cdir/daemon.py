@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -41,9 +42,6 @@ STOP_SECONDS: Final = 60.0
 """How long a daemon may take to stop: it lets writes under way finish."""
 
 _POLL_SECONDS: Final = 0.05
-
-_started: list[subprocess.Popen[bytes]] = []
-"""Daemons that this process started: kept so that they can be reaped when they are stopped from here too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +112,11 @@ async def start(home: Home, listen: str | None = None) -> Ready:
     except asyncio.CancelledError:
         process.kill()  # the thread's readline returns, so the loop can close
         raise
-    finally:
-        if process.poll() is None:
-            _started.append(process)
     ready = parse_ready(line)
     if ready is not None:
         process.stdout.close()
+        # should it end while this process still runs, somebody has to take note of that
+        threading.Thread(target=process.wait, name="cdir daemon", daemon=True).start()
         return ready
     await asyncio.to_thread(process.wait)
     process.stdout.close()
@@ -177,7 +174,7 @@ async def stop(home: Home) -> bool:
         raise PreconditionFailed(f"the daemon (process {server.process_id}) belongs to another user") from error
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
-        if not _alive(server.process_id):
+        if not await asyncio.to_thread(_occupied, home):
             return True
         await asyncio.sleep(_POLL_SECONDS)
     raise DeadlineExceeded(
@@ -185,14 +182,22 @@ async def stop(home: Home) -> bool:
     )
 
 
-def _alive(pid: int) -> bool:
-    for process in _started:
-        if process.pid == pid:
-            return process.poll() is None
+def _occupied(home: Home) -> bool:
+    """Return whether a daemon holds the home.
+
+    Its lock tells: the kernel gives it up when the process ends, whereas a process id stays until its parent looks.
+    """
+    import fcntl
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        descriptor = os.open(home.lock, os.O_RDWR)
+    except FileNotFoundError:
         return False
-    except PermissionError:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

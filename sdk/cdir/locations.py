@@ -27,6 +27,11 @@ class Home:
         return self.path / "daemon.pid"
 
     @property
+    def lock(self) -> Path:
+        """Locked by the daemon for as long as it runs."""
+        return self.path / "daemon.lock"
+
+    @property
     def log(self) -> Path:
         """What the daemon has to say."""
         return self.path / "daemon.log"

@@ -66,7 +66,7 @@ class Driver:
         provider: provider_pb2.Provider = response.providers[0].provider
         return provider
 
-    async def change_provider(self, name: str, **fields: Any) -> provider_pb2.Provider:
+    async def change_provider(self, name: str, /, **fields: Any) -> provider_pb2.Provider:
         """Change fields of a provider; ``paused`` is one of them."""
         provider = await self.read_provider(name)
         request = catalog.ChangeProviderRequest(expected_revision=provider.revision, keep_secrets=True)

@@ -62,9 +62,6 @@ def shown(output: Output, verb: str) -> Iterator[OnProgress | None]:
         now = time.monotonic()
         if now - drawn < _REDRAW_SECONDS or now - started < _APPEARS_AFTER_SECONDS:
             return
-        if not live:
-            bars.start()
-            live = True
         drawn = now
         at_least = "" if progress.complete else "+"
         bars.update(
@@ -76,6 +73,9 @@ def shown(output: Output, verb: str) -> Iterator[OnProgress | None]:
             rate=human_size(round(progress.bytes / (now - started))),
             providers=describe_providers(progress),
         )
+        if not live:
+            bars.start()
+            live = True
         bars.refresh()
 
     try:

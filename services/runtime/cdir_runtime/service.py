@@ -48,16 +48,24 @@ def run_service(name: str, serve: Callable[[Settings], Awaitable[None]], *, pati
         configure_logging(name, level=settings.log_level, style=settings.log_format)
         keep_freed_memory()
         asyncio.run(_serve(serve, settings, patience))
-    except CdirError as error:
-        sys.stderr.write(f"cdir-{name}: {error}\n")
-        return 1
     except KeyboardInterrupt:
         return 130
-    except Exception:
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, CdirError):
+            sys.stderr.write(f"cdir-{name}: {cause}\n")
+            return 1
         logger.exception("the service failed unexpectedly")
         sys.stderr.write(f"cdir-{name}: failed unexpectedly; its log says why\n")
         return 70
     return 0
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what a task group ended for, when that is one thing."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(serve: Callable[[Settings], Awaitable[None]], settings: Settings, patience: float) -> None:

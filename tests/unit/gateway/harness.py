@@ -28,11 +28,13 @@ from cdir.v1 import (
     provider_pb2,
     provider_service_pb2,
     provider_service_pb2_grpc,
+    replicator_service_pb2_grpc,
 )
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.servicer import AdapterServicer
 from cdir_catalog.service import open_catalog
 from cdir_gateway.service import Gateway, open_gateway
+from cdir_replicator.service import open_replicator
 from cdir_runtime.channel import open_channel
 from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
@@ -334,6 +336,7 @@ async def open_harness(
             faulty = FaultyAdapters(pool)
             adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(faulty, adapters_channel)
             async with (
+                _replicating(catalog_channel, adapters_channel, replicator_channel, active=replicator),
                 open_gateway(
                     catalog_channel,
                     adapters_channel,
@@ -353,6 +356,18 @@ async def open_harness(
                     faulty=faulty,
                     folder=folder,
                 )
+
+
+@asynccontextmanager
+async def _replicating(
+    catalog: LoopbackChannel, adapters: LoopbackChannel, replicator: LoopbackChannel, *, active: bool
+) -> AsyncIterator[None]:
+    if not active:
+        yield
+        return
+    async with open_replicator(catalog, adapters) as servicer:
+        replicator_service_pb2_grpc.add_ReplicatorServiceServicer_to_server(servicer, replicator)
+        yield
 
 
 @asynccontextmanager

@@ -30,6 +30,9 @@ CHECK_SECONDS = 10.0
 REFRESH_SECONDS = 60.0
 """How often the catalog is told what it knows already, in case another replicator said otherwise."""
 
+DOUBTED_SECONDS = 2.0
+"""Pause between checks of a provider that answers here and that the catalog holds for down."""
+
 _LOOK_SECONDS = 1.0
 """Longest pause until a new provider, or one whose time has come, is seen."""
 
@@ -51,6 +54,7 @@ class _Watched:
     health: Health = dataclasses.field(default_factory=Health)
     revision: int = 0
     due: float = 0.0
+    checked: float = 0.0
     checking: bool = False
     told: float = -REFRESH_SECONDS
 
@@ -122,6 +126,9 @@ class HealthRole:
         started = 0
         for provider in providers:
             watched = self._watched[provider.provider_id]
+            if watched.health.state in _ANSWERING and _HEALTH_STATES.get(provider.state) not in _ANSWERING:
+                # a gateway or another replicator found it failing: looked at as often as one that failed here
+                watched.due = min(watched.due, watched.checked + DOUBTED_SECONDS)
             if watched.due <= now and not watched.checking:
                 watched.checking = True
                 checks.create_task(self._check(provider, watched))
@@ -151,7 +158,8 @@ class HealthRole:
             health.answered(response.seconds)
         finally:
             watched.checking = False
-        watched.due = time.monotonic() + health.next_check()
+        watched.checked = time.monotonic()
+        watched.due = watched.checked + health.next_check()
         try:
             await self._record(provider, watched)
         except CdirError as error:

@@ -351,10 +351,12 @@ class S3Adapter(Adapter):
             # the ETag may mean something else here, as for objects encrypted by key
             await self._prove(key, data)
         if self._etags_are_md5 is None or not self._etags_stay:
-            kept = (await self._head(key)).get("ETag")
-            self._etags_are_md5 = digest_of_etag(kept) == digest
-            self._etags_stay = kept == etag
-            etag = kept
+            # what was stored is proven already; not being able to look again is no failure
+            with contextlib.suppress(CdirError):
+                kept = (await self._head(key)).get("ETag")
+                self._etags_are_md5 = digest_of_etag(kept) == digest
+                self._etags_stay = kept == etag
+                etag = kept
         return ObjectInfo(key=key, size=len(data), etag=etag, checksum=checksum)
 
     async def _prove(self, key: str, data: bytes) -> None:

@@ -344,10 +344,8 @@ class SftpAdapter(Adapter):
         try:
             if self._sessions.features is not None and self._sessions.features.replacing_rename:
                 await sftp.posix_rename(source, target)
-            elif await self._tree.kind_at(session, key) is ObjectKind.DIRECTORY:
-                raise asyncssh.SFTPFileIsADirectory(target)
             else:
-                await self._replace(session, source, target)
+                await self._replace(session, temporary, key)
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileIsADirectory, asyncssh.SFTPPermissionDenied):
             if await self._tree.kind_at(session, key) is ObjectKind.DIRECTORY:
                 raise IsDirectory(f"{key} at provider {self.info.name} is a folder", key=key) from None
@@ -355,6 +353,9 @@ class SftpAdapter(Adapter):
 
     async def _replace(self, session: Session, source: str, target: str) -> None:
         """Rename over a target where the server's rename refuses that: for a moment the name is missing."""
+        if await self._tree.kind_at(session, target) is ObjectKind.DIRECTORY:
+            raise IsDirectory(f"{target} at provider {self.info.name} is a folder", key=target)
+        source, target = session.path(source), session.path(target)
         folder, slash, _ = target.rpartition("/")
         aside = f"{folder}{slash}{TEMPORARY}{uuid.uuid4().hex}"
         try:
