@@ -443,6 +443,7 @@ class WriteCommitment(_message.Message):
     MODIFIED_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     TOUCHED_FIELD_NUMBER: _builtins.int
+    WRITING_FIELD_NUMBER: _builtins.int
     version_id: _builtins.str
     """version_id of the intent."""
     size: _builtins.int
@@ -461,7 +462,11 @@ class WriteCommitment(_message.Message):
 
     @_builtins.property
     def touched(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """touched are providers where a write was tried and failed or is still going on: what is at the key there is uncertain."""
+        """touched are providers where a write was tried and failed: what is at the key there is uncertain, and is looked at soon."""
+
+    @_builtins.property
+    def writing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """writing are providers where the write still goes on: they are left alone for some seconds."""
 
     def __init__(
         self,
@@ -473,10 +478,11 @@ class WriteCommitment(_message.Message):
         modified: _timestamp_pb2.Timestamp | None = ...,
         stored: _abc.Iterable[Global___StoredCopy] | None = ...,
         touched: _abc.Iterable[_builtins.str] | None = ...,
+        writing: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_digests", b"block_digests", "modified", b"modified", "sha256", b"sha256", "size", b"size", "stored", b"stored", "touched", b"touched", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_digests", b"block_digests", "modified", b"modified", "sha256", b"sha256", "size", b"size", "stored", b"stored", "touched", b"touched", "version_id", b"version_id", "writing", b"writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

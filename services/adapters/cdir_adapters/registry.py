@@ -164,8 +164,8 @@ _KINDS = (
             ),
             OptionSpec(
                 "host_key",
-                "Public key of the server, as 'type base64' or its SHA256 fingerprint; not given, the server is refused and"
-                " the error shows its key.",
+                "Public key of the server, as 'type base64' or its SHA256 fingerprint; not given, the server is refused"
+                " and the error shows its key.",
             ),
             OptionSpec("key_file", "Private key to sign in with.", OptionType.PATH),
             OptionSpec("password", "Password of the account.", secret=True),

@@ -330,6 +330,7 @@ class Upload:
             modified=self.order.modified,
             stored=copies.stored,
             touched=copies.touched,
+            writing=copies.writing,
         )
         known = {copy.provider_id for copy in commitment.stored}
         entry = await self._commit(commitment)

@@ -338,8 +338,13 @@ class Copies:
 
     @property
     def touched(self) -> list[str]:
-        """Ids of providers where what is at the key is uncertain, those under way included."""
-        return [branch.target.provider_id for branch in self.branches if branch.touched]
+        """Ids of providers where a write failed and what is at the key is uncertain."""
+        return [branch.target.provider_id for branch in self.branches if branch.touched and not branch.pending]
+
+    @property
+    def writing(self) -> list[str]:
+        """Ids of providers where the write is still under way."""
+        return [branch.target.provider_id for branch in self.pending]
 
     @property
     def pending(self) -> list[Branch]:

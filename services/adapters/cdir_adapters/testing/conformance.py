@@ -53,5 +53,5 @@ class AdapterConformance:
 
     async def test_conforms(self, adapter: Adapter, case: Case) -> None:
         if not case.selected(adapter.capability):
-            raise unittest.SkipTest(f"needs {case.needs}")
+            raise unittest.SkipTest(f"capability: needs {case.needs}")
         await run_case(case, adapter, self.prefix, raw_put=self.raw_put, raw_get=self.raw_get, many=self.many)

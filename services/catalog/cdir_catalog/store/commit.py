@@ -36,7 +36,7 @@ from cdir_catalog.wire import DIRECTORY, FILE, from_timestamp
 
 __all__ = ["commit_writes"]
 
-_TOUCHED_GRACE = 20 * SECOND
+_WRITING_GRACE = 20 * SECOND
 """How long a write that goes on after its commit is left alone before somebody looks what became of it."""
 
 
@@ -286,7 +286,9 @@ class _Commit:
         stored = {
             self._row_ids[copy.provider_id]: copy for copy in commitment.stored if copy.provider_id in self._row_ids
         }
-        touched = {self._row_ids[one] for one in commitment.touched if one in self._row_ids} - stored.keys()
+        writing = {self._row_ids[one] for one in commitment.writing if one in self._row_ids} - stored.keys()
+        failed = {self._row_ids[one] for one in commitment.touched if one in self._row_ids} - stored.keys() - writing
+        touched = failed | writing
         wanted = {candidate.id for candidate in self._placer.place(row.path, stored.keys()).chosen}
         for provider in sorted(wanted | stored.keys() | touched):
             copy = Copy(None, self._workspace_id, content.id, provider, row.key, wanted=int(provider in wanted))
@@ -294,7 +296,8 @@ class _Commit:
                 copy.mark_ok(now, stored[provider].etag, stored[provider].checksum)
             elif provider in touched:
                 copy.actual = UNKNOWN
-                copy.lease_owner, copy.lease_until = "", now + _TOUCHED_GRACE
+            if provider in writing:
+                copy.lease_owner, copy.lease_until = "", now + _WRITING_GRACE
                 copy.lease_kind, copy.lease_key = catalog_service_pb2.DEBT_KIND_COPY, row.key
                 copy.due_at = copy.lease_until
             content.copies.append(copy)
