@@ -45,14 +45,18 @@ def _register(connection: Connection, named: dict[str, str]) -> list[int]:
             provider = provider_pb2.Provider(provider_id=provider_id, name=name, kind="memory", priority=100)
             stored = catalog.StoredProvider(provider=provider)
             create_provider(connection, catalog.CreateProviderRequest(provider=stored), "bench")
-    return list(connection.scalars(sa.select(providers.c.id).where(providers.c.name.in_(named)).order_by(providers.c.id)))
+    return list(
+        connection.scalars(sa.select(providers.c.id).where(providers.c.name.in_(named)).order_by(providers.c.id))
+    )
 
 
 def _last(connection: Connection, table: sa.Table) -> int:
     return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0))) or 0
 
 
-def _fill(connection: Connection, workspace: int, holders: list[int], first: int, count: int, per_directory: int) -> None:
+def _fill(
+    connection: Connection, workspace: int, holders: list[int], first: int, count: int, per_directory: int
+) -> None:
     """Insert files number ``first`` and following, with their directories."""
     now = time.time_ns()
     numbers = range(first, first + count)

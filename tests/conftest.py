@@ -11,6 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Asserts of this package too explain what they compared.
+pytest.register_assert_rewrite("deployments")
+
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 ALLOWED_SKIP = "capability"

@@ -113,7 +113,12 @@ class Driver:
         await self.record(*observations)
 
     def commitment(
-        self, begun: catalog.BegunWrite, content: bytes = b"content", on: Iterable[str] = (), touched: Iterable[str] = ()
+        self,
+        begun: catalog.BegunWrite,
+        content: bytes = b"content",
+        on: Iterable[str] = (),
+        touched: Iterable[str] = (),
+        writing: Iterable[str] = (),
     ) -> catalog.WriteCommitment:
         return catalog.WriteCommitment(
             version_id=begun.version_id,
@@ -121,6 +126,7 @@ class Driver:
             sha256=sha256(content),
             stored=[catalog.StoredCopy(provider_id=self.providers[name], etag=f'"{name}"') for name in on],
             touched=[self.providers[name] for name in touched],
+            writing=[self.providers[name] for name in writing],
         )
 
     async def commit(self, *commitments: catalog.WriteCommitment) -> list[catalog.CommittedWrite]:
@@ -231,9 +237,7 @@ class Driver:
 
     async def set_policy(self, path: str, **fields: Any) -> directory.SetPolicyResponse:
         rule = entry_pb2.PolicyRule(path=path, policy=entry_pb2.Policy(**fields))
-        response: directory.SetPolicyResponse = await self.call(
-            "SetPolicy", directory.SetPolicyRequest(rule=rule)
-        )
+        response: directory.SetPolicyResponse = await self.call("SetPolicy", directory.SetPolicyRequest(rule=rule))
         return response
 
     async def place(self, limit: int = 0) -> int:
@@ -251,9 +255,7 @@ class Driver:
         response = await self.call("ClaimDebt", catalog.ClaimDebtRequest(owner=owner, **fields))
         return list(response.items)
 
-    async def finish(
-        self, items: Iterable[catalog.DebtItem], owner: str = "worker", **outcome: Any
-    ) -> None:
+    async def finish(self, items: Iterable[catalog.DebtItem], owner: str = "worker", **outcome: Any) -> None:
         """Report one outcome for all items; by default that they are done."""
         fields: Mapping[str, Any] = outcome or {"done": True}
         outcomes = [catalog.DebtOutcome(debt_id=item.debt_id, owner=owner, **fields) for item in items]

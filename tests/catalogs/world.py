@@ -105,21 +105,7 @@ class World:
             await self.driver.commit_one(commitment)
         except CdirError:
             return None
-        if not dies():
-            await self._report_end(begun, touched)
         return begun.version_id
-
-    async def _report_end(self, begun: catalog.BegunWrite, touched: Collection[str]) -> None:
-        """Report of writes without an answer that they have ended."""
-        await self.driver.record(
-            *(
-                catalog.ReplicaObservation(
-                    version_id=begun.version_id, provider_id=target.provider_id, key=target.key, state=_UNKNOWN
-                )
-                for target in begun.targets
-                if target.provider_id in touched
-            )
-        )
 
     async def _report_rename(self, occupant: catalog.Occupant, provider: str, key: str) -> None:
         await self.driver.record(
@@ -225,9 +211,7 @@ class World:
         """Every file is where it should be, under its name, and no provider has an object that nothing explains."""
         expected: dict[str, dict[str, str]] = {provider: {} for provider in self.objects}
         for path in await self.driver.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE):
-            placed = await self.driver.call(
-                "ExplainPlacement", directory.ExplainPlacementRequest(path=path)
-            )
+            placed = await self.driver.call("ExplainPlacement", directory.ExplainPlacementRequest(path=path))
             entry = await self.driver.entry(path)
             assert entry.owed == 0
             for reason in placed.reasons:

@@ -157,6 +157,14 @@ class AdapterPool:
             self._home_id = response.home_id
         return self._home_id
 
+    async def is_registered(self, provider_id: str) -> bool:
+        """Say whether the catalog knows a provider of that id now."""
+        with translated():
+            response = await self._catalog.ReadProviders(
+                catalog_service_pb2.ReadProvidersRequest(provider_id=provider_id), timeout=_CATALOG_SECONDS
+            )
+        return bool(response.providers)
+
     def find(self, ref: pb.ProviderRef) -> LiveAdapter | None:
         """Return the live adapter when it is as new as the caller's knowledge; ``None`` asks for :meth:`open`."""
         slot = self._slots.get(ref.provider_id)

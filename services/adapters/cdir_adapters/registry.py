@@ -26,6 +26,7 @@ import enum
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import os.path
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ __all__ = [
     "declared_capability",
     "find_kind",
     "kinds",
+    "missing_library",
     "open_adapter",
     "split_secrets",
     "validate_options",
@@ -94,6 +96,8 @@ class KindSpec:
     description: str
     extra: str | None = None
     """The extra of the ``cdir`` distribution that brings the libraries it needs; ``None`` when it needs none."""
+    libraries: tuple[str, ...] = ()
+    """The packages of that extra that it imports."""
     options: tuple[OptionSpec, ...] = ()
 
     def option(self, name: str) -> OptionSpec:
@@ -123,6 +127,7 @@ _KINDS = (
         kind="s3",
         target="cdir_adapters.providers.s3:S3Adapter",
         extra="s3",
+        libraries=("aiobotocore", "obstore"),
         description="Amazon S3 and every service that speaks its protocol.",
         options=(
             OptionSpec("bucket", "Bucket that holds everything; it is made when it is missing.", required=True),
@@ -151,6 +156,7 @@ _KINDS = (
         kind="sftp",
         target="cdir_adapters.providers.sftp:SftpAdapter",
         extra="sftp",
+        libraries=("asyncssh",),
         description="A folder on a computer reached by SSH.",
         options=(
             OptionSpec("host", "Name or address of the computer.", required=True),
@@ -268,6 +274,19 @@ def split_secrets(kind: str, options: Mapping[str, str]) -> tuple[dict[str, str]
     return plain, secret
 
 
+def missing_library(kind: str) -> str:
+    """Say what to install before a kind can be used; empty when nothing is missing. Imports nothing."""
+    spec = find_kind(kind)
+    for library in spec.libraries:
+        if importlib.util.find_spec(library) is None:
+            return _lacks(spec, library)
+    return ""
+
+
+def _lacks(spec: KindSpec, library: str) -> str:
+    return f"kind {spec.kind} needs the library {library}, which is not installed: pip install 'cdir[{spec.extra}]'"
+
+
 def adapter_class(kind: str) -> type[Adapter]:
     """Import the class of a kind. Raises Unsupported when a library it needs is not installed."""
     spec = find_kind(kind)
@@ -277,11 +296,7 @@ def adapter_class(kind: str) -> type[Adapter]:
     except ModuleNotFoundError as error:
         if error.name is None or f"{module_name}.".startswith(f"{error.name}.") or spec.extra is None:
             raise  # the adapter's own module is missing, not a library it needs
-        raise Unsupported(
-            f"kind {kind} needs the library {error.name.partition('.')[0]}, which is not installed:"
-            f" pip install 'cdir[{spec.extra}]'",
-            kind=kind,
-        ) from error
+        raise Unsupported(_lacks(spec, error.name.partition(".")[0]), kind=kind) from error
     found = getattr(module, class_name)
     assert isinstance(found, type)
     assert issubclass(found, Adapter)

@@ -78,17 +78,22 @@ async def write_mark(adapter: Adapter, mark: Mark) -> None:
     await adapter.write(MARK_KEY, data, size=len(data), modified=datetime.now(UTC))
 
 
-def claim_root(found: Mark | None, *, home_id: str, provider_id: str, location: str, adopt: bool) -> bool:
+def claim_root(
+    found: Mark | None, *, home_id: str, provider_id: str, registered: bool, location: str, adopt: bool
+) -> bool:
     """Decide whether a root may be used; return whether the mark has to be written.
 
-    Raises PreconditionFailed when it belongs to another provider of this home, whatever ``adopt`` says, or to another
-    home and ``adopt`` is false.
+    ``registered`` says whether the provider that the mark names is still registered. Raises PreconditionFailed when
+    the root belongs to another registered provider of this home, whatever ``adopt`` says, or to another home and
+    ``adopt`` is false.
     """
     if found is None:
         return True
     if found.home_id == home_id:
         if found.provider_id == provider_id:
             return False
+        if not registered:
+            return True  # it was removed since; its mark stayed with its objects
         raise PreconditionFailed(
             f"{location} is registered already as {found.name}; use that provider, or choose another root",
             provider=found.name,

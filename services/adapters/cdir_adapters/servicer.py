@@ -22,7 +22,6 @@ from cdir.errors import (
     IsDirectory,
     NotFound,
     RangeNotSatisfied,
-    Unsupported,
 )
 from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import adapter_service_pb2_grpc as rpc
@@ -66,7 +65,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
     # --- kinds and providers ------------------------------------------------------------------------------------------
 
     async def DescribeKinds(self, request: pb.DescribeKindsRequest, context: Context) -> pb.DescribeKindsResponse:
-        # finding out whether a kind can be used imports its library, which takes its time once
+        # finding out whether a library is installed looks at the disk
         return pb.DescribeKindsResponse(kinds=await asyncio.to_thread(_describe_kinds))
 
     async def ProbeProvider(self, request: pb.ProbeProviderRequest, context: Context) -> pb.ProbeProviderResponse:
@@ -77,10 +76,12 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         ) as adapter:
             await adapter.prepare()
             await adapter.check()
+            found = await sentinel.read_mark(adapter)
             unmarked = sentinel.claim_root(
-                await sentinel.read_mark(adapter),
+                found,
                 home_id=request.home_id,
                 provider_id=request.provider_id,
+                registered=found is not None and await self._pool.is_registered(found.provider_id),
                 location=adapter.info.location,
                 adopt=request.adopt,
             )
@@ -241,14 +242,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
 def _describe_kinds() -> list[provider_pb2.KindSpec]:
     described = []
     for spec in registry.kinds().values():
-        missing = ""
-        try:
-            registry.adapter_class(spec.kind)
-        except Unsupported as error:
-            missing = error.message
-        except Exception as error:  # one kind that cannot be loaded must not hide the others
-            logger.exception("the kind %s cannot be loaded", spec.kind)
-            missing = f"it cannot be loaded: {error}"
+        missing = registry.missing_library(spec.kind)
         described.append(
             provider_pb2.KindSpec(
                 kind=spec.kind,

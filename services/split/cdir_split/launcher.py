@@ -19,12 +19,16 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from cdir.errors import ConfigInvalid, ProviderUnavailable
+from cdir.status import translated
+from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from cdir_split.postgres import Cluster
 
 __all__ = ["Plan", "run"]
 
 _HEALTHY_SECONDS = 60.0
 """How long a service may take until it is healthy; far beyond what any of them needs."""
+
+_RELEASE_SECONDS = 30.0
 
 _DRAIN_SECONDS = 30.0
 """How long a service may go on with calls in flight after it was asked to stop."""
@@ -37,8 +41,9 @@ _MAX_SOCKET_FOLDER = 80
 class Plan:
     """What to start and where.
 
-    ``folder`` keeps the key, the token and, unless ``database_url`` names another, the database. ``listen`` is the
-    gateway's ``host:port``; the other services listen on Unix sockets in a folder that only this user may enter.
+    ``folder`` keeps the key, the token and, unless ``database_url`` names another that nobody else uses, the database.
+    ``listen`` is the gateway's ``host:port``; the other services listen on Unix sockets in a folder that only this
+    user may enter.
     """
 
     folder: Path
@@ -99,6 +104,8 @@ class _Supervisor:
                 await self._start(name, environment)
             for name in together:
                 await self._wait_healthy(name)
+            if "catalog" in together:
+                await self._release_leases()
         _say_how_to_use(self._plan, {name: process.pid for name, process in self._children.items()})
         ends = [asyncio.create_task(process.wait()) for process in self._children.values()]
         try:
@@ -145,6 +152,14 @@ class _Supervisor:
             # A session of its own: Ctrl-C reaches the launcher alone, which stops everything in order.
             start_new_session=True,
         )
+
+    async def _release_leases(self) -> None:
+        """Let lapse what the processes of an earlier run held: they are gone, since we are alone with this catalog."""
+        async with grpc.aio.insecure_channel(self._addresses["catalog"]) as channel:
+            with translated():
+                await catalog_service_pb2_grpc.CatalogServiceStub(channel).ReleaseOwner(
+                    catalog_service_pb2.ReleaseOwnerRequest(), timeout=_RELEASE_SECONDS
+                )
 
     async def _wait_healthy(self, name: str) -> None:
         async with grpc.aio.insecure_channel(self._addresses[name]) as channel:

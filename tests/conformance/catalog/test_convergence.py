@@ -24,9 +24,7 @@ _PROVIDERS = ("a", "b", "c")
 _names = st.sampled_from(_NAMES)
 _directories = st.sampled_from(_DIRECTORIES)
 _operations = st.one_of(
-    st.tuples(
-        st.just("write"), _names, st.integers(-1, 14), st.frozensets(st.integers(0, 2), max_size=2)
-    ),
+    st.tuples(st.just("write"), _names, st.integers(-1, 14), st.frozensets(st.integers(0, 2), max_size=2)),
     st.tuples(st.just("write"), _names, st.just(-1), st.just(frozenset[int]())),
     st.tuples(st.just("move"), _names, _names, st.booleans()),
     st.tuples(st.just("move"), _directories, _directories, st.just(False)),

@@ -140,9 +140,7 @@ async def test_racing_writers_leave_one_winner(mirrored: Driver) -> None:
 
 async def test_a_file_and_a_directory_of_one_name_in_one_commit(mirrored: Driver) -> None:
     file, below = await mirrored.begin("/x", "/x/y")
-    results = await mirrored.commit(
-        mirrored.commitment(file, on=["a", "b"]), mirrored.commitment(below, on=["a", "b"])
-    )
+    results = await mirrored.commit(mirrored.commitment(file, on=["a", "b"]), mirrored.commitment(below, on=["a", "b"]))
     assert [result.failure.reason for result in results] == ["", "CONFLICT"]
     assert await mirrored.list("/", recursive=True) == ["/x"]
 
@@ -226,22 +224,33 @@ async def test_a_leftover_is_not_removed_while_its_key_is_written(mirrored: Driv
     assert await mirrored.claim() == []
 
 
-async def test_a_copy_whose_fate_is_unknown_is_inspected_after_the_commit(mirrored: Driver) -> None:
+async def test_a_copy_whose_write_failed_is_inspected_at_once(mirrored: Driver) -> None:
     begun = await mirrored.begin_one("/file")
     entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], touched=["c"]))
     assert entry.owed == 1
     assert (await mirrored.states("/file"))["c"] == "UNKNOWN"
-    assert await mirrored.claim() == []  # the writer may still be at it
-    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_UNKNOWN)
     (item,) = await mirrored.claim()
     assert item.kind == catalog.DEBT_KIND_INSPECT
     await mirrored.finish([item])
     assert await mirrored.states("/file") == {"a": "OK", "b": "OK", "c": "OK"}
 
 
+async def test_a_copy_still_being_written_is_left_alone(mirrored: Driver) -> None:
+    begun = await mirrored.begin_one("/file")
+    entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
+    assert entry.owed == 1
+    assert await mirrored.claim() == []
+    again = await mirrored.begin_one("/file")
+    assert {target.provider: target.writable for target in again.targets} == {"a": True, "b": True, "c": False}
+    await mirrored.abort(again)
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_UNKNOWN)  # it ended, badly
+    (item,) = await mirrored.claim()
+    assert item.kind == catalog.DEBT_KIND_INSPECT
+
+
 async def test_a_late_copy_is_recorded(mirrored: Driver) -> None:
     begun = await mirrored.begin_one("/file")
-    entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], touched=["c"]))
+    entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
     await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_OK)
     assert (await mirrored.status()).owed == 0
     assert (await mirrored.begin_one("/file")).targets[2].writable

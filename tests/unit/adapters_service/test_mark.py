@@ -51,11 +51,19 @@ async def test_probing_the_same_provider_again_leaves_the_mark_alone(bench: Any)
 
 
 async def test_one_root_cannot_be_two_providers(bench: Any) -> None:
-    await bench.probe(bench.probe_request("disk"))
+    await bench.add("disk")
     again = bench.probe_request("disk", adopt=True)
     again.name = "second"
     with pytest.raises(PreconditionFailed, match="registered already as disk"):
         await bench.probe(again)
+
+
+async def test_the_root_of_a_provider_that_was_removed_can_be_used_again(bench: Any) -> None:
+    await bench.probe(bench.probe_request("disk"))
+    again = bench.probe_request("disk")
+    again.name = "second"
+    await bench.probe(again)
+    assert mark_of(bench.folder / "disk")["provider_id"] == again.provider_id
 
 
 async def test_the_root_of_another_home_is_refused_until_it_is_adopted(bench: Any) -> None:

@@ -30,6 +30,7 @@ from cdir_catalog.store.intents import check_batch, check_owner, lease_end, targ
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.occupancy import Occupancy
+from cdir_catalog.store.pairs import pairs_table
 from cdir_catalog.store.placement import Placement
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import load_providers
@@ -178,14 +179,13 @@ class _Beginning:
                     new.add((dirname, fold_name(basename)))
         if not new:
             return {}
-        columns = (entries.c.dirname, entries.c.basename)
-        mine = sa.and_(entries.c.workspace_id == self._workspace_id, live)
-        plain = sa.select(*columns).where(mine, sa.tuple_(*columns).in_(new))
-        other = sa.select(*columns).where(
-            mine, entries.c.folded.is_not(None), sa.tuple_(entries.c.dirname, entries.c.folded).in_(new)
-        )
-        rows = [*self._connection.execute(plain), *self._connection.execute(other)]
-        return {(dirname, fold_name(basename)): basename for dirname, basename in rows}
+        clashes: dict[tuple[str, str], str] = {}
+        wanted = pairs_table(self._connection, new)
+        for name in (entries.c.basename, entries.c.folded):
+            found = wanted.matching(entries, entries.c.dirname, name, self._workspace_id, live)
+            rows = self._connection.execute(sa.select(entries.c.dirname, entries.c.basename).select_from(found))
+            clashes.update({(row.dirname, fold_name(row.basename)): row.basename for row in rows if row.dirname})
+        return clashes
 
     # -- judging ------------------------------------------------------------------------------------------------------
 

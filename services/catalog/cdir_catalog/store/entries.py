@@ -15,6 +15,7 @@ from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import entries, is_owed, replicas, versions
 from cdir_catalog.store.ledger import ChangeRow, Ledger
 from cdir_catalog.store.locks import lock_workspaces
+from cdir_catalog.store.pairs import pairs_table
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, reserve_ids
 from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message
 
@@ -103,12 +104,11 @@ def _find(
     pairs = [split_path(path) for path in dict.fromkeys(paths) if path != "/"]
     if not pairs:
         return {}
-    query = entries_with_content().where(
-        entries.c.workspace_id == workspace_id,
-        condition,
-        sa.tuple_(entries.c.dirname, entries.c.basename).in_(pairs),
-    )
-    return {join_path(row.dirname, row.basename): row for row in connection.execute(query)}
+    wanted = pairs_table(connection, pairs)
+    mine = wanted.matching(entries, entries.c.dirname, entries.c.basename, workspace_id, condition)
+    query = sa.select(*ENTRY_COLUMNS).select_from(mine.outerjoin(versions, versions.c.id == entries.c.version_id))
+    rows = connection.execute(query)
+    return {join_path(row.dirname, row.basename): row for row in rows if row.id is not None}
 
 
 def find_entries(connection: Connection, workspace_id: int, paths: Iterable[str]) -> dict[str, Any]:

@@ -92,11 +92,10 @@ class _Resolving:
         for path, row in [*removed.items(), *self._found.items()]:
             if row.kind == FILE:
                 entries_of[row.id] = path
-        pairs = {(row_id, ref.generation) for row_id, path in entries_of.items() for ref in refs if ref.path == path}
-        query = sa.select(versions).where(sa.tuple_(versions.c.entry_id, versions.c.generation).in_(pairs))
-        if not pairs:
-            return {}
-        return {(entries_of[row.entry_id], row.generation): row for row in connection.execute(query)}
+        wanted = {(ref.path, ref.generation) for ref in refs}
+        query = sa.select(versions).where(versions.c.entry_id.in_(entries_of))
+        found = {(entries_of[row.entry_id], row.generation): row for row in connection.execute(query)}
+        return {named: row for named, row in found.items() if named in wanted}
 
     def resolve(self, ref: catalog_service_pb2.PathRef) -> catalog_service_pb2.ResolvedEntry:
         """Return what one ref names; raise when it names nothing."""

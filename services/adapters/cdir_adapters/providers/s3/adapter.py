@@ -243,6 +243,17 @@ class S3Adapter(Adapter):
                 yield _Body(self._info_of_opened(key, opened), opened)
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
+        if if_match is not None:
+            require(self, self.capability.read_if_match, "read_if_match")
+        fetched = None
+        if range.length != 0:
+            with contextlib.suppress(RangeNotSatisfied):  # which may mean an empty object: told apart below
+                fetched = await self._wire.fetch(self._settings.prefix + key, range, if_match)
+        if fetched is not None:
+            whole, data = fetched
+            if len(data) != whole.length:
+                raise _short(key, whole.length - len(data))
+            return FetchedObject(self._info_of_opened(key, whole), data)
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._open(stack, key, range, if_match)
             if isinstance(opened, ObjectInfo):
@@ -516,12 +527,14 @@ class _Body(ReadStream):
             piece = await anext(self._pieces)
         except StopAsyncIteration:
             if self._left:
-                raise IntegrityError(
-                    f"{self.info.key}: the service ended the body {self._left} bytes early", key=self.info.key
-                ) from None
+                raise _short(self.info.key, self._left) from None
             raise
         self._left -= len(piece)
         return piece
+
+
+def _short(key: str, missing: int) -> IntegrityError:
+    return IntegrityError(f"{key}: the service ended the body {missing} bytes early", key=key)
 
 
 def _md5(data: bytes) -> str:

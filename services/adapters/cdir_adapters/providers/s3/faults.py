@@ -6,11 +6,11 @@ text of a library enters a message: it can hold a signed URL.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from types import TracebackType
 
 import aiohttp
 import botocore.exceptions
@@ -153,6 +153,32 @@ _PASSING = {
 }
 
 
+class _Translated:
+    """The context of :meth:`Faults.translated`; a class, since a generator costs more for each small request."""
+
+    __slots__ = ("_doing", "_faults", "_key")
+
+    def __init__(self, faults: Faults, doing: str, key: str) -> None:
+        self._faults = faults
+        self._doing = doing
+        self._key = key
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, CdirError):
+            return
+        if isinstance(error, BaseError) and "non-partial response" in str(error):
+            raise RangeAnsweredWhole from None
+        translated = self._faults.from_library(error, self._doing, self._key)
+        if translated is not None:
+            # the library's own error holds request details, and its text nothing that the answer does not say
+            raise translated from None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Faults:
     """Turns errors into those of cdir, in the name of one provider."""
@@ -160,23 +186,11 @@ class Faults:
     provider: str
     bucket: str
 
-    @contextlib.contextmanager
-    def translated(self, doing: str, key: str = "") -> Iterator[None]:
+    def translated(self, doing: str, key: str = "") -> _Translated:
         """Raise what the block raises as an error of cdir; ``doing`` completes "while …"."""
-        try:
-            yield
-        except CdirError:
-            raise
-        except Exception as error:
-            if isinstance(error, BaseError) and "non-partial response" in str(error):
-                raise RangeAnsweredWhole from None
-            translated = self._from_library(error, doing, key)
-            if translated is None:
-                raise
-            # the library's own error holds request details, and its text nothing that the answer does not say
-            raise translated from None
+        return _Translated(self, doing, key)
 
-    def _from_library(self, error: Exception, doing: str, key: str) -> CdirError | None:
+    def from_library(self, error: Exception, doing: str, key: str) -> CdirError | None:
         match error:
             case botocore.exceptions.NoCredentialsError() | botocore.exceptions.PartialCredentialsError():
                 return self.error(Fault(401, "NoCredentials"), doing, key)

@@ -69,6 +69,10 @@ class Wire(ABC):
     def open(self, key: str, range: ByteRange, if_match: str | None) -> AbstractAsyncContextManager[Opened]:
         """Ask for a range that is not empty. Raises RangeNotSatisfied, also for offset 0 of an empty object."""
 
+    async def fetch(self, key: str, range: ByteRange, if_match: str | None) -> tuple[Opened, bytes] | None:
+        """Read a range that is not empty in one go, where that is cheaper than :meth:`open`; else ``None``."""
+        return None
+
     @abstractmethod
     async def delete(self, key: str) -> None:
         """Remove an object. Raises NotFound where the service says so."""
@@ -104,9 +108,20 @@ class ObstoreWire(Wire):
             async with self._fallback.open(key, range, if_match) as opened:
                 yield opened
             return
+        yield self._opened(answer, key)
+
+    async def fetch(self, key: str, range: ByteRange, if_match: str | None) -> tuple[Opened, bytes] | None:
+        answer = await self._ask(key, range, if_match)
+        if answer is None:
+            return None
+        with self._faults.translated("reading an object", key):
+            body = await answer.bytes_async()
+        return self._opened(answer, key), body.to_bytes()
+
+    def _opened(self, answer: obstore.GetResult, key: str) -> Opened:
         start, end = answer.range
         meta = answer.meta
-        yield Opened(
+        return Opened(
             size=meta["size"],
             etag=meta["e_tag"],
             modified=meta["last_modified"],
