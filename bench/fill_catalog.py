@@ -35,7 +35,7 @@ _SIZE = 4096
 def _insert(connection: Connection, table: sa.Table, columns: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     marks = ", ".join("?" * len(columns))
     statement = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"
-    connection.connection.executemany(statement, rows)  # type: ignore[union-attr]  # the driver's own, for speed
+    connection.connection.executemany(statement, rows)  # the driver's own, for speed
 
 
 def _register(connection: Connection, named: dict[str, str]) -> list[int]:
@@ -92,8 +92,8 @@ def _fill(
     _insert(
         connection,
         replicas,
-        ["workspace_id", "version_id", "provider_id", "key", "wanted", "actual", "etag", "checksum", "proven_at", "owed",
-         "attempts", "error"],
+        ["workspace_id", "version_id", "provider_id", "key", "wanted", "actual", "etag", "checksum", "proven_at",
+         "owed", "attempts", "error"],
         (
             (workspace, version + i, holder, f"{paths[n][0][1:]}/{paths[n][1]}", 1, 1, "", "", now, 0, 0, "")
             for i, n in enumerate(numbers)

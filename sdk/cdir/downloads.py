@@ -1,8 +1,9 @@
 """Fetching files to a local disk: many small ones over one stream, large ones over a few streams of their own.
 
 A file appears under its name whole or not at all: its bytes go to a temporary file beside it, are held against the
-recorded digest, and then take the name. Where the gateway may write local files itself, it does that, and no bytes
-travel.
+recorded digest, and then take the name. Where the gateway may write local files itself, it does that for large ones,
+and their bytes do not travel. Small ones always do, many to a message: writing them here leaves the gateway's
+interpreter, the busiest part of a fetch of many files, to the fetching.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from cdir.walk import error_of
 
 __all__ = ["Download", "Downloader"]
 
-_BATCH_FILES: Final = 64
-_UNDER_WAY: Final = 64
+_BATCH_FILES: Final = 128
+_UNDER_WAY: Final = 256
 """Files asked for and not yet done; each may hold a local file open."""
 
 
@@ -131,12 +132,13 @@ class Downloader:
     def read_of(self, file_id: int, download: Download) -> pb.FileRead:
         """Return the request for one file."""
         entry = download.entry
+        placed = self.local_files and entry.size > SMALL_FILE
         return pb.FileRead(
             id=file_id,
             workspace=entry.workspace,
             path=entry.path,
             provider=self._provider,
-            local_target=pb.LocalTarget(path=os.path.abspath(download.local)) if self.local_files else None,
+            local_target=pb.LocalTarget(path=os.path.abspath(download.local)) if placed else None,
         )
 
 
@@ -189,35 +191,40 @@ class _Fetch:
         return self._downloader.read_of(file_id, download)
 
     async def _take(self, parts: Iterable[pb.FilePart]) -> None:
-        """Store what arrived, in order, in a thread when there is anything to store."""
-        for part in parts:
-            arriving = self._arriving.get(part.id)
-            if arriving is None:
-                continue
+        """Take in what arrived, in order; whatever has to be stored is stored in one go in a thread."""
+        known = [(part, self._arriving[part.id]) for part in parts if part.id in self._arriving]
+        for part, _ in known:
             if part.HasField("entry"):
                 self._entries[part.id] = entry_from(part.entry)
-            if part.HasField("failure"):
-                await self._drop(part.id, arriving, from_failure(part.failure))
+        stored = [(part, arriving) for part, arriving in known if not part.transferred and (part.data or part.end)]
+        failures = await asyncio.to_thread(self._store, stored) if stored else {}
+        for part, arriving in known:
+            failure = from_failure(part.failure) if part.HasField("failure") else failures.get(part.id)
+            if part.id not in self._arriving:
+                continue  # an earlier part of this message ended it
+            if failure is not None:
+                await self._drop(part.id, arriving, failure)
+                continue
+            self._count(part.id, part.transferred or arriving.written)
+            if part.end:
+                self._finished(part.id, arriving)
+
+    def _store(self, parts: Iterable[tuple[pb.FilePart, _Arriving]]) -> dict[int, CdirError]:
+        """Write pieces; return what went wrong, by the file's id. Blocks; nothing more is written of a failed file."""
+        failures: dict[int, CdirError] = {}
+        for part, arriving in parts:
+            if part.id in failures:
                 continue
             try:
-                if self._downloader.local_files:
-                    self._count(part.id, part.transferred)
-                else:
-                    await asyncio.to_thread(self._store, part, arriving)
-                    self._count(part.id, arriving.written)
-            except OSError as error:
-                await self._drop(part.id, arriving, error_of(error, arriving.download.local))
-            except CdirError as error:
-                await self._drop(part.id, arriving, error)
-            else:
+                if part.data:
+                    arriving.add(part.data)
                 if part.end:
-                    self._finished(part.id, arriving)
-
-    def _store(self, part: pb.FilePart, arriving: _Arriving) -> None:
-        if part.data:
-            arriving.add(part.data)
-        if part.end:
-            arriving.finish(self._entries.get(part.id, arriving.download.entry))
+                    arriving.finish(self._entries.get(part.id, arriving.download.entry))
+            except OSError as error:
+                failures[part.id] = error_of(error, arriving.download.local)
+            except CdirError as error:
+                failures[part.id] = error
+        return failures
 
     def _count(self, file_id: int, total: int) -> None:
         if total > self._counted[file_id]:

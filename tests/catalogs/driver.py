@@ -184,17 +184,17 @@ class Driver:
     async def entry(self, path: str, workspace: str = "") -> entry_pb2.Entry:
         return (await self.resolve(path, workspace=workspace)).entry
 
-    async def list(self, path: str = "/", **fields: Any) -> list[str]:
+    async def paths(self, path: str = "/", **fields: Any) -> list[str]:
         """Return the paths of every page."""
-        paths: list[str] = []
+        found: list[str] = []
         token = ""
         while True:
             request = directory.ListEntriesRequest(path=path, page_token=token, **fields)
             response = await self.call("ListEntries", request)
-            paths += [entry.path for entry in response.entries]
+            found += [entry.path for entry in response.entries]
             token = response.next_page_token
             if not token:
-                return paths
+                return found
 
     async def replicas(self, path: str) -> dict[str, entry_pb2.Replica]:
         response = await self.call("GetFileStatus", directory.GetFileStatusRequest(path=path))
@@ -242,7 +242,7 @@ class Driver:
 
     async def place(self, limit: int = 0) -> int:
         """Place all that is to be placed; returns how many files were looked at."""
-        placed = 0
+        placed: int = 0
         while True:
             response = await self.call("PlaceEntries", catalog.PlaceEntriesRequest(limit=limit))
             placed += response.placed

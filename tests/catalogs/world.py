@@ -1,7 +1,7 @@
 """A model of all that surrounds a catalog: providers as dictionaries, a gateway that may die at any step, a worker too.
 
-It does what the contract of the catalog asks of its callers, and nothing clever. After every step the one thing must hold
-that matters most: a content that was acknowledged and is current is somewhere a reader is sent to.
+It does what the contract of the catalog asks of its callers, and nothing clever. After every step the one thing must
+hold that matters most: a content that was acknowledged and is current is somewhere a reader is sent to.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from catalogs.driver import Driver
-from cdir.errors import CdirError, NotFound
+from cdir.errors import CdirError, IsDirectory, NotFound
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2, provider_pb2
@@ -133,7 +133,7 @@ class World:
     # -- the worker ---------------------------------------------------------------------------------------------------
 
     async def work(self, *, limit: int = 100, dies_after: int = -1) -> int:
-        """Work off what is due; the worker dies after so many items, in the middle of the next. Returns how many were due."""
+        """Work off what is due, and return how many items that were; the worker may die in the middle of one."""
         owner = f"worker {self.epoch}"
         items = await self.driver.claim(owner=owner, limit=limit)
         for index, item in enumerate(items):
@@ -197,7 +197,7 @@ class World:
 
     async def check_readable(self) -> None:
         """Every current content is at some place that a reader is sent to."""
-        for path in await self.driver.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE):
+        for path in await self.driver.paths("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE):
             resolved = await self.driver.resolve(path)
             version = resolved.version.version_id
             places = [
@@ -210,7 +210,7 @@ class World:
     async def check_settled(self) -> None:
         """Every file is where it should be, under its name, and no provider has an object that nothing explains."""
         expected: dict[str, dict[str, str]] = {provider: {} for provider in self.objects}
-        for path in await self.driver.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE):
+        for path in await self.driver.paths("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE):
             placed = await self.driver.call("ExplainPlacement", directory.ExplainPlacementRequest(path=path))
             entry = await self.driver.entry(path)
             assert entry.owed == 0
@@ -229,8 +229,7 @@ class World:
         for path in paths:
             try:
                 versions = await self.driver.versions(path)
-            except CdirError as error:
-                assert isinstance(error, NotFound) or error.reason == "IS_DIRECTORY"
+            except (NotFound, IsDirectory):
                 continue
             for version in versions:
                 if not version.current:

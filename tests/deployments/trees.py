@@ -46,12 +46,15 @@ def make_files(folder: Path, count: int, size: int = 1_000, *, seed: int = 1) ->
     return folder
 
 
-def contents(folder: Path, *, hidden: bool = False) -> dict[str, str]:
-    """Digest of every file below ``folder`` by relative path; cdir's own ``.cdir`` only when ``hidden``."""
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file below ``folder`` by relative path.
+
+    Not those in cdir's own ``.cdir``, nor unfinished ones: what a killed process leaves of those is swept away later.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and (hidden or relative.parts[0] != ".cdir"):
+        if path.is_file() and relative.parts[0] != ".cdir" and not path.name.startswith(".cdir-tmp-"):
             found[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

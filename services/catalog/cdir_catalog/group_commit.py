@@ -140,9 +140,10 @@ def _ending() -> ProviderUnavailable:
 async def group_commit(database: Database) -> AsyncIterator[GroupCommit]:
     """Serve group commits over ``database`` while the context is open."""
     group = GroupCommit(database)
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(group.serve(), name="catalog group commit")
-        try:
-            yield group
-        finally:
-            serving.cancel()
+    # no task group: it would hide an error of the caller's own inside an exception group
+    serving = asyncio.create_task(group.serve(), name="catalog group commit")
+    try:
+        yield group
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])

@@ -1,11 +1,13 @@
 """Many small requests, few calls: what is asked for while a call is under way goes into the next one.
 
-No timers: a request that comes alone is sent at once, and the busier the service behind, the larger the batches.
+A request that comes alone is sent at once. When requests come in crowds, calls keep a small distance from each other,
+since most of a call's cost does not depend on how much it carries.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -31,6 +33,9 @@ class Batcher(Generic[Item, Result]):
     ``call`` gets the group and the items, and returns one result for each, in order. A result that is an exception is
     raised to the one who asked for it; an exception that ``call`` raises is raised to all of the batch. Items of
     different groups are never mixed. An async context manager: at its exit the items given so far are still served.
+
+    ``spacing`` is how many seconds lie at least between the starts of two calls, when the first of them carried several
+    items.
     """
 
     def __init__(
@@ -39,10 +44,13 @@ class Batcher(Generic[Item, Result]):
         *,
         max_items: int = 256,
         parallel: int = 1,
+        spacing: float = 0.0,
     ) -> None:
         self._call = call
         self._max_items = max_items
         self._parallel = parallel
+        self._spacing = spacing
+        self._next_start = 0.0
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._tasks = asyncio.TaskGroup()
         self._running = 0
@@ -72,6 +80,7 @@ class Batcher(Generic[Item, Result]):
     async def _serve(self) -> None:
         try:
             while self._waiting:
+                await self._keep_distance()
                 await self._send(self._next_batch())
         except asyncio.CancelledError:
             for waiting in self._waiting:
@@ -80,11 +89,18 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._running -= 1
 
+    async def _keep_distance(self) -> None:
+        left = self._next_start - time.monotonic()
+        if left > 0 and len(self._waiting) < self._max_items and not self._closed:
+            await asyncio.sleep(left)
+
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         group = self._waiting[0].group
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._max_items and self._waiting[0].group == group:
             batch.append(self._waiting.popleft())
+        if len(batch) > 1:
+            self._next_start = time.monotonic() + self._spacing
         return batch
 
     async def _send(self, batch: list[_Waiting[Item, Result]]) -> None:

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS: Final = 30.0
 """Deadline of one call to the catalog, which answers in milliseconds."""
 
+_SPACING_SECONDS: Final = 0.03
+"""Between two calls in a crowd. A call costs the catalog some milliseconds, and a third of one for each file in it."""
+
 _LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 20.0
 
@@ -42,10 +45,10 @@ class Ledger:
     def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
         self.owner = uuid.uuid4().hex
         self._catalog = catalog
-        self._begin = Batcher(self._begin_many)
-        self._commit = Batcher(self._commit_many)
+        self._begin = Batcher(self._begin_many, spacing=_SPACING_SECONDS)
+        self._commit = Batcher(self._commit_many, spacing=_SPACING_SECONDS)
         self._abort = Batcher(self._abort_many)
-        self._resolve = Batcher(self._resolve_many, parallel=2)
+        self._resolve = Batcher(self._resolve_many, spacing=_SPACING_SECONDS)
         self._record = Batcher(self._record_many)
         self._live = 0
         self._exits = AsyncExitStack()

@@ -20,7 +20,7 @@ from cdir_transfer.digest import BLOCK_SIZE
 
 __all__ = ["ReadStreams"]
 
-_FILES_AT_ONCE: Final = 64
+_FILES_AT_ONCE: Final = 256
 """Files in flight per stream, the large ones among them."""
 _LARGE_AT_ONCE: Final = 4
 """Large files in flight per stream."""

@@ -29,7 +29,7 @@ from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 __all__ = ["WriteStreams"]
 
 _MAX_PIECE: Final = BLOCK_SIZE
-_WHOLE_AT_ONCE: Final = 128
+_WHOLE_AT_ONCE: Final = 256
 """Small files in flight per stream: enough to fill the catalog's batches."""
 _LARGE_AT_ONCE: Final = 8
 """Large local sources in flight per stream."""

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from cdir.errors import CdirError
-from cdir_runtime.allocator import keep_freed_memory
+from cdir_runtime.allocator import collect_rarely, keep_freed_memory
 from cdir_runtime.settings import Settings
 from cdir_runtime.telemetry import configure_logging
 
@@ -47,6 +47,7 @@ def run_service(name: str, serve: Callable[[Settings], Awaitable[None]], *, pati
         settings = Settings.from_environment()
         configure_logging(name, level=settings.log_level, style=settings.log_format)
         keep_freed_memory()
+        collect_rarely()
         asyncio.run(_serve(serve, settings, patience))
     except KeyboardInterrupt:
         return 130

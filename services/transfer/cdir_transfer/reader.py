@@ -226,6 +226,11 @@ class OpenContent:
         end = size if length is None else min(size, offset + length)
         if end <= offset:
             return
+        if size <= BLOCK_SIZE:
+            # nothing to read ahead: no task of its own for the one block
+            block = await self.block(0)
+            yield block if end - offset == size else block[offset:end]
+            return
         first = offset // BLOCK_SIZE
         position = first * BLOCK_SIZE
         blocks = self.blocks(first, block_count(end))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from catalogs.driver import Driver
+
 from cdir.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, PreconditionFailed
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import directory_service_pb2 as directory
@@ -218,5 +218,7 @@ async def test_states_of_providers_are_shown(mirrored: Driver) -> None:
     assert (await mirrored.read_provider("a")).state_reason == ""
     await mirrored.call(
         "RecordProviderStates",
-        catalog.RecordProviderStatesRequest(observations=[catalog.ProviderObservation(provider_id="x", state=1)]),
+        catalog.RecordProviderStatesRequest(
+            observations=[catalog.ProviderObservation(provider_id="x", state=provider_pb2.PROVIDER_STATE_UP)]
+        ),
     )

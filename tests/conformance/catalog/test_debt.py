@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from catalogs.driver import Driver
+
 from cdir.errors import InvalidArgument
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import entry_pb2, provider_pb2
 
 COPY = catalog.DEBT_KIND_COPY
 DOWN = provider_pb2.PROVIDER_STATE_DOWN
+OK = entry_pb2.REPLICA_STATE_OK
 UP = provider_pb2.PROVIDER_STATE_UP
 
 
@@ -172,7 +173,7 @@ async def test_observations_that_came_too_late_are_ignored(mirrored: Driver) -> 
     await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b", "c"]))
     await mirrored.see(entry, "a", entry_pb2.REPLICA_STATE_CORRUPT)  # it moved
     await mirrored.record(
-        catalog.ReplicaObservation(version_id="f" * 32, provider_id=mirrored.providers["a"], key="f", state=1)
+        catalog.ReplicaObservation(version_id="f" * 32, provider_id=mirrored.providers["a"], key="f", state=OK)
     )
     assert await mirrored.claim() == []
     assert len((await mirrored.resolve("/f", generation=1)).replicas) == 3

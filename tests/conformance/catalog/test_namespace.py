@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from catalogs.driver import Driver
+
 from cdir.errors import (
     AlreadyExists,
     CdirError,
@@ -35,7 +35,7 @@ async def test_making_a_directory(mirrored: Driver) -> None:
     assert (response.made, response.entry.path, response.entry.kind) == (True, "/a/b", entry_pb2.ENTRY_KIND_DIRECTORY)
     assert not (await mirrored.make_directory("/a/b")).made
     assert not (await mirrored.make_directory("/")).made
-    assert await mirrored.list("/", recursive=True) == ["/a", "/a/b"]
+    assert await mirrored.paths("/", recursive=True) == ["/a", "/a/b"]
     await mirrored.write("/file")
     for path in ("/file", "/file/below"):
         with pytest.raises(NotDirectory):
@@ -46,22 +46,22 @@ async def test_a_listing_is_in_the_order_of_bytes(mirrored: Driver) -> None:
     """Names that sort between a directory and what lies below it do not disturb the order."""
     for path in ("/a/x", "/a-b", "/a b", "/a!/y", "/a0", "/B", "/é", "/a/é", "/a/z/deep"):
         await mirrored.write(path)
-    listed = await mirrored.list("/", recursive=True)
+    listed = await mirrored.paths("/", recursive=True)
     keys = [((path.rpartition("/")[0] or "/").encode(), path.rpartition("/")[2].encode()) for path in listed]
     assert keys == sorted(keys)
     assert len(listed) == 12
-    assert await mirrored.list("/a", recursive=True) == ["/a/x", "/a/z", "/a/é", "/a/z/deep"]
-    assert await mirrored.list("/a") == ["/a/x", "/a/z", "/a/é"]
+    assert await mirrored.paths("/a", recursive=True) == ["/a/x", "/a/z", "/a/é", "/a/z/deep"]
+    assert await mirrored.paths("/a") == ["/a/x", "/a/z", "/a/é"]
 
 
 async def test_pages_cover_everything_once(mirrored: Driver) -> None:
     for path in ("/d/1", "/d/2", "/d/2x/a", "/d/2x/b", "/d-/no", "/d/3"):
         await mirrored.write(path)
     for recursive, count in ((False, 4), (True, 6)):
-        whole = await mirrored.list("/d", recursive=recursive)
+        whole = await mirrored.paths("/d", recursive=recursive)
         assert len(whole) == count
         for page_size in (1, 2, 3, 100):
-            assert await mirrored.list("/d", recursive=recursive, page_size=page_size) == whole
+            assert await mirrored.paths("/d", recursive=recursive, page_size=page_size) == whole
 
 
 async def test_pages_are_not_shifted_by_what_comes_and_goes(mirrored: Driver) -> None:
@@ -81,9 +81,9 @@ async def test_pages_are_not_shifted_by_what_comes_and_goes(mirrored: Driver) ->
 async def test_a_listing_by_kind_and_of_a_file(mirrored: Driver) -> None:
     await mirrored.write("/d/f")
     await mirrored.write("/g", on=["a", "b"])
-    assert await mirrored.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE) == ["/g", "/d/f"]
-    assert await mirrored.list("/", recursive=True, kind=entry_pb2.ENTRY_KIND_DIRECTORY) == ["/d"]
-    assert await mirrored.list("/g") == ["/g"]
+    assert await mirrored.paths("/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE) == ["/g", "/d/f"]
+    assert await mirrored.paths("/", recursive=True, kind=entry_pb2.ENTRY_KIND_DIRECTORY) == ["/d"]
+    assert await mirrored.paths("/g") == ["/g"]
     response = await mirrored.call("ListEntries", directory.ListEntriesRequest(path="/"))
     assert {entry.path: entry.owed for entry in response.entries} == {"/d": 0, "/g": 1}
 
@@ -133,11 +133,11 @@ _REFUSED: list[tuple[str, Any, type[CdirError]]] = [
 async def test_what_cannot_be_done(mirrored: Driver) -> None:
     for path in ("/d/f", "/d/g", "/h"):
         await mirrored.write(path)
-    before = await mirrored.list("/", recursive=True)
+    before = await mirrored.paths("/", recursive=True)
     for method, request, error in _REFUSED:
         with pytest.raises(error):
             await mirrored.call(method, request)
-        assert await mirrored.list("/", recursive=True) == before
+        assert await mirrored.paths("/", recursive=True) == before
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ async def test_moving_a_file_changes_the_path_at_once_and_the_objects_later(mirr
         written.version_id,
         3,
     )
-    assert await mirrored.list("/", recursive=True) == ["/new", "/old", "/new/g"]
+    assert await mirrored.paths("/", recursive=True) == ["/new", "/old", "/new/g"]
     resolved = await mirrored.resolve("/new/g")
     assert {(one.key, one.alternate_keys[0]) for one in resolved.replicas} == {("old/f", "new/g")}
     await _work_off(mirrored)
@@ -257,7 +257,7 @@ async def test_moving_a_directory_takes_all_along(mirrored: Driver) -> None:
     await mirrored.write("/d/owed", on=["a", "b"])
     response = await mirrored.move("/d", "/n/m")
     assert response.moved == 3
-    assert await mirrored.list("/", recursive=True) == [
+    assert await mirrored.paths("/", recursive=True) == [
         "/d-stays", "/d0", "/n", "/d0/stays", "/n/m", "/n/m/e", "/n/m/owed", "/n/m/x", "/n/m/e/y",
     ]  # fmt: skip
     assert (await mirrored.status()).owed == 9
@@ -290,7 +290,7 @@ async def test_a_removed_file_stays_restorable(mirrored: Driver) -> None:
     assert await mirrored.remove("/d/f", if_generation=1) == 1
     with pytest.raises(NotFound):
         await mirrored.entry("/d/f")
-    assert await mirrored.list("/d") == []
+    assert await mirrored.paths("/d") == []
     (version,) = await mirrored.versions("/d/f")
     assert not version.current
     await _work_off(mirrored)
@@ -316,7 +316,7 @@ async def test_removing_a_directory(mirrored: Driver) -> None:
     await mirrored.make_directory("/empty")
     assert await mirrored.remove("/empty") == 0
     assert await mirrored.remove("/d", recursive=True) == 4
-    assert await mirrored.list("/", recursive=True) == ["/d!"]
+    assert await mirrored.paths("/", recursive=True) == ["/d!"]
     status = await mirrored.status()
     assert (status.files, status.owed, status.removals) == (1, 0, 11)
     await _work_off(mirrored)
@@ -330,7 +330,7 @@ async def test_removing_everything(mirrored: Driver) -> None:
     await mirrored.write("/a")
     await mirrored.write("/d/b")
     assert await mirrored.remove("/", recursive=True) == 2
-    assert await mirrored.list("/", recursive=True) == []
+    assert await mirrored.paths("/", recursive=True) == []
 
 
 async def test_without_retention_removal_clears_away(mirrored: Driver) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-
 from catalogs.driver import Driver, open_driver
+
 from cdir.errors import CdirError, ConfigInvalid, CursorExpired, NotFound
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2 as catalog
@@ -83,7 +83,7 @@ async def test_many_at_once_succeed_or_fail_alone(mirrored: Driver) -> None:
     commitments[7].version_id = "0" * 32
     results = await asyncio.gather(*(mirrored.commit(one) for one in commitments))
     assert [number for number, (one,) in enumerate(results) if one.HasField("failure")] == [7]
-    assert len(await mirrored.list("/")) == 199
+    assert len(await mirrored.paths("/")) == 199
     found = await _changes(mirrored, 200)
     assert [one.revision for one in found] == list(range(1, 201))
     assert (await mirrored.status()).files == 199
@@ -102,7 +102,7 @@ async def test_two_processes_write_at_once_without_gaps(mirrored: Driver) -> Non
     found = await _changes(mirrored, 66)
     assert [one.revision for one in found] == list(range(1, 67))
     status, scanned = await mirrored.status(), 0
-    for path in await mirrored.list("/"):
+    for path in await mirrored.paths("/"):
         scanned += (await mirrored.status(path)).files
     assert status.files == scanned == 60
     assert {one.files for one in status.providers} == {60}
@@ -115,7 +115,7 @@ async def test_a_caller_that_goes_away_harms_nobody(mirrored: Driver) -> None:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert not any(isinstance(one, CdirError) for one in results)
-    assert {f"/f{number}" for number in range(1, 20, 2)} <= set(await mirrored.list("/"))
+    assert {f"/f{number}" for number in range(1, 20, 2)} <= set(await mirrored.paths("/"))
 
 
 async def test_what_was_acknowledged_is_there_after_a_restart(mirrored: Driver) -> None:
@@ -197,4 +197,10 @@ async def test_a_failed_call_leaves_the_catalog_working(mirrored: Driver) -> Non
     with pytest.raises(NotFound):
         await mirrored.remove("/none")
     await mirrored.write("/f")
-    assert await mirrored.list("/") == ["/f"]
+    assert await mirrored.paths("/") == ["/f"]
+
+
+async def test_an_error_of_the_user_of_a_catalog_comes_as_it_is(mirrored: Driver) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with open_driver(mirrored.url):
+            raise ZeroDivisionError

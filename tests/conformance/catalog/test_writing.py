@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from catalogs.driver import Driver
+
 from cdir.errors import (
     AlreadyExists,
     Conflict,
@@ -31,7 +31,7 @@ async def test_a_committed_file_is_there_with_its_parents(mirrored: Driver) -> N
         0,
         "ada",
     )
-    assert await mirrored.list("/", recursive=True) == ["/reports", "/reports/2026", "/reports/2026/q3.csv"]
+    assert await mirrored.paths("/", recursive=True) == ["/reports", "/reports/2026", "/reports/2026/q3.csv"]
     resolved = await mirrored.resolve("/reports/2026/q3.csv")
     assert resolved.version.sha256 == entry.sha256
     assert [replica.key for replica in resolved.replicas] == ["reports/2026/q3.csv"] * 3
@@ -40,7 +40,7 @@ async def test_a_committed_file_is_there_with_its_parents(mirrored: Driver) -> N
 
 async def test_nothing_is_seen_of_a_write_that_is_not_committed(mirrored: Driver) -> None:
     await mirrored.begin_one("/new/file")
-    assert await mirrored.list("/", recursive=True) == []
+    assert await mirrored.paths("/", recursive=True) == []
     with pytest.raises(NotFound):
         await mirrored.entry("/new/file")
 
@@ -142,7 +142,7 @@ async def test_a_file_and_a_directory_of_one_name_in_one_commit(mirrored: Driver
     file, below = await mirrored.begin("/x", "/x/y")
     results = await mirrored.commit(mirrored.commitment(file, on=["a", "b"]), mirrored.commitment(below, on=["a", "b"]))
     assert [result.failure.reason for result in results] == ["", "CONFLICT"]
-    assert await mirrored.list("/", recursive=True) == ["/x"]
+    assert await mirrored.paths("/", recursive=True) == ["/x"]
 
 
 async def test_names_that_differ_only_by_case(driver: Driver) -> None:
@@ -274,7 +274,7 @@ async def test_a_lapsed_intent_is_taken_over(mirrored: Driver) -> None:
 
 
 async def test_the_only_copy_is_never_moved_twice(driver: Driver) -> None:
-    """A writer that died may have moved the older content aside already; what stands at the key may be its own bytes."""
+    """A writer that died may have moved the older content aside; what stands at the key may be its own bytes."""
     await driver.add_providers("only")
     old = await driver.write("/file", b"old")
     await driver.begin_one("/file", owner="gone")
@@ -368,9 +368,9 @@ async def test_errors_of_a_whole_call(mirrored: Driver) -> None:
         await mirrored.begin("/file", owner="")
     with pytest.raises(InvalidArgument, match="1000"):
         await mirrored.begin(*(f"/{index}" for index in range(1001)))
+    await mirrored.write("/file")
     with pytest.raises(NotDirectory):
-        await mirrored.write("/file")
         await mirrored.begin_one("/file/below")
+    await mirrored.make_directory("/d")
     with pytest.raises(IsDirectory):
-        await mirrored.make_directory("/d")
         await mirrored.begin_one("/d")

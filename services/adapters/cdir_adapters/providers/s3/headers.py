@@ -43,7 +43,10 @@ def parse_mtime(text: str | None) -> datetime | None:
     """Return the time, cut to microseconds; ``None`` when there is none or it cannot be read."""
     if not text:
         return None
+    seconds, _, fraction = text.partition(".")
     try:
+        if seconds.isdecimal() and fraction.isdecimal():  # as cdir and rclone write it; Decimal takes all else
+            return _EPOCH + timedelta(seconds=int(seconds), microseconds=int(f"{fraction:0<6.6}"))
         return _EPOCH + int(Decimal(text) * 1_000_000) * _MICROSECOND
     except (InvalidOperation, OverflowError, ValueError):
         return None
