@@ -9,8 +9,8 @@ BUF_VERSION := 1.75.0
 STAMP   := $(VENV)/.installed
 GENERATED := sdk/cdir/v1
 PROTOS  := $(wildcard protos/cdir/v1/*.proto)
-# Tests of one file stay together on one worker, so that each server is started once; see tests/conftest.py.
-PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
+# The tests of one file stay together on one worker, so that each server is started once.
+PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 # Compiled modules make every command start faster; some build machines forbid writing them by default.
 unexport PYTHONDONTWRITEBYTECODE

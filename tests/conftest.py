@@ -1,4 +1,4 @@
-"""What holds for every test: how much Hypothesis tries, what CI may skip, what one worker keeps together."""
+"""What holds for every test: how much Hypothesis tries, what CI may skip, where a home may lie."""
 
 from __future__ import annotations
 
@@ -31,15 +31,6 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cdir-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file, on one deployment, on one worker: they share the servers that the file starts."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            callspec = getattr(item, "callspec", None)
-            kind = callspec.params.get("deployment_kind", "") if callspec else ""
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{kind and '-'}{kind}"))
 
 
 @pytest.hookimpl(wrapper=True)

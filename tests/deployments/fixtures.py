@@ -117,6 +117,7 @@ class Three:
 
 @pytest.fixture(scope="module")
 def three(deployment: Deployment, local_disks: Path, background: Background) -> Three:
+    """Registers them; the servers are new for each deployment."""
     require(rclone_s3, openssh)
     s3 = background.enter(rclone_s3_server())
     sftp = background.enter(openssh_server())

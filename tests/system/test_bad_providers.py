@@ -39,7 +39,7 @@ def remove_everything(deployment: Deployment, *providers: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def s3(background: Background) -> RcloneS3Server:
+def s3(deployment_kind: str, background: Background) -> RcloneS3Server:
     require(rclone_s3)
     server = background.enter(rclone_s3_server())
     (server.root / "files").mkdir()
@@ -47,7 +47,7 @@ def s3(background: Background) -> RcloneS3Server:
 
 
 @pytest.fixture(scope="module")
-def sftp(background: Background) -> OpenSshServer:
+def sftp(deployment_kind: str, background: Background) -> OpenSshServer:
     require(openssh)
     return background.enter(openssh_server())
 

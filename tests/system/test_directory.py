@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from deployments.deployment import BIN, Deployment, eventually, eventually_is
+from deployments.deployment import Deployment, eventually, eventually_is
 from deployments.trees import contents, make_files
 
+DONE, CONFLICT = 0, 6
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 
@@ -130,31 +131,15 @@ def test_two_writers_on_one_path(deployment: Deployment, folder: str) -> None:
     """Both may win, one after the other, or one is told of a conflict; nothing that was acknowledged is lost."""
     put(deployment, f"{folder}/x", b"base")
     contenders = [b"left" * 500_000, b"right" * 500_000]
-    writers = [
-        subprocess.Popen(
-            [str(BIN / "cdir"), "put", "-", f"{folder}/x"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **deployment.environment()},
-        )
-        for _ in contenders
-    ]
-    exits = []
-    for writer, content in zip(writers, contenders, strict=True):
-        assert writer.stdin is not None
-        writer.stdin.write(content)
-        writer.stdin.flush()
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.close()
-        writer.stdin = None
-    for writer in writers:
-        _, errors = writer.communicate(timeout=120)
-        exits.append(writer.returncode)
-        assert writer.returncode in (0, 6), errors.decode()
-    assert 0 in exits
-    winners = [content for content, exit_code in zip(contenders, exits, strict=True) if exit_code == 0]
+    with ThreadPoolExecutor() as pool:
+        writing = [
+            pool.submit(deployment.cdir, "put", "-", f"{folder}/x", stdin=content, expect=None)
+            for content in contenders
+        ]
+        done = [each.result() for each in writing]
+    assert all(each.exit == DONE or (each.exit == CONFLICT and each.error) for each in done), done
+    winners = [content for content, each in zip(contenders, done, strict=True) if each.exit == DONE]
+    assert winners
     kept = {row["sha256"] for row in deployment.json("versions", f"{folder}/x")}
     assert {hashlib.sha256(content).hexdigest() for content in [b"base", *winners]} <= kept
     assert deployment.cdir("cat", f"{folder}/x").stdout in winners

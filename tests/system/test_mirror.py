@@ -29,14 +29,14 @@ def test_tree_lies_under_its_own_names_everywhere_and_comes_back_the_same(
     expected = contents(library)
     size = sum(path.stat().st_size for path in library.rglob("*") if path.is_file())
 
-    first = deployment.json("put", library, "/library", "--recursive")
+    first = deployment.json("put", library, "/library", "--recursive", "--require", "all")
     assert first["files"] == len(expected)
     assert first["bytes"] == size
     assert (first["skipped"], first["failed"], first["owed"]) == (0, [], 0)
     for name, root in three.roots.items():
         assert contents(root / "library") == expected, f"on {name}"
 
-    again = deployment.json("put", library, "/library", "--recursive")
+    again = deployment.json("put", library, "/library", "--recursive", "--require", "all")
     assert (again["bytes"], again["skipped"], again["failed"], again["owed"]) == (0, len(expected), [], 0)
 
     got = deployment.json("get", "/library", tmp_path / "library", "--recursive")
@@ -48,7 +48,7 @@ def test_tree_lies_under_its_own_names_everywhere_and_comes_back_the_same(
 def test_each_provider_can_be_read_alone(deployment: Deployment, three: Three, tmp_path: Path, folder: str) -> None:
     source = tmp_path / "one.txt"
     source.write_bytes(random.Random(2).randbytes(100_000))
-    deployment.cdir("put", source, f"{folder}/one.txt")
+    deployment.cdir("put", source, f"{folder}/one.txt", "--require", "all")
     for name in three.roots:
         target = tmp_path / f"from-{name}"
         deployment.cdir("get", f"{folder}/one.txt", target, "--from", name)
@@ -64,7 +64,7 @@ def test_memory_does_not_grow_with_the_file(deployment: Deployment, three: Three
         for number in range(size // MIB):
             file.write(number.to_bytes(8, "big") + block[8:])
 
-    deployment.cdir("put", source, f"{folder}/large.bin")
+    deployment.cdir("put", source, f"{folder}/large.bin", "--require", "all")
     for root in three.roots.values():
         assert same_bytes(root / folder[1:] / "large.bin", source)
     target = tmp_path / "back.bin"

@@ -34,8 +34,8 @@ class Batcher(Generic[Item, Result]):
     raised to the one who asked for it; an exception that ``call`` raises is raised to all of the batch. Items of
     different groups are never mixed. An async context manager: at its exit the items given so far are still served.
 
-    ``spacing`` is how many seconds lie at least between the starts of two calls, when the first of them carried several
-    items.
+    ``spacing`` is how many seconds lie at least between the starts of two calls while ``crowded`` says that many more
+    items are on their way; by default, when the first of the two carried several.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Batcher(Generic[Item, Result]):
         max_items: int = 256,
         parallel: int = 1,
         spacing: float = 0.0,
+        crowded: Callable[[], bool] | None = None,
     ) -> None:
         self._call = call
         self._max_items = max_items
         self._parallel = parallel
         self._spacing = spacing
+        self._crowded = crowded
         self._next_start = 0.0
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._tasks = asyncio.TaskGroup()
@@ -99,7 +101,7 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._max_items and self._waiting[0].group == group:
             batch.append(self._waiting.popleft())
-        if len(batch) > 1:
+        if len(batch) > 1 if self._crowded is None else self._crowded():
             self._next_start = time.monotonic() + self._spacing
         return batch
 

@@ -23,8 +23,13 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS: Final = 30.0
 """Deadline of one call to the catalog, which answers in milliseconds."""
 
-_SPACING_SECONDS: Final = 0.03
-"""Between two calls in a crowd. A call costs the catalog some milliseconds, and a third of one for each file in it."""
+_READ_SPACING: Final = 0.03
+_WRITE_SPACING: Final = 0.06
+"""Seconds between two calls in a crowd. A call costs the catalog some milliseconds, and some tenths of one for each
+file in it: thirty files that share a call cost less than half of what they cost alone."""
+
+_CROWD: Final = 48
+"""Writes under way from which on they are a crowd."""
 
 _LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 20.0
@@ -45,10 +50,10 @@ class Ledger:
     def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
         self.owner = uuid.uuid4().hex
         self._catalog = catalog
-        self._begin = Batcher(self._begin_many, spacing=_SPACING_SECONDS)
-        self._commit = Batcher(self._commit_many, spacing=_SPACING_SECONDS)
+        self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, crowded=self._crowded)
+        self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, crowded=self._crowded)
         self._abort = Batcher(self._abort_many)
-        self._resolve = Batcher(self._resolve_many, spacing=_SPACING_SECONDS)
+        self._resolve = Batcher(self._resolve_many, spacing=_READ_SPACING)
         self._record = Batcher(self._record_many)
         self._live = 0
         self._exits = AsyncExitStack()
@@ -95,6 +100,9 @@ class Ledger:
     def record(self, observation: catalog_service_pb2.ReplicaObservation) -> asyncio.Future[None]:
         """Store what was seen or done at a provider."""
         return self._record.submit(observation)
+
+    def _crowded(self) -> bool:
+        return self._live >= _CROWD
 
     def _forget_unless_begun(self, begun: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
         if not begun.cancelled() and begun.exception() is not None:

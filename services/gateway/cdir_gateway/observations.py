@@ -37,9 +37,9 @@ class Observations:
             self._replicas[(observation.version_id, observation.provider_id, observation.key)] = observation
             self._noticed.set()
 
-    def provider_failed(self, provider_id: str, error: CdirError) -> None:
-        """Note that a provider does not answer. One that asks to slow down does answer."""
-        if not isinstance(error, RateLimited):
+    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
+        """Note that a provider does not answer. One failed call is no outage, and asking to slow down is an answer."""
+        if outage and not isinstance(error, RateLimited):
             self._failures[provider_id] = error.message
             self._noticed.set()
 
@@ -62,6 +62,7 @@ class Observations:
                         catalog_service_pb2.RecordReplicasRequest(observations=replicas), timeout=CALL_SECONDS
                     )
                 if failures:
+                    logger.info("providers that failed: %s", "; ".join(failures.values()))
                     await self._catalog.RecordProviderStates(_down(failures), timeout=CALL_SECONDS)
         except CdirError as error:
             logger.warning("cannot record what was noticed at providers: %s", error)

@@ -16,7 +16,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
+from cdir.errors import CdirError, Conflict, DeadlineExceeded, InternalError, ProviderUnavailable, Retry
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
 from cdir_gateway.background import Background
 from cdir_gateway.ledger import Ledger
@@ -26,6 +26,9 @@ from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
 __all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload", "WriteOrder"]
 
 logger = logging.getLogger(__name__)
+
+_BEGIN_ATTEMPTS: Final = 6
+"""How often a write is begun while the path is busy for a moment."""
 
 _ABORT_SECONDS: Final = 30.0
 _COMMIT_TRIES: Final = 3
@@ -78,9 +81,9 @@ class LateCopies:
             while True:
                 pending = self._upload.pending
                 for branch in self._upload.branches:
-                    if branch.stored is not None and branch.target.provider_id not in self._recorded:
+                    if not branch.pending and branch.target.provider_id not in self._recorded:
                         self._recorded.add(branch.target.provider_id)
-                        await self._upload.record_stored(branch)
+                        await self._upload.record_ended(branch)
                         self._changed.set()
                 if not pending:
                     return
@@ -161,12 +164,7 @@ class FileWriter:
             sha256=sha256,
             modified=order.modified,
         )
-        pending = self._ledger.begin(intent, order.user)
-        try:
-            begun = await asyncio.shield(pending)
-        except asyncio.CancelledError:
-            pending.add_done_callback(self._abort_orphan)
-            raise
+        begun = await self._begin(intent, order.user)
         upload = Upload(self._ledger, self._providers, order, begun)
         try:
             late = self._late.get((order.workspace, order.path))
@@ -181,6 +179,21 @@ class FileWriter:
                 self._start_late(order, upload.late)
             elif not upload.committed:
                 self._background.start("a commit", self._see_committed(upload, upload.commit))
+
+    async def _begin(self, intent: catalog_service_pb2.WriteIntent, user: str) -> catalog_service_pb2.BegunWrite:
+        """Begin a write; waits while a copy of the path is being moved, which the catalog says by "later"."""
+        for attempt in range(1, _BEGIN_ATTEMPTS + 1):
+            pending = self._ledger.begin(intent, user)
+            try:
+                return await asyncio.shield(pending)
+            except asyncio.CancelledError:
+                pending.add_done_callback(self._abort_orphan)
+                raise
+            except Conflict as error:
+                if error.retry is not Retry.LATER or attempt == _BEGIN_ATTEMPTS:
+                    raise
+                await asyncio.sleep(error.retry_after or 1.0)
+        raise InternalError("a write was neither begun nor refused")
 
     def _start_late(self, order: WriteOrder, late: LateCopies) -> None:
         key = (order.workspace, order.path)
@@ -332,25 +345,24 @@ class Upload:
             touched=copies.touched,
             writing=copies.writing,
         )
-        known = {copy.provider_id for copy in commitment.stored}
+        known = {branch.target.provider_id for branch in copies.branches} - set(commitment.writing)
         entry = await self._commit(commitment)
-        if self.pending or len(self.stored_names) > len(known):
+        if commitment.writing:
             self.late = LateCopies(self, entry, known)
         return StoredFile(entry, self.stored_names, self.owed_names, self.late)
 
-    async def record_stored(self, branch: Branch) -> None:
-        """Record a copy that landed after the commit."""
-        assert branch.stored is not None
-        await self._ledger.record(
-            catalog_service_pb2.ReplicaObservation(
-                version_id=self.version_id,
-                provider_id=branch.target.provider_id,
-                key=branch.target.key,
-                state=entry_pb2.REPLICA_STATE_OK,
-                etag=branch.stored.etag,
-                checksum=branch.stored.checksum,
-            )
+    async def record_ended(self, branch: Branch) -> None:
+        """Record a copy whose write ended after the commit: it is there, or somebody has to look."""
+        seen = catalog_service_pb2.ReplicaObservation(
+            version_id=self.version_id, provider_id=branch.target.provider_id, key=branch.target.key
         )
+        if branch.stored is not None:
+            seen.state = entry_pb2.REPLICA_STATE_OK
+            seen.etag, seen.checksum = branch.stored.etag, branch.stored.checksum
+        else:
+            seen.state = entry_pb2.REPLICA_STATE_UNKNOWN
+            seen.error = "" if branch.error is None else branch.error.message
+        await self._ledger.record(seen)
 
     async def abandon(self) -> None:
         """Cancel the copies under way and see them end."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
-from catalogs.driver import Driver, open_driver
 
+from catalogs.driver import Driver, open_driver
 from servers import postgres
 from servers.postgres import PostgresServer, postgres_server
 from servers.requirement import require

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from catalogs.driver import Driver
 
+from catalogs.driver import Driver
 from cdir.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, PreconditionFailed
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import directory_service_pb2 as directory

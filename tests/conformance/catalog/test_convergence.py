@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogs.driver import open_driver
-from catalogs.world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalogs.driver import open_driver
+from catalogs.world import World
 from cdir.errors import AlreadyExists, Conflict, InvalidArgument, IsDirectory, NotDirectory, NotFound
 
 TOP = "/t"

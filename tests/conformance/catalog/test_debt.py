@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from catalogs.driver import Driver
 
+from catalogs.driver import Driver
 from cdir.errors import InvalidArgument
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import entry_pb2, provider_pb2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from catalogs.driver import Driver
 
+from catalogs.driver import Driver
 from cdir.errors import (
     AlreadyExists,
     CdirError,

@@ -11,8 +11,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from catalogs.driver import Driver, open_driver
 
+from catalogs.driver import Driver, open_driver
 from cdir.errors import CdirError, ConfigInvalid, CursorExpired, NotFound
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2 as catalog

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from catalogs.driver import Driver
 
+from catalogs.driver import Driver
 from cdir.errors import (
     AlreadyExists,
     Conflict,

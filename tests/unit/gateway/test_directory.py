@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from unit.gateway.harness import HANG, MODIFIED, Harness
 
 from cdir.errors import (
     AlreadyExists,
@@ -21,6 +20,7 @@ from cdir.status import from_failure, translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import entry_pb2
 from cdir_transfer.digest import BLOCK_SIZE
+from unit.gateway.harness import HANG, MODIFIED, Harness
 
 LARGE = os.urandom(BLOCK_SIZE + 12_345)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from unit.gateway.harness import Harness
 
 from cdir.errors import NotFound, ProviderUnavailable
 from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_transfer.digest import BLOCK_SIZE
+from unit.gateway.harness import Harness
 
 LARGE = os.urandom(BLOCK_SIZE + 12_345)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.gateway.harness import Harness
 
 from cdir.errors import (
     AlreadyExists,
@@ -16,6 +15,7 @@ from cdir.errors import (
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2, provider_pb2
 from cdir.v1 import provider_service_pb2 as pb
+from unit.gateway.harness import Harness
 
 
 async def listed(harness: Harness) -> dict[str, provider_pb2.Provider]:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from unit.gateway.harness import MODIFIED, Harness, open_harness
 
 from cdir.errors import (
     Conflict,
@@ -23,6 +23,7 @@ from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, entry_pb2, provider_pb2
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_transfer.digest import BLOCK_SIZE
+from unit.gateway.harness import MODIFIED, Harness, open_harness
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
 
@@ -190,11 +191,13 @@ async def test_a_provider_that_fails_is_owed(trio: Harness, content: bytes) -> N
     assert replicas["a"].state == replicas["c"].state == entry_pb2.REPLICA_STATE_OK
 
 
-async def test_a_provider_that_fails_is_recorded_as_down_and_left_alone(trio: Harness) -> None:
+async def test_a_provider_that_fails_again_and_again_is_recorded_as_down_and_left_alone(trio: Harness) -> None:
     trio.trouble("b", error=ProviderUnavailable("the line is dead"))
-    await trio.put("/first", b"x")
+    numbers = itertools.count()
 
     async def down() -> bool:
+        # one failed call is no outage: it is tried again after a while, until it has failed several times in a row
+        await trio.put(f"/first{next(numbers)}", b"x")
         listed = await trio.catalog.ReadProviders(catalog_service_pb2.ReadProvidersRequest(name="b"))
         return listed.providers[0].provider.state == provider_pb2.PROVIDER_STATE_DOWN
 

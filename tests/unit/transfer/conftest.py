@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from unit.gateway.harness import Harness, open_harness
 
 from cdir.errors import CdirError
 from cdir.v1 import adapter_service_pb2, catalog_service_pb2, entry_pb2
 from cdir_transfer.health import ProviderHealth
+from unit.gateway.harness import Harness, open_harness
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Notes:
     def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
         self.replicas.append(observation)
 
-    def provider_failed(self, provider_id: str, error: CdirError) -> None:
+    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
         self.failures.append((provider_id, error))
 
 

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from unit.gateway.harness import HANG, version_of
 
 from cdir.errors import IntegrityError, NotFound, ProviderUnavailable, RangeNotSatisfied
 from cdir.v1 import entry_pb2
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.reader import OpenContent, VerifiedReader
+from unit.gateway.harness import HANG, version_of
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
 SMALL = b"a small content"

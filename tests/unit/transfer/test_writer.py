@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from unit.gateway.harness import HANG
 
 from cdir.errors import IsDirectory, NotFound, ProviderUnavailable, QuotaExceeded
 from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.writer import Copies, FanOut, ProviderWriter
+from unit.gateway.harness import HANG
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
 PIECES = [LARGE[start : start + (1 << 20)] for start in range(0, len(LARGE), 1 << 20)]

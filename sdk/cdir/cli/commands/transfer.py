@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import os
 import sys
@@ -140,7 +141,12 @@ async def _stdin() -> AsyncIterator[bytes]:
                 piece = os.read(0, _PIECE)
             except OSError as error:
                 piece = error
-            asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
+            handing_over = pieces.put(piece)
+            try:
+                asyncio.run_coroutine_threadsafe(handing_over, loop).result()
+            except (concurrent.futures.CancelledError, RuntimeError):  # the transfer ended, or the loop with it
+                handing_over.close()
+                return
 
     threading.Thread(target=read, name="cdir standard input", daemon=True).start()
     while piece := await pieces.get():

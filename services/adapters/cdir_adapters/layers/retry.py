@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
-    attempts: int = 4
+    attempts: int = 5
     """Most attempts of one call, the first included."""
     budget: float = 10.0
     """Seconds after the first attempt began in which another one may still begin."""
-    first_delay: float = 0.1
+    first_delay: float = 0.15
     """Seconds; the pause before attempt n is drawn evenly from 0 to this times 2 to the power of n - 2."""
     longest_delay: float = 5.0
     """Seconds that a pause never exceeds, unless the provider asks for more."""
