@@ -68,7 +68,12 @@ lint: setup ## Check style, types, the borders between packages, the protos, and
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sdk services
 	$(BIN)/lint-imports
+	$(BIN)/python docs/reference.py --check
 	@$(MAKE) --no-print-directory lint-protos
+
+.PHONY: docs
+docs: $(STAMP) ## Write the reference pages that follow from the code.
+	$(BIN)/python docs/reference.py
 
 .PHONY: lint-protos
 lint-protos: $(STAMP)

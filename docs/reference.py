@@ -62,7 +62,7 @@ def adapters_page() -> str:
     lines += [
         "## Capabilities",
         "",
-        "What a provider can do, probed when it is added (`cdir provider show NAME`). A true flag behaves as described,",
+        "What a provider can do, probed when it is added (`cdir provider show NAME`). A true flag behaves as it says,",
         "a false one raises Unsupported; the conformance suite (`cdir provider check --full NAME`) tests both.",
         "",
         "| field | default | meaning |",
@@ -80,8 +80,8 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         "",
-        "Written by `docs/reference.py` from the code. The reason is stable; it travels in `google.rpc.ErrorInfo` (domain",
-        "`cdir`).",
+        "Written by `docs/reference.py` from the code. A reason is stable; it travels in `google.rpc.ErrorInfo`, with",
+        "the domain `cdir`.",
         "",
         "| reason | gRPC status | `cdir` exits with | retry helps | meaning |",
         "|---|---|---|---|---|",
