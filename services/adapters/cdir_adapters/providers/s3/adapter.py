@@ -455,19 +455,16 @@ class S3Adapter(Adapter):
             await self._wire.delete(self._settings.prefix + key)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
-        head = await self._head(source)
-        size: int = head["ContentLength"]
+        prefix = self._settings.prefix
+        try:
+            size = await self._wire.size(prefix + source)
+        except NotFound:
+            await self._require_bucket()
+            raise
         if size > _COPY_LIMIT:
-            await self._copy_parts(source, target, head)
+            await self._copy_parts(source, target, await self._head(source))
         else:
-            with self._faults.translated("copying an object", source):
-                client = await self._connections.client()
-                await client.copy_object(
-                    Bucket=self._bucket,
-                    Key=self._settings.prefix + target,
-                    CopySource={"Bucket": self._bucket, "Key": self._settings.prefix + source},
-                    MetadataDirective="COPY",
-                )
+            await self._wire.copy(prefix + source, prefix + target)
         copied = await self.stat(target)
         if copied.size != size:
             raise IntegrityError(

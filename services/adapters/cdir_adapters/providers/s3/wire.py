@@ -77,6 +77,14 @@ class Wire(ABC):
     async def delete(self, key: str) -> None:
         """Remove an object. Raises NotFound where the service says so."""
 
+    @abstractmethod
+    async def size(self, key: str) -> int:
+        """Return the size of an object. Raises NotFound, also when it is the bucket that is missing."""
+
+    @abstractmethod
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object that is small enough for one request, its metadata included."""
+
 
 class ObstoreWire(Wire):
     """Over obstore. It refuses ranges that a service answers with status 200 as ``rclone serve s3`` does: those go
@@ -134,6 +142,16 @@ class ObstoreWire(Wire):
         store = await self._connections.store()
         with self._faults.translated("deleting an object", key):
             await obstore.delete_async(store, key)
+
+    async def size(self, key: str) -> int:
+        store = await self._connections.store()
+        with self._faults.translated("looking at an object", key):
+            return (await obstore.head_async(store, key))["size"]
+
+    async def copy(self, source: str, target: str) -> None:
+        store = await self._connections.store()
+        with self._faults.translated("copying an object", source):
+            await obstore.copy_async(store, source, target)
 
     async def _ask(self, key: str, range: ByteRange, if_match: str | None) -> obstore.GetResult | None:
         """Send the request; ``None`` when this library cannot get that range from this service."""
@@ -227,6 +245,23 @@ class BotoWire(Wire):
         with self._faults.translated("deleting an object", key):
             client = await self._connections.client()
             await client.delete_object(Bucket=self._bucket, Key=key)
+
+    async def size(self, key: str) -> int:
+        with self._faults.translated("looking at an object", key):
+            client = await self._connections.client()
+            answer = await client.head_object(Bucket=self._bucket, Key=key)
+        size: int = answer["ContentLength"]
+        return size
+
+    async def copy(self, source: str, target: str) -> None:
+        with self._faults.translated("copying an object", source):
+            client = await self._connections.client()
+            await client.copy_object(
+                Bucket=self._bucket,
+                Key=target,
+                CopySource={"Bucket": self._bucket, "Key": source},
+                MetadataDirective="COPY",
+            )
 
     async def _pieces(self, body: Any, key: str, skip: int, length: int) -> AsyncIterator[bytes]:
         left = length
