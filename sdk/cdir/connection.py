@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
@@ -42,7 +43,9 @@ class Connection:
         ``address`` is ``host:port`` or ``unix:/path``, or ``https://host[:port]`` for a gateway behind TLS.
         """
         self.address = address
-        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {token}"),) if token else ()
+        self.metadata: tuple[tuple[str, str], ...] = _author()
+        if token:
+            self.metadata = (*self.metadata, ("authorization", f"Bearer {token}"))
         options = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
         if address.startswith("https://"):
             host = address.removeprefix("https://").rstrip("/")
@@ -97,3 +100,12 @@ class Connection:
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self._channel.close(None)
+
+
+def _author() -> tuple[tuple[str, str], ...]:
+    """Say whose changes these are: the user of this process, where its name fits into a header."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in this container
+        return ()
+    return (("cdir-user", user),) if user.isascii() and user.isprintable() else ()
