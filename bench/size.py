@@ -1,4 +1,4 @@
-"""The same calls on a small and on a large catalog: the first page of a listing, a stat, a put.
+"""The same calls on a small and on a large catalog: the first pages of two listings, a stat, a put.
 
 Each is timed in this process, over one connection to a running daemon, so that neither start-up nor connecting counts.
 """
@@ -21,11 +21,13 @@ import cdir
 from deployments.deployment import EmbeddedDeployment
 
 PAGE = 1000
+KNOWN = "/bench/000000/file-000000000.dat"
+"""The first file that fill_catalog.py makes."""
 
 
-async def first_page(client: cdir.Client) -> None:
-    """List the root recursively, one page of it."""
-    async for page in client.pages("/", recursive=True, page_size=PAGE):
+async def first_page(client: cdir.Client, path: str, *, recursive: bool) -> None:
+    """List one page of a directory."""
+    async for page in client.pages(path, recursive=recursive, page_size=PAGE):
         assert page
         return
 
@@ -33,13 +35,12 @@ async def first_page(client: cdir.Client) -> None:
 async def measure(deployment: EmbeddedDeployment, size: str, repeats: int, samples: Samples) -> None:
     """Time each call ``repeats`` times."""
     async with cdir.connect(deployment.address) as client:
-        page = await anext(client.pages("/", recursive=True, page_size=PAGE))
-        known = next(entry.target for entry in page if not entry.is_directory)
         names = iter(range(repeats + 1))
         works: dict[str, Callable[[], Awaitable[object]]] = {
-            f"first page of {PAGE}": lambda: first_page(client),
-            "stat": lambda: client.stat(known),
-            "put 1 KiB": lambda: client.write(f"/bench/{next(names)}", b"x" * 1024),
+            f"list: first {PAGE} of all": lambda: first_page(client, "/", recursive=True),
+            f"list: first {PAGE} of a directory": lambda: first_page(client, KNOWN.rpartition("/")[0], recursive=False),
+            "stat": lambda: client.stat(KNOWN),
+            "put 1 KiB": lambda: client.write(f"/put/{next(names)}", b"x" * 1024),
         }
         for work, call in works.items():
             await call()
@@ -66,7 +67,9 @@ def main() -> None:
             deployment.add_provider("disk", "local", {"root": scratch / "disk"})
             deployment.stop()
             fill = Path(__file__).with_name("fill_catalog.py")
-            subprocess.run([sys.executable, str(fill), str(deployment.home), str(count)], check=True)
+            url = f"sqlite:///{deployment.home / 'catalog.sqlite3'}"
+            command = [sys.executable, str(fill), url, "--files", str(count), "--provider", f"disk={'0' * 32}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             deployment.restart()
             asyncio.run(measure(deployment, size, asked.repeats, samples))
         finally:

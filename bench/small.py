@@ -70,14 +70,18 @@ class Contest:
             self.deployment.add_provider(name, "s3", server.options(BUCKET))
 
     def putting(self, source: Path, target: str) -> dict[str, Run]:
-        """Everybody who puts ``source``: cdir to ``target``, rclone below a folder of its own."""
-        runs = {"cdir": self._cdir("put", str(source), f"/{target}", "--recursive")}
-        leaves = [server.root / BUCKET / "rclone" for server in self._servers.values()]
+        """Everybody who puts ``source``: cdir to ``target``, each run of rclone to a folder of its own.
+
+        The servers cache what they hold, so nothing may be removed behind them to make room for the next run.
+        """
+        runs = {"cdir": self._cdir("put", str(source), f"/{target}", "--recursive", "--require", "all")}
         for label, options in TRANSFERS.items():
-            remotes = [f"{name}:{BUCKET}/rclone/{target}" for name in self._servers]
-            commands = [[self._rclone, "copy", *options, str(source), remote] for remote in remotes]
-            runs[f"both at once{label}"] = Run([commands], self._rclone_environment, leaves)
-            runs[f"one by one{label}"] = Run([[each] for each in commands], self._rclone_environment, leaves)
+            for order in ("both at once", "one by one"):
+                folder = f"{BUCKET}/rclone {order}{label}/{target}"
+                copy = [self._rclone, "copy", *options, str(source)]
+                commands = [[*copy, f"{name}:{folder}"] for name in self._servers]
+                stages = [commands] if order == "both at once" else [[command] for command in commands]
+                runs[f"{order}{label}"] = Run(stages, self._rclone_environment)
         return runs
 
     def getting(self, target: str) -> dict[str, Run]:
@@ -130,7 +134,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (default 5)")
     parser.add_argument("--small", type=int, default=2000, metavar="N", help="number of 10 KiB files (default 2000)")
     parser.add_argument("--large", type=int, default=1024, metavar="MIB", help="size of the large file (default 1024)")
-    parser.add_argument("--folder", type=Path, help="where to work; needs 8 times the large file (default: temporary)")
+    parser.add_argument("--folder", type=Path, help="where to work; needs 12 times the large file")
     asked = parser.parse_args()
 
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=asked.folder))

@@ -57,7 +57,7 @@ class Run:
     stages: Sequence[Sequence[Sequence[str]]]
     environment: Mapping[str, str]
     leaves: Sequence[Path] = ()
-    """Folders that it makes; removed afterwards, so that the next run has to do everything again."""
+    """Folders that it makes on this machine; removed afterwards, so that the next run does everything again."""
 
     def __call__(self) -> float:
         """Run the commands, their starts included, and return the seconds. Stops everything when one fails."""

@@ -102,12 +102,14 @@ def test_no_disk_for_the_catalog(small_disk: Path, tmp_path: Path) -> None:
 
 
 def test_catalog_of_a_newer_release(home: Path) -> None:
-    deployment = EmbeddedDeployment(home)
+    deployment = EmbeddedDeployment(home / "home")
     try:
         deployment.start()
         deployment.stop()
         catalog = next(
-            path for path in home.iterdir() if path.is_file() and path.read_bytes().startswith(b"SQLite format 3")
+            path
+            for path in deployment.home.iterdir()
+            if path.is_file() and path.read_bytes().startswith(b"SQLite format 3")
         )
         with sqlite3.connect(catalog) as connection:
             connection.execute("UPDATE alembic_version SET version_num = 'from the future'")
@@ -133,10 +135,10 @@ def test_port_in_use(deployment_kind: str, home: Path, request: pytest.FixtureRe
 
 
 def test_daemon_that_runs_already(home: Path) -> None:
-    deployment = EmbeddedDeployment(home)
+    deployment = EmbeddedDeployment(home / "home")
     try:
         deployment.start()
-        second = EmbeddedDeployment(home)
+        second = EmbeddedDeployment(home / "home")
         done = second.cdir("up", expect=None)
         assert "runs already" in done.text + done.stderr
         assert deployment.cdir("status").exit == 0

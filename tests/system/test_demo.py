@@ -70,3 +70,18 @@ def test_python_examples_of_the_readme_run(example: str, home: Path, tmp_path: P
 
 def test_readme_shows_the_client() -> None:
     assert python_examples()
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_example_runs(example: Path, home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(example)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=home,
+        env={**os.environ, "CDIR_HOME": str(home / "untouched"), "PATH": f"{BIN}:{os.environ['PATH']}"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (home / "untouched").exists()
