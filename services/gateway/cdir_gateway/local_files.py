@@ -79,10 +79,10 @@ class LocalSource:
             self.close()
             raise
 
-    def read_block(self, digest: ContentDigest | None = None) -> bytes:
-        """Return the next 4 MiB (fewer at the end, none after it), added to ``digest``."""
+    def read_next(self, most: int = BLOCK_SIZE, digest: ContentDigest | None = None) -> bytes:
+        """Return the next ``most`` bytes (fewer at the end, none after it), added to ``digest``."""
         pieces: list[bytes] = []
-        wanted = BLOCK_SIZE
+        wanted = most
         try:
             while wanted and (piece := os.pread(self._fd, wanted, self._offset)):
                 pieces.append(piece)
@@ -246,7 +246,7 @@ async def _opened(open_file: Callable[[], Result], undo: Callable[[Result], None
 def _read_whole(source: directory_service_pb2.LocalFile) -> LocalContent:
     opened = LocalSource(source)
     try:
-        data = opened.read_block()
+        data = opened.read_next()
         opened.check_unchanged()
     finally:
         opened.close()

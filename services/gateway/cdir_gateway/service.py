@@ -50,7 +50,7 @@ async def open_gateway(
     *,
     local_files: bool,
     deployment: str,
-    patience: float = 10.0,
+    patience: float = 20.0,
 ) -> AsyncIterator[Gateway]:
     """Give the servicers of a gateway between these services; the server has drained when this is left.
 

@@ -37,6 +37,9 @@ _OPEN_AT_ONCE: Final = 16
 """Files in several steps that a stream may have open. More would have to wait for each other's data, for ever."""
 _WHOLE_BYTES: Final = 64 << 20
 """Bytes of small files in flight in the process."""
+_LOCAL_PIECE: Final = 1 << 20
+"""Bytes of a large local source that are read, hashed and passed on together. Every target holds several pieces, and
+each of them copies what it holds: small pieces keep that small."""
 _NEWS_SECONDS: Final = 0.2
 
 
@@ -198,9 +201,9 @@ class _WriteStream:
         try:
             async with self._writer.upload(order, step.open.local_source.size) as upload:
                 news = _News(self, step.id)
-                async with aclosing(_blocks_of(source, upload.digest)) as blocks:
-                    async for block in blocks:
-                        await upload.send(block)
+                async with aclosing(_pieces_of(source, upload.digest)) as pieces:
+                    async for piece in pieces:
+                        await upload.send(piece)
                         await news.tell(upload.digest.size)
                 await asyncio.to_thread(source.check_unchanged)
                 return await _finish(upload, step.open, step.commit)
@@ -270,13 +273,13 @@ class _News:
             await self._stream.outbox.put(pb.WriteResult(id=self._file_id, transferred=transferred))
 
 
-async def _blocks_of(source: LocalSource, digest: ContentDigest) -> AsyncGenerator[bytes, None]:
-    """Yield the blocks of a local file, the next one being read and hashed meanwhile."""
-    reading = asyncio.ensure_future(asyncio.to_thread(source.read_block, digest))
+async def _pieces_of(source: LocalSource, digest: ContentDigest) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces of a local file, the next one being read and hashed meanwhile."""
+    reading = asyncio.ensure_future(asyncio.to_thread(source.read_next, _LOCAL_PIECE, digest))
     try:
-        while block := await reading:
-            reading = asyncio.ensure_future(asyncio.to_thread(source.read_block, digest))
-            yield block
+        while piece := await reading:
+            reading = asyncio.ensure_future(asyncio.to_thread(source.read_next, _LOCAL_PIECE, digest))
+            yield piece
     finally:
         # the thread cannot be stopped; the file may be closed only when it has ended
         await asyncio.wait([reading])

@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
-_MMAP_ABOVE_BYTES: Final = 32 << 20
+_MMAP_ABOVE_BYTES: Final = 5 << 20
 _KEEP_FREE_BYTES: Final = 64 << 20
 _ARENAS: Final = 2
 

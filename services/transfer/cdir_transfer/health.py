@@ -38,8 +38,8 @@ class _Pace:
 class ProviderHealth:
     """Moving averages of seconds per call, and who failed a moment ago.
 
-    ``suspect_seconds`` is how long new work avoids a provider after a failure; it doubles with each further failure in
-    a row, up to sixteen times that.
+    ``suspect_seconds`` is how long new work avoids a provider after a failure, and twice that after several in a row:
+    no longer, since whoever checks providers tells the catalog when one is down, and when it is back.
     """
 
     def __init__(self, *, suspect_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,7 +66,7 @@ class ProviderHealth:
         Returns whether so many calls failed in a row that it is an outage.
         """
         failures = self._failures[provider_id] = self._failures.get(provider_id, 0) + 1
-        self._suspect_until[provider_id] = self._clock() + self._suspect_seconds * min(2 ** (failures - 1), 16)
+        self._suspect_until[provider_id] = self._clock() + self._suspect_seconds * min(failures, 2)
         return failures >= _OUTAGE_FAILURES
 
     def suspect(self, provider_id: str) -> bool:

@@ -42,7 +42,7 @@ __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 RecordDisplaced = Callable[[catalog_service_pb2.ReplicaObservation], Awaitable[None]]
 """Makes durable that an occupant now lies at its aside key (or was found missing); returns when it is."""
 
-_QUEUE_PIECES: Final = 2
+_QUEUE_PIECES: Final = 4
 _BUFFERED_BYTES: Final = 8 << 20
 _STALL_SECONDS: Final = 60.0
 """A provider that takes no piece for this long is given up even when there is no other."""
@@ -83,7 +83,7 @@ class ProviderWriter:
         health: ProviderHealth,
         observer: TransferObserver,
         *,
-        patience: float = 10.0,
+        patience: float = 20.0,
         slowdown: float = 3.0,
     ) -> None:
         self.adapters = adapters

@@ -161,4 +161,4 @@ async def test_pauses_are_drawn_between_nothing_and_the_limit(faulty, clock):
         await retrying.stat("k")
     assert len(clock.slept) == 8
     for number, slept in enumerate(clock.slept):
-        assert 0 <= slept <= min(0.1 * 2**number, 5.0)
+        assert 0 <= slept <= min(RetrySettings().first_delay * 2**number, RetrySettings().longest_delay)

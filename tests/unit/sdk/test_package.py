@@ -38,7 +38,7 @@ def test_an_address_wins_over_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_address() == "gateway:7420"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems ask platformdirs itself")
+@pytest.mark.skipif(sys.platform != "linux", reason="capability: other systems ask platformdirs itself")
 def test_the_default_home_is_what_platformdirs_says(monkeypatch: pytest.MonkeyPatch) -> None:
     from platformdirs import user_data_path
 

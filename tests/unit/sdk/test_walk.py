@@ -80,7 +80,7 @@ def test_names_become_normal_form_c(tmp_path: Path) -> None:
 def test_of_two_names_with_one_normal_form_the_second_is_refused(tmp_path: Path) -> None:
     _tree(tmp_path, "café", unicodedata.normalize("NFD", "café"))
     if len(os.listdir(tmp_path)) < 2:
-        pytest.skip("this file system does not tell the two apart")
+        pytest.skip("capability: this file system does not tell the two apart")
     assert len(_found(tmp_path)) == 1
     (failed,) = _failed(tmp_path)
     assert isinstance(failed.error, errors.InvalidPath)
@@ -115,7 +115,7 @@ def test_a_path_too_long_for_providers_is_refused(tmp_path: Path) -> None:
     assert all(isinstance(item.error, errors.InvalidPath) for item in failed)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="capability: root may read everything")
 def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     _tree(tmp_path, "closed/f", "open/f")
     (tmp_path / "closed").chmod(0)

@@ -27,7 +27,7 @@ def test_failures_in_a_row_are_avoided_for_longer_until_one_call_succeeds() -> N
     health = ProviderHealth(suspect_seconds=2, clock=clock)
     for _ in range(3):
         health.failed("a")
-    clock.now += 7
+    clock.now += 3.9
     assert health.suspect("a")
     health.succeeded("a", 10, 0.1)
     assert not health.suspect("a")

@@ -34,9 +34,9 @@ MAX_PARTS = 10_000
 _MEBIBYTE = 1024 * 1024
 _PARTS_PER_STEP = 2000
 """Where the size is not known, the size of a part doubles after as many."""
-_BUFFERED = 3 * MIN_PART
+_BUFFERED = 2 * MIN_PART
 """Bytes of parts being sent, for one object; one more part is being collected."""
-_MAX_IN_FLIGHT = 3
+_MAX_IN_FLIGHT = 2
 _WRITE_SIZE = 512 * 1024
 """Bytes given to the socket at once, so that other transfers get their turn."""
 _ABORT_DEADLINE = 15.0
