@@ -14,7 +14,7 @@ from deployments.trees import contents, copy_of_library, times
 
 HUGE = os.environ.get("CDIR_TEST_HUGE") == "1"
 MIB = 1024 * 1024
-MEMORY_LIMIT = 384 * MIB
+MEMORY_LIMIT = 256 * MIB
 """Of one process: Python, the providers' libraries, and the buffers of one large file to three providers."""
 
 

@@ -102,7 +102,7 @@ def claim_root(
         return True
     raise PreconditionFailed(
         f"{location} belongs to another cdir home ({found.home_id[:8]}, as provider {found.name}, since"
-        f" {found.created}); choose another root, or adopt it to take it over",
+        f" {found.created}); choose another root, or take it over with --adopt",
         provider=found.name,
     )
 

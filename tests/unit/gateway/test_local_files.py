@@ -87,7 +87,7 @@ def test_a_large_source_is_read_in_blocks_and_checked_at_the_end(tmp_path: Path)
     source = LocalSource(identity(path))
     try:
         digest = ContentDigest()
-        assert source.read_next(digest=digest) + source.read_next(digest=digest) + source.read_next(digest=digest) == content
+        assert b"".join(source.read_next(digest=digest) for _ in range(3)) == content
         assert digest.sha256() == hashlib.sha256(content).digest()
         source.check_unchanged()
         with path.open("ab") as file:

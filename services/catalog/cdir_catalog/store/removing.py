@@ -42,7 +42,7 @@ def remove_entry(
     path = request.path
     workspace_id, row = require(connection, request.workspace, path)
     if path == "/" and not request.recursive:
-        raise InvalidArgument("the root itself cannot be removed; remove what lies in it, or use recursive")
+        raise InvalidArgument("the root itself cannot be removed; remove what lies in it, or use --recursive")
     if workspace_id is None:
         return directory_service_pb2.RemoveEntryResponse()
     lock_workspaces(connection, [workspace_id])
@@ -82,7 +82,7 @@ def _remove_directory(
     mine = sa.and_(entries.c.workspace_id == workspace_id, live, below(path))
     child = connection.scalar(sa.select(entries.c.id).where(mine).limit(1))
     if child is not None and not recursive:
-        raise DirectoryNotEmpty(f"{path!r} is not empty; use recursive to remove all below it", path=path)
+        raise DirectoryNotEmpty(f"{path!r} is not empty; use --recursive to remove all below it", path=path)
     if row is None and path != "/":
         raise not_found(path)
     files = 0

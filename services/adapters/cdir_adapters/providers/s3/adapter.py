@@ -103,7 +103,7 @@ class S3Adapter(Adapter):
         self.info = AdapterInfo("s3", name, settings.location)
         self._settings = settings
         self._bucket = settings.bucket
-        self._faults = Faults(name, settings.bucket)
+        self._faults = Faults(name, settings.bucket, settings.endpoint or "Amazon S3")
         self._connections = Connections(settings)
         boto = BotoWire(self._connections, self._faults, settings.bucket)
         self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)

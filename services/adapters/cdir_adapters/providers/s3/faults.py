@@ -185,6 +185,8 @@ class Faults:
 
     provider: str
     bucket: str
+    service: str = "the service"
+    """What to call the service in messages: its endpoint, where the user gave one."""
 
     def translated(self, doing: str, key: str = "") -> _Translated:
         """Raise what the block raises as an error of cdir; ``doing`` completes "while …"."""
@@ -240,7 +242,7 @@ class Faults:
         if code in _PASSING or (status >= 500 and status != 501) or status == 408:
             return ProviderUnavailable, f"the service failed ({said})", True
         if status == 0:
-            return ProviderUnavailable, "the service cannot be reached, or the connection broke", True
+            return ProviderUnavailable, f"{self.service} cannot be reached, or the connection broke", True
         if code == "PreconditionFailed" or code == "ConditionalRequestConflict" or status == 412:
             return PreconditionFailed, f"{key} is not what was expected any more", False
         if code == "InvalidRange" or status == 416:
