@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from cdir.errors import CdirError, RateLimited
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
 from cdir_gateway.ledger import CALL_SECONDS
+from cdir_transfer.health import ProviderHealth
 
 __all__ = ["Observations"]
 
@@ -18,6 +20,9 @@ logger = logging.getLogger(__name__)
 _INTERVAL_SECONDS: Final = 1.0
 """What is noticed within this time is sent together; so a provider is reported at most once in it."""
 
+_DOUBT_SECONDS: Final = 0.8
+"""How long a provider must have failed, without a success in between, before the others are told."""
+
 _MOST_NOTES: Final = 1000
 """Notes kept until they are sent; beyond that they are dropped: whoever reads the copy next notices it again."""
 
@@ -25,10 +30,12 @@ _MOST_NOTES: Final = 1000
 class Observations:
     """Gathers notes (it is a ``TransferObserver``); :meth:`run` sends them until it is cancelled."""
 
-    def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
+    def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub, health: ProviderHealth) -> None:
         self._catalog = catalog
+        self._health = health
         self._replicas: dict[tuple[str, str, str], catalog_service_pb2.ReplicaObservation] = {}
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, tuple[float, str]] = {}
+        """When each provider failed first since it answered last, and why it failed last."""
         self._noticed = asyncio.Event()
 
     def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
@@ -37,10 +44,11 @@ class Observations:
             self._replicas[(observation.version_id, observation.provider_id, observation.key)] = observation
             self._noticed.set()
 
-    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
-        """Note that a provider does not answer. One failed call is no outage, and asking to slow down is an answer."""
-        if outage and not isinstance(error, RateLimited):
-            self._failures[provider_id] = error.message
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
+        """Note that a provider does not answer. One that asks to slow down does answer."""
+        if not isinstance(error, RateLimited):
+            first, _ = self._failures.get(provider_id, (time.monotonic(), ""))
+            self._failures[provider_id] = first, error.message
             self._noticed.set()
 
     async def run(self) -> None:
@@ -50,11 +58,13 @@ class Observations:
             self._noticed.clear()
             await self.flush()
             await asyncio.sleep(_INTERVAL_SECONDS)
+            if self._failures:
+                self._noticed.set()
 
     async def flush(self) -> None:
         """Send what was noted so far."""
         replicas, self._replicas = list(self._replicas.values()), {}
-        failures, self._failures = self._failures, {}
+        failures = self._outages()
         try:
             with translated():
                 if replicas:
@@ -66,6 +76,17 @@ class Observations:
                     await self._catalog.RecordProviderStates(_down(failures), timeout=CALL_SECONDS)
         except CdirError as error:
             logger.warning("cannot record what was noticed at providers: %s", error)
+
+    def _outages(self) -> dict[str, str]:
+        """Take the failures that no success followed within a moment: one failed call among others is no outage."""
+        outages: dict[str, str] = {}
+        for provider_id, (first, reason) in list(self._failures.items()):
+            if not self._health.suspect(provider_id):
+                del self._failures[provider_id]
+            elif time.monotonic() - first >= _DOUBT_SECONDS:
+                outages[provider_id] = reason
+                del self._failures[provider_id]
+        return outages
 
 
 def _down(failures: dict[str, str]) -> catalog_service_pb2.RecordProviderStatesRequest:

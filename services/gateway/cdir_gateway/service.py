@@ -62,7 +62,7 @@ async def open_gateway(
     adapters = adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel)
     replicator = replicator_service_pb2_grpc.ReplicatorServiceStub(replicator_channel)
     health = ProviderHealth()
-    observations = Observations(catalog)
+    observations = Observations(catalog, health)
     async with AsyncExitStack() as exits:
         ledger = await exits.enter_async_context(Ledger(catalog))
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))

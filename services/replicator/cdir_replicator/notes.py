@@ -36,7 +36,7 @@ class Notes:
         if len(self._seen) < _MOST:
             self._seen[observation.version_id, observation.provider_id] = observation
 
-    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
         self._on_provider_failed(provider_id)
 
     async def flush(self) -> None:

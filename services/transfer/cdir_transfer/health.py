@@ -16,8 +16,6 @@ __all__ = ["ProviderHealth"]
 _SMALL_BYTES: Final = 256 << 10
 """Below this a transfer is all latency, above it mostly bandwidth: the two are measured apart."""
 
-_OUTAGE_FAILURES: Final = 3
-
 _WEIGHT: Final = 0.2
 """Share of the newest sample in the moving averages."""
 
@@ -60,14 +58,10 @@ class ProviderHealth:
         if self._failures.pop(provider_id, 0):
             self._suspect_until.pop(provider_id, None)
 
-    def failed(self, provider_id: str) -> bool:
-        """A call failed in a way that is the provider's fault (unreachable, too late).
-
-        Returns whether so many calls failed in a row that it is an outage.
-        """
+    def failed(self, provider_id: str) -> None:
+        """A call failed in a way that is the provider's fault (unreachable, too late)."""
         failures = self._failures[provider_id] = self._failures.get(provider_id, 0) + 1
         self._suspect_until[provider_id] = self._clock() + self._suspect_seconds * min(failures, 2)
-        return failures >= _OUTAGE_FAILURES
 
     def suspect(self, provider_id: str) -> bool:
         """Whether new work should avoid the provider for the moment."""

@@ -16,11 +16,8 @@ class TransferObserver(Protocol):
     def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
         """A copy was found missing or corrupt where the catalog says it is."""
 
-    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
-        """A provider could not be reached, did not answer in time, or refused the credentials.
-
-        ``outage`` says that several calls to it failed in a row.
-        """
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
+        """A provider could not be reached, did not answer in time, or refused the credentials."""
 
 
 def is_providers_fault(error: CdirError) -> bool:

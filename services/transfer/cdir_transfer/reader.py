@@ -114,7 +114,8 @@ class VerifiedReader:
             raise IntegrityError(f"the object is shorter than {whole_size} bytes") from error
         except CdirError as error:
             if is_providers_fault(error):
-                self._observer.provider_failed(provider_id, error, outage=self._health.failed(provider_id))
+                self._health.failed(provider_id)
+                self._observer.provider_failed(provider_id, error)
             raise
         self._health.succeeded(provider_id, length, time.monotonic() - began)
         if response.size != whole_size:

@@ -194,7 +194,8 @@ class Branch(ABC):
             if isinstance(error, _REFUSALS):
                 self.touched = False
             if is_providers_fault(error):
-                writer.observer.provider_failed(provider_id, error, outage=writer.health.failed(provider_id))
+                writer.health.failed(provider_id)
+                writer.observer.provider_failed(provider_id, error)
 
     async def _move_aside(self, occupant: catalog_service_pb2.Occupant) -> None:
         self.touched = True
@@ -405,9 +406,9 @@ class Copies:
     async def _cut_loose(self, branches: Iterable[Branch]) -> None:
         for branch in branches:
             late = DeadlineExceeded("fell behind the other providers; its copy is made later")
-            outage = self._writer.health.failed(branch.target.provider_id)
+            self._writer.health.failed(branch.target.provider_id)
             if branch.silent:
-                self._writer.observer.provider_failed(branch.target.provider_id, late, outage=outage)
+                self._writer.observer.provider_failed(branch.target.provider_id, late)
             await branch.cancel(late)
 
     def _raise_defects(self) -> None:

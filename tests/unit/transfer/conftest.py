@@ -24,7 +24,7 @@ class Notes:
     def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
         self.replicas.append(observation)
 
-    def provider_failed(self, provider_id: str, error: CdirError, *, outage: bool) -> None:
+    def provider_failed(self, provider_id: str, error: CdirError) -> None:
         self.failures.append((provider_id, error))
 
 
