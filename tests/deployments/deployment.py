@@ -219,14 +219,18 @@ class Deployment(abc.ABC):
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        within: float = HANG_SECONDS,
     ) -> Result:
-        """Run one command; ``expect`` is its exit code, ``None`` for any. ``prefix`` is a command that runs it."""
+        """Run one command; ``expect`` is its exit code, ``None`` for any. ``prefix`` is a command that runs it.
+
+        ``within`` is how many seconds it may take before it counts as hanging.
+        """
         command = (*prefix, str(BIN / "cdir"), *map(str, arguments))
         done = subprocess.run(
             command,
             input=stdin,
             capture_output=True,
-            timeout=HANG_SECONDS,
+            timeout=within,
             env={**_clean_environment(), **self.environment(), **(environment or {})},
             check=False,
         )
