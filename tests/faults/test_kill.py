@@ -110,8 +110,8 @@ def test_what_was_acknowledged_survives(deployment: Deployment, disks: dict[str,
                 allowed = {after[path]} if path in acknowledged else {after[path], before.get(path)}
                 assert digest in allowed, f"{path} is neither what it was nor what was written"
 
-        # Right after the start, writes that were cut off are finished or undone; until then such a path is a conflict, and
-        # a copy that nobody has looked at yet is owed.
+        # Right after the start, writes that were cut off are finished or undone; until then such a path is a conflict,
+        # and a copy that nobody has looked at yet is owed.
         again = deployment.cdir("put", new, target, "--recursive", "--output", "json", expect=None)
         assert again.exit in (DONE, OWED, CONFLICT), again.stderr
         assert again.json["skipped"] >= len(acknowledged), "what was acknowledged was sent again"
