@@ -1,4 +1,4 @@
-"""CPU cost of the two S3 client libraries: what one small put and get and one mebibyte of a large put take.
+"""CPU cost of the ways to speak S3: what one small put and get and one mebibyte of a large object take.
 
 Counts the processor time of this process, its threads included and the server's not, against ``rclone serve s3`` on
 loopback. The wall clock says little here: client and server share the machine's cores.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import os
 import sys
@@ -26,6 +27,11 @@ from obstore.store import S3Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from cdir_adapters.adapter import ByteRange
+from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.faults import Faults
+from cdir_adapters.providers.s3.settings import S3Settings
+from cdir_adapters.providers.s3.wire import BotoWire
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 
 SMALL = 10 * 1024
@@ -33,6 +39,7 @@ IN_FLIGHT = 16
 PART = 16 * 1024 * 1024
 PARTS_IN_FLIGHT = 3
 PIECE = 4 * 1024 * 1024
+BLOCKS_IN_FLIGHT = 4
 BUCKET = "bench"
 
 
@@ -48,13 +55,15 @@ async def run_all(jobs: Iterable[Callable[[], Awaitable[object]]], in_flight: in
             group.create_task(worker())
 
 
-def each(call: Callable[[int], Awaitable[object]], count: int) -> Callable[[], Awaitable[object]]:
-    """What calls ``call`` with every number below ``count``, sixteen at once."""
+def each(
+    call: Callable[[int], Awaitable[object]], count: int, in_flight: int = IN_FLIGHT
+) -> Callable[[], Awaitable[object]]:
+    """What calls ``call`` with every number below ``count``, ``in_flight`` at once."""
 
     def job(number: int) -> Callable[[], Awaitable[object]]:
         return lambda: call(number)
 
-    return lambda: run_all((job(number) for number in range(count)), IN_FLIGHT)
+    return lambda: run_all((job(number) for number in range(count)), in_flight)
 
 
 async def measure(title: str, unit: str, count: int, run: Callable[[], Awaitable[object]]) -> None:
@@ -140,11 +149,34 @@ async def with_aiobotocore(server: RcloneS3Server, objects: int, large: int) -> 
                 MultipartUpload={"Parts": sorted(done, key=lambda part: part["PartNumber"])},
             )
 
+        async def get_block(index: int) -> None:
+            block = f"bytes={index * PIECE}-{index * PIECE + PIECE - 1}"
+            answer = await client.get_object(Bucket=BUCKET, Key="large-b", Range=block)
+            async with answer["Body"] as body:
+                assert len(await body.read()) == PIECE
+
         await put(0)
         await measure("aiobotocore, put 10 KiB", "put", objects, each(put, objects))
         await measure("aiobotocore, ranged get 10 KiB", "get", objects, each(get, objects))
         if large:
             await measure("aiobotocore, large put, MD5 per part", "MiB", large >> 20, put_large)
+            await measure(
+                "aiobotocore, large get", "MiB", large >> 20, each(get_block, large // PIECE, BLOCKS_IN_FLIGHT)
+            )
+
+
+async def with_signed_urls(server: RcloneS3Server, large: int) -> None:
+    """Reads what aiobotocore put, as the adapter reads large objects."""
+    connections = Connections(S3Settings.from_options(server.options(BUCKET)))
+    wire = BotoWire(connections, Faults("bench", BUCKET), BUCKET)
+
+    async def get_block(index: int) -> None:
+        _, body = await wire.fetch("large-b", ByteRange(index * PIECE, PIECE), None)
+        assert len(body) == PIECE
+
+    async with contextlib.aclosing(connections):
+        blocks = each(get_block, large // PIECE, BLOCKS_IN_FLIGHT)
+        await measure("signed URLs over aiohttp, large get", "MiB", large >> 20, blocks)
 
 
 async def with_obstore(server: RcloneS3Server, objects: int, large: int) -> None:
@@ -194,6 +226,8 @@ async def main() -> None:
     arguments = parser.parse_args()
     async with rclone_s3_server(dir_cache="5m") as server:
         await with_aiobotocore(server, arguments.objects, arguments.large << 20)
+        if arguments.large:
+            await with_signed_urls(server, arguments.large << 20)
         await with_obstore(server, arguments.objects, arguments.large << 20)
 
 

@@ -6,10 +6,13 @@ import importlib.util
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from servers.process import ServerProcess, fresh_folder
 
 __all__ = ["MotoS3Server", "missing", "moto_s3_server"]
+
+_PROCESS = Path(__file__).with_name("moto_process.py")
 
 
 def missing() -> str | None:
@@ -42,7 +45,7 @@ async def moto_s3_server(*, port: int | None = None) -> AsyncIterator[MotoS3Serv
     """Start the server; it begins empty, and again so after ``kill`` and ``restart``."""
     async with fresh_folder() as folder:
         server = MotoS3Server(
-            lambda chosen: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(chosen)],
+            lambda chosen: [sys.executable, str(_PROCESS), str(chosen)],
             folder=folder,
             port=port,
         )

@@ -29,6 +29,8 @@ _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
 _POOL = 32
 """Connections kept for aiobotocore; obstore keeps as many as were in use at once."""
+_READ_AHEAD = 1024 * 1024
+"""Bytes of one body that may wait to be taken."""
 _CREDENTIALS_KEPT = timedelta(minutes=5)
 """How long obstore uses credentials of the machine before it asks for them again."""
 
@@ -83,7 +85,13 @@ class Connections:
                     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_IDLE_TIMEOUT)
                     self._http = await self._closing.enter_async_context(
                         aiohttp.ClientSession(
-                            timeout=timeout, connector=aiohttp.TCPConnector(limit=_POOL), trust_env=True
+                            timeout=timeout,
+                            connector=aiohttp.TCPConnector(limit=_POOL),
+                            trust_env=True,
+                            cookie_jar=aiohttp.DummyCookieJar(),
+                            # an object that was stored compressed is read as it was stored
+                            auto_decompress=False,
+                            read_bufsize=_READ_AHEAD,
                         )
                     )
         return self._http

@@ -33,7 +33,9 @@ from cdir.errors import (
     Unsupported,
 )
 
-__all__ = ["Fault", "Faults", "RangeAnsweredWhole"]
+__all__ = ["Fault", "Faults", "RangeAnsweredWhole", "fault_of_answer"]
+
+_ERROR_BODY = 64 * 1024
 
 
 class RangeAnsweredWhole(Exception):
@@ -88,6 +90,12 @@ class Fault:
             case botocore.exceptions.BotoCoreError() | aiohttp.ClientError() | OSError():
                 return cls()
         return None
+
+
+async def fault_of_answer(answer: aiohttp.ClientResponse) -> Fault:
+    """Read what a plain HTTP answer says went wrong, and no more of its body than that needs."""
+    body = await answer.content.read(_ERROR_BODY)
+    return Fault.from_body(answer.status, body.decode(errors="replace"), answer.headers)
 
 
 def _element(body: str, name: str) -> str:

@@ -20,7 +20,7 @@ from cdir.errors import AlreadyExists, CdirError, IntegrityError, InvalidPath, P
 from cdir_adapters.adapter import Checksum
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.providers.s3.connections import Connections
-from cdir_adapters.providers.s3.faults import Fault, Faults
+from cdir_adapters.providers.s3.faults import Faults, fault_of_answer
 from cdir_adapters.providers.s3.headers import checksum_of_etag, digest_of_etag
 from cdir_adapters.providers.s3.wire import Condition
 
@@ -155,11 +155,7 @@ class MultipartUpload:
             # a Content-Type would have to be signed
             async with http.put(url, data=_PartBody(part), skip_auto_headers=["Content-Type"]) as answer:
                 if answer.status != 200:
-                    raise self._faults.error(
-                        Fault.from_body(answer.status, await answer.text(errors="replace"), answer.headers),
-                        doing,
-                        self._key,
-                    )
+                    raise self._faults.error(await fault_of_answer(answer), doing, self._key)
                 encryption = answer.headers.get("x-amz-server-side-encryption", "")
                 customer = "x-amz-server-side-encryption-customer-algorithm" in answer.headers
                 return answer.headers.get("ETag", ""), encryption.startswith("aws:kms") or customer
