@@ -58,6 +58,10 @@ conformance: setup ## Run the suites that every adapter and both databases must 
 crash: setup ## Kill the daemon 50 times in the middle of writing, on each deployment.
 	CDIR_TEST_KILLS=50 $(PYTEST) --timeout=3600 tests/faults/test_kill.py
 
+.PHONY: sim
+sim: $(STAMP) ## Run many simulated scenarios; SEED=N begins elsewhere, COUNT=N runs more or fewer.
+	cd tests && ../$(BIN)/python -m simulation --jobs=2 --seed=$(or $(SEED),1) --count=$(or $(COUNT),1000)
+
 .PHONY: slow
 slow: setup ## Run only the tests that take minutes: the whole standard library, 8 GiB files.
 	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults
@@ -107,7 +111,7 @@ proto: $(STAMP) ## Generate the Python code of the protos anew.
 generate:
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--python_out=$(OUT) --grpc_python_out=$(OUT) --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
-	rm -f $(OUT)/cdir/v1/entry_pb2_grpc.py* $(OUT)/cdir/v1/provider_pb2_grpc.py*
+	rm -f $(foreach name,catalog_recovery check entry exit provider scan scrub,$(OUT)/cdir/v1/$(name)_pb2_grpc.py*)
 
 .PHONY: lock
 lock: ## Choose the newest packages that pyproject.toml allows, and pin them in requirements.lock.

@@ -33,6 +33,15 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make ``slow`` what is ``slow_split`` and would run on the split deployment."""
+    for item in items:
+        chosen = getattr(item, "callspec", None)
+        if chosen is not None and "split" in chosen.params.values() and item.get_closest_marker("slow_split"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI, fail a test that is skipped for want of something."""

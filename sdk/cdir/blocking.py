@@ -18,6 +18,7 @@ import contextlib
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -29,6 +30,7 @@ from cdir.model import (
     Entry,
     FileStatus,
     Kind,
+    OnConflict,
     PlacementExplanation,
     Policy,
     ProviderInfo,
@@ -42,10 +44,16 @@ from cdir.model import (
 )
 
 if TYPE_CHECKING:
+    from cdir.checking import CheckStep
+    from cdir.evacuation import DrillPage, Evacuation, EvacuationPlan, Job
+    from cdir.history import RestoreOutcome, Trashed
+    from cdir.outside import AdoptOutcome, ScanReport
     from cdir.progress import OnProgress
+    from cdir.recovery import RebuildStep, Snapshot, SnapshotTaken
+    from cdir.scrubbing import ScrubProgress
     from cdir.trees import OnFile
 
-__all__ = ["BlockingClient", "BlockingProviders", "connect_blocking"]
+__all__ = ["BlockingClient", "BlockingHistory", "BlockingProviders", "BlockingRecovery", "connect_blocking"]
 
 _Result = TypeVar("_Result")
 Local = str | os.PathLike[str]
@@ -156,6 +164,14 @@ class BlockingClient:
     def providers(self) -> BlockingProviders:
         return BlockingProviders(self._client, self._loop)
 
+    @property
+    def recovery(self) -> BlockingRecovery:
+        return BlockingRecovery(self._client, self._loop)
+
+    @property
+    def history(self) -> BlockingHistory:
+        return BlockingHistory(self._client, self._loop)
+
     # looking
 
     def stat(self, path: str) -> Entry:
@@ -204,6 +220,20 @@ class BlockingClient:
     def repair(self, path: str = "/", *, provider: str = "") -> int:
         return self._loop.run(self._client.repair(path, provider=provider))
 
+    def check(self, path: str = "/", *, provider: str = "", deep: bool = False) -> Iterator[CheckStep]:
+        return self._loop.iterate(self._client.check(path, provider=provider, deep=deep))
+
+    def scan(self, path: str = "/", *, provider: str = "", wait: bool = False) -> Sequence[ScanReport]:
+        return self._loop.run(self._client.scan(path, provider=provider, wait=wait))
+
+    def adopt(self, provider: str, source: str, target: str, *, recursive: bool = False) -> Iterator[AdoptOutcome]:
+        return self._loop.iterate(self._client.adopt(provider, source, target, recursive=recursive))
+
+    def scrub(
+        self, path: str = "/", *, provider: str = "", bytes: int = 0, calls: int = 0, sample: float = 1.0
+    ) -> Iterator[ScrubProgress]:
+        return self._loop.iterate(self._client.scrub(path, provider=provider, bytes=bytes, calls=calls, sample=sample))
+
     # bytes
 
     def write(
@@ -214,12 +244,20 @@ class BlockingClient:
         modified_ns: int | None = None,
         base_generation: int | None = None,
         wait: Wait = Wait.REACHABLE,
+        on_conflict: OnConflict = OnConflict.FAIL,
     ) -> WriteOutcome:
         """Store one file: from bytes, from a local file, or from pieces; the pieces are asked for in a thread."""
         given: bytes | os.PathLike[str] | AsyncIterable[bytes]
         given = content if isinstance(content, bytes | os.PathLike) else _pieces(content)
         return self._loop.run(
-            self._client.write(path, given, modified_ns=modified_ns, base_generation=base_generation, wait=wait)
+            self._client.write(
+                path,
+                given,
+                modified_ns=modified_ns,
+                base_generation=base_generation,
+                wait=wait,
+                on_conflict=on_conflict,
+            )
         )
 
     def open_read(
@@ -256,6 +294,7 @@ class BlockingClient:
         recursive: bool = False,
         parallel: int = 4,
         wait: Wait = Wait.REACHABLE,
+        on_conflict: OnConflict = OnConflict.FAIL,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
         on_file: OnFile | None = None,
@@ -268,6 +307,7 @@ class BlockingClient:
                 recursive=recursive,
                 parallel=parallel,
                 wait=wait,
+                on_conflict=on_conflict,
                 dry_run=dry_run,
                 on_progress=on_progress,
                 on_file=on_file,
@@ -282,6 +322,7 @@ class BlockingClient:
         recursive: bool = False,
         parallel: int = 4,
         provider: str = "",
+        generation: int | None = None,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
         on_file: OnFile | None = None,
@@ -294,6 +335,7 @@ class BlockingClient:
                 recursive=recursive,
                 parallel=parallel,
                 provider=provider,
+                generation=generation,
                 dry_run=dry_run,
                 on_progress=on_progress,
                 on_file=on_file,
@@ -310,6 +352,64 @@ class BlockingClient:
 
     def unset_policy(self, path: str) -> Policy:
         return self._loop.run(self._client.unset_policy(path))
+
+
+class BlockingHistory:
+    """:class:`cdir.history.History` without asyncio."""
+
+    def __init__(self, client: Client, loop: _Loop) -> None:
+        self._history = client.history
+        self._loop = loop
+
+    def restore(
+        self,
+        path: str,
+        *,
+        generation: int | None = None,
+        at: datetime | None = None,
+        recursive: bool = False,
+        dry_run: bool = False,
+    ) -> Iterator[RestoreOutcome]:
+        return self._loop.iterate(
+            self._history.restore(path, generation=generation, at=at, recursive=recursive, dry_run=dry_run)
+        )
+
+    def trash(self, path: str = "/", *, page_size: int = 1000) -> Iterator[Trashed]:
+        return self._loop.iterate(self._history.trash(path, page_size=page_size))
+
+    def empty_trash(self, path: str = "/") -> int:
+        return self._loop.run(self._history.empty_trash(path))
+
+    def conflicts(self, path: str = "/", *, page_size: int = 1000) -> Iterator[Entry]:
+        return self._loop.iterate(self._history.conflicts(path, page_size=page_size))
+
+
+class BlockingRecovery:
+    """:class:`cdir.recovery.Recovery` without asyncio."""
+
+    def __init__(self, client: Client, loop: _Loop) -> None:
+        self._recovery = client.recovery
+        self._loop = loop
+
+    def take_snapshot(self) -> SnapshotTaken:
+        return self._loop.run(self._recovery.take_snapshot())
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        return self._loop.run(self._recovery.snapshots())
+
+    def rebuild(
+        self,
+        *,
+        providers: Sequence[str] = (),
+        snapshot: str = "",
+        without_snapshot: bool = False,
+        dry_run: bool = False,
+    ) -> Iterator[RebuildStep]:
+        return self._loop.iterate(
+            self._recovery.rebuild(
+                providers=providers, snapshot=snapshot, without_snapshot=without_snapshot, dry_run=dry_run
+            )
+        )
 
 
 class BlockingProviders:
@@ -395,11 +495,38 @@ class BlockingProviders:
     def check(self, name: str, *, full: bool = False) -> Iterator[CheckResult]:
         return self._loop.iterate(self._providers.check(name, full=full))
 
+    def accept_losses(self, name: str) -> int:
+        return self._loop.run(self._providers.accept_losses(name))
+
     def remove(self, name: str, *, force: bool = False) -> int:
         return self._loop.run(self._providers.remove(name, force=force))
 
     def usage(self) -> Sequence[ProviderUsage]:
         return self._loop.run(self._providers.usage())
+
+    def plan_evacuation(self, name: str, *, to: Sequence[str] = (), purge: bool = False) -> EvacuationPlan:
+        return self._loop.run(self._providers.plan_evacuation(name, to=to, purge=purge))
+
+    def evacuate(self, name: str, *, to: Sequence[str] = (), purge: bool = False) -> Evacuation:
+        return self._loop.run(self._providers.evacuate(name, to=to, purge=purge))
+
+    def cancel_evacuation(self, name: str) -> ProviderInfo:
+        return self._loop.run(self._providers.cancel_evacuation(name))
+
+    def plan_replacement(self, old: str, new: str, *, purge: bool = False) -> EvacuationPlan:
+        return self._loop.run(self._providers.plan_replacement(old, new, purge=purge))
+
+    def replace(self, old: str, new: str, *, purge: bool = False) -> Evacuation:
+        return self._loop.run(self._providers.replace(old, new, purge=purge))
+
+    def drill(self, *without: str, page_size: int = 1000) -> Iterator[DrillPage]:
+        return self._loop.iterate(self._providers.drill(*without, page_size=page_size))
+
+    def jobs(self, *, running: bool = False) -> Sequence[Job]:
+        return self._loop.run(self._providers.jobs(running=running))
+
+    def follow(self, job_id: str, *, pause: float = 0.5) -> Iterator[Job]:
+        return self._loop.iterate(self._providers.follow(job_id, pause=pause))
 
 
 async def _opened(address: str | None, token: str | None, start: bool) -> Client:

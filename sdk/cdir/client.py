@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +29,7 @@ from cdir.model import (
     CopyOutcome,
     Entry,
     FileStatus,
+    OnConflict,
     PlacementExplanation,
     Policy,
     Server,
@@ -44,8 +45,13 @@ from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import entry_pb2
 
 if TYPE_CHECKING:
+    from cdir.checking import CheckStep
+    from cdir.history import History
+    from cdir.outside import AdoptOutcome, ScanReport
     from cdir.progress import OnProgress
     from cdir.providers import Providers
+    from cdir.recovery import Recovery
+    from cdir.scrubbing import ScrubProgress
     from cdir.trees import OnFile
 
 __all__ = ["Client", "Connecting", "connect"]
@@ -132,6 +138,20 @@ class Client:
         from cdir.providers import Providers
 
         return Providers(self.connection)
+
+    @property
+    def recovery(self) -> Recovery:
+        """Snapshots of the catalog, and a lost one made anew."""
+        from cdir.recovery import Recovery
+
+        return Recovery(self.connection)
+
+    @property
+    def history(self) -> History:
+        """What was removed or replaced: restoring it, the trash, conflicting copies."""
+        from cdir.history import History
+
+        return History(self.connection)
 
     # looking
 
@@ -324,6 +344,49 @@ class Client:
         request = pb.RepairEntryRequest(workspace=where.workspace, path=where.path, provider=provider)
         return (await self.connection.call(self.connection.directory.RepairEntry, request)).due
 
+    def check(self, path: str = "/", *, provider: str = "", deep: bool = False) -> AsyncGenerator[CheckStep, None]:
+        """Hold the catalog against the providers at or below a path; yields findings, and a summary of each part.
+
+        ``"/"`` checks everything, older contents and the catalog itself included. ``deep`` reads every copy. Nothing is
+        changed. Raises NotFound (path or provider).
+        """
+        from cdir.checking import check
+
+        return check(self.connection, path, provider, deep=deep)
+
+    async def scan(self, path: str = "/", *, provider: str = "", wait: bool = False) -> Sequence[ScanReport]:
+        """Look now at what other programs did at or below a path, at one provider or at all; returns a report of each.
+
+        Files they made become files of the directory, newer edits become the current content, and what they removed is
+        repaired or removed as the policy says. ``wait`` returns when each scan is done, or cannot go on since its
+        provider does not answer. Raises NotFound (a provider).
+        """
+        from cdir.outside import scan
+
+        return await scan(self.connection, parse_target(path), provider, wait=wait)
+
+    def adopt(self, provider: str, source: str, target: str, *, recursive: bool = False) -> AsyncIterator[AdoptOutcome]:
+        """Make a file ``target`` of the object ``source`` at a provider, or with ``recursive`` a directory of a folder.
+
+        No byte moves first: copies to the other providers are owed. Yields one outcome for each object; one that fails
+        carries the error and does not stop the others. Raises NotFound, IsDirectory, and what the provider does.
+        """
+        from cdir.outside import adopt
+
+        return adopt(self.connection, provider, source, parse_target(target), recursive=recursive)
+
+    def scrub(
+        self, path: str = "/", *, provider: str = "", bytes: int = 0, calls: int = 0, sample: float = 1.0
+    ) -> AsyncGenerator[ScrubProgress, None]:
+        """Prove the copies at or below a path; yields how far that is, at once and then until it is done.
+
+        It goes on when the caller leaves. ``bytes`` and ``calls`` bound what it may cost, 0 sets no bound; ``sample``
+        is the share of the copies that is read. Raises NotFound (path or provider), InvalidArgument and RateLimited.
+        """
+        from cdir.scrubbing import scrub
+
+        return scrub(self.connection, path, provider, bytes=bytes, calls=calls, sample=sample)
+
     # bytes
 
     async def write(
@@ -334,12 +397,15 @@ class Client:
         modified_ns: int | None = None,
         base_generation: int | None = None,
         wait: Wait = Wait.REACHABLE,
+        on_conflict: OnConflict = OnConflict.FAIL,
     ) -> WriteOutcome:
         """Store one file: from bytes, from a local file, or from pieces as they come.
 
         Nothing is stored unless all of it is. ``base_generation`` is the generation this write is based on: 0 means
-        that the file must not exist, N that it must be N; ``None`` replaces whatever is current. ``modified_ns`` is the
-        content's time, by default the local file's, else now. Raises Conflict, IsDirectory, NotDirectory,
+        that the file must not exist, N that it must be N; ``None`` replaces whatever is current. ``on_conflict`` says
+        what becomes of the content when it is something else, or another write to the path is under way; of a content
+        kept as a conflicting copy the outcome says so. ``modified_ns`` is the content's time, by default the local
+        file's, else now. Raises Conflict, IsDirectory, NotDirectory,
         ProviderUnavailable (too few providers took it), PreconditionFailed (none is registered).
         """
         from cdir.streams import write_pieces
@@ -363,6 +429,7 @@ class Client:
             size=size,
             base_generation=base_generation,
             wait=wait,
+            on_conflict=on_conflict,
         )
 
     def open_read(
@@ -411,6 +478,7 @@ class Client:
         recursive: bool = False,
         parallel: int = 4,
         wait: Wait = Wait.REACHABLE,
+        on_conflict: OnConflict = OnConflict.FAIL,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
         on_file: OnFile | None = None,
@@ -422,6 +490,9 @@ class Client:
         finds everything in place; of several directories each goes to ``target/NAME``. Empty directories are made.
         Symbolic links inside a tree, named pipes, sockets and devices are not stored; they, and what cannot be read,
         are reported as failed, and the rest goes on.
+
+        A file that somebody else changed after it was compared is not overwritten: ``on_conflict`` says whether yours
+        fails or is kept as a conflicting copy.
 
         ``parallel`` is the number of large files sent at once. ``on_progress`` gets the same live
         :class:`~cdir.progress.Progress` each time. Raises NotFound (a source), IsDirectory (without ``recursive``),
@@ -436,6 +507,7 @@ class Client:
             recursive=recursive,
             parallel=parallel,
             wait=wait,
+            on_conflict=on_conflict,
             dry_run=dry_run,
             on_progress=on_progress,
             on_file=on_file,
@@ -449,6 +521,7 @@ class Client:
         recursive: bool = False,
         parallel: int = 4,
         provider: str = "",
+        generation: int | None = None,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
         on_file: OnFile | None = None,
@@ -456,7 +529,8 @@ class Client:
         """Fetch files and trees to the local disk; what is there with the same size and modified time is skipped.
 
         Where things go mirrors :meth:`put`. Each file appears whole, verified, with its modified time, or not at all.
-        ``provider`` fetches that provider's copies and no others, and skips nothing.
+        ``provider`` fetches that provider's copies and no others, and skips nothing. ``generation`` fetches an older
+        content of a file, which may have been removed since.
         """
         from cdir import trees
 
@@ -467,6 +541,7 @@ class Client:
             recursive=recursive,
             parallel=parallel,
             provider=provider,
+            generation=generation,
             dry_run=dry_run,
             on_progress=on_progress,
             on_file=on_file,

@@ -18,6 +18,7 @@ from cdir.v1.directory_service_pb2_grpc import DirectoryServiceStub
 if TYPE_CHECKING:
     from cdir.v1.directory_service_pb2_grpc import DirectoryServiceAsyncStub
     from cdir.v1.provider_service_pb2_grpc import ProviderServiceAsyncStub
+    from cdir.v1.recovery_service_pb2_grpc import RecoveryServiceAsyncStub
 
 __all__ = ["CALL_SECONDS", "CONNECT_SECONDS", "Connection"]
 
@@ -65,6 +66,13 @@ class Connection:
 
             self._providers = ProviderServiceStub(self._channel)
         return self._providers
+
+    @property
+    def recovery(self) -> RecoveryServiceAsyncStub:
+        """Stub of the RecoveryService; imported when it is used."""
+        from cdir.v1.recovery_service_pb2_grpc import RecoveryServiceStub
+
+        return RecoveryServiceStub(self._channel)
 
     @property
     def server(self) -> Server:

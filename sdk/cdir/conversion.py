@@ -9,9 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir import model
 from cdir.status import from_failure
-from cdir.v1 import directory_service_pb2, entry_pb2, provider_pb2, provider_service_pb2
+from cdir.v1 import directory_service_pb2, entry_pb2, exit_pb2, provider_pb2, provider_service_pb2
 
 __all__ = [
+    "ON_CONFLICT",
     "WAIT",
     "change_from",
     "check_from",
@@ -37,6 +38,11 @@ WAIT = {
     model.Wait.REACHABLE: directory_service_pb2.WAIT_FOR_REACHABLE,
 }
 
+ON_CONFLICT = {
+    model.OnConflict.FAIL: directory_service_pb2.ON_CONFLICT_FAIL,
+    model.OnConflict.KEEP_COPY: directory_service_pb2.ON_CONFLICT_KEEP_COPY,
+}
+
 _ENTRY_KIND = {
     entry_pb2.ENTRY_KIND_DIRECTORY: model.EntryKind.DIRECTORY,
     entry_pb2.ENTRY_KIND_FILE: model.EntryKind.FILE,
@@ -46,6 +52,11 @@ _PROVIDER_STATE = {
     provider_pb2.PROVIDER_STATE_SLOW: model.ProviderState.SLOW,
     provider_pb2.PROVIDER_STATE_DOWN: model.ProviderState.DOWN,
     provider_pb2.PROVIDER_STATE_PAUSED: model.ProviderState.PAUSED,
+}
+_EXIT_STATE = {
+    exit_pb2.EXIT_STATE_LEAVING: model.ExitState.LEAVING,
+    exit_pb2.EXIT_STATE_PURGING: model.ExitState.PURGING,
+    exit_pb2.EXIT_STATE_EVACUATED: model.ExitState.EVACUATED,
 }
 _REPLICA_STATE = {
     entry_pb2.REPLICA_STATE_OK: model.ReplicaState.OK,
@@ -96,6 +107,7 @@ def entry_from(message: entry_pb2.Entry) -> model.Entry:
         version_id=message.version_id,
         owed=message.owed,
         author=message.author,
+        conflict_of=message.conflict_of,
     )
 
 
@@ -153,8 +165,14 @@ def tree_status_from(message: directory_service_pb2.GetTreeStatusResponse) -> mo
                 files=provider.files,
                 bytes=provider.bytes,
                 owed=provider.owed,
+                proven=_optional_time(provider.proven) if provider.HasField("proven") else None,
+                unproven=provider.unproven,
             )
             for provider in message.providers
+        ),
+        conflicts=message.conflicts,
+        quarantined_copies=tuple(
+            model.QuarantinedCopy(copy.path, copy.provider, copy.error) for copy in message.quarantined_copies
         ),
     )
 
@@ -214,7 +232,9 @@ def change_from(message: entry_pb2.Change) -> model.Change | None:
 
 
 def write_outcome_from(message: directory_service_pb2.WriteStored) -> model.WriteOutcome:
-    return model.WriteOutcome(entry_from(message.entry), tuple(message.stored), tuple(message.owed))
+    return model.WriteOutcome(
+        entry_from(message.entry), tuple(message.stored), tuple(message.owed), message.conflict_of
+    )
 
 
 def copy_outcome_from(message: directory_service_pb2.CopyEntryResponse) -> model.CopyOutcome:
@@ -259,6 +279,7 @@ def provider_from(message: provider_pb2.Provider) -> model.ProviderInfo:
         state=_PROVIDER_STATE.get(message.state, model.ProviderState.UNKNOWN),
         state_since=_optional_time(message.state_since),
         state_reason=message.state_reason,
+        exit=_EXIT_STATE.get(message.exit.state),
     )
 
 

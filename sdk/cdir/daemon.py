@@ -52,13 +52,17 @@ class Ready:
     pid: int
 
 
-def command_line(listen: str | None = None) -> list[str]:
-    """Return the command that runs the daemon. Raises :class:`PreconditionFailed` when it is not installed."""
+def command_line(listen: str | None = None, *, new_catalog: bool = False) -> list[str]:
+    """Return the command that runs the daemon; ``new_catalog`` lets it begin an empty catalog where one was.
+
+    Raises :class:`PreconditionFailed` when it is not installed.
+    """
     if importlib.util.find_spec("cdir_embedded") is None:
         raise PreconditionFailed(
             "the daemon is not installed here; run `pip install 'cdir[server]'`, or set CDIR_ADDRESS to one elsewhere"
         )
-    return [sys.executable, "-P", "-m", "cdir_embedded", *(["--listen", listen] if listen else [])]
+    options = [*(["--listen", listen] if listen else []), *(["--new-catalog"] if new_catalog else [])]
+    return [sys.executable, "-P", "-m", "cdir_embedded", *options]
 
 
 def parse_ready(line: bytes) -> Ready | None:
@@ -92,13 +96,13 @@ async def ensure_running(home: Home) -> bool:
     return True
 
 
-async def start(home: Home, listen: str | None = None) -> Ready:
-    """Start the daemon in the background and wait until it is ready.
+async def start(home: Home, listen: str | None = None, *, new_catalog: bool = False) -> Ready:
+    """Start the daemon in the background and wait until it is ready. ``new_catalog`` as for :func:`command_line`.
 
     Two starts at once are fine: the loser finds the winner's daemon. Raises :class:`ProviderUnavailable` with the last
     line of the daemon's log when it does not come up.
     """
-    command = command_line(listen)
+    command = command_line(listen, new_catalog=new_catalog)
     await asyncio.to_thread(home.path.mkdir, mode=0o700, parents=True, exist_ok=True)
     process = await asyncio.to_thread(_spawn, command, home)
     assert process.stdout is not None

@@ -47,6 +47,21 @@ class Home:
         return self.path / "cli.log"
 
     @property
+    def catalog(self) -> Path:
+        """The embedded catalog: a SQLite file, beside which the database keeps two more while it is open."""
+        return self.path / "catalog.sqlite3"
+
+    @property
+    def key(self) -> Path:
+        """The key under which credentials are sealed."""
+        return self.path / "key"
+
+    @property
+    def provider_card(self) -> Path:
+        """Says which providers there are, for the day on which the catalog is lost."""
+        return self.path / "providers.json"
+
+    @property
     def address(self) -> str:
         """The daemon's address for gRPC."""
         return f"unix:{self.socket}"

@@ -21,9 +21,12 @@ __all__ = [
     "CopyOutcome",
     "Entry",
     "EntryKind",
+    "ExitState",
     "Failed",
     "FileStatus",
+    "KeptCopy",
     "Kind",
+    "OnConflict",
     "Option",
     "PlacementExplanation",
     "PlacementReason",
@@ -33,6 +36,7 @@ __all__ = [
     "ProviderState",
     "ProviderStatus",
     "ProviderUsage",
+    "QuarantinedCopy",
     "Replica",
     "ReplicaState",
     "Server",
@@ -88,6 +92,17 @@ class ProviderState(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class ExitState(enum.Enum):
+    """How far a provider is on its way out."""
+
+    LEAVING = "leaving"
+    """Others get its copies; nothing new is written to it."""
+    PURGING = "purging"
+    """Others hold everything; its copies are being removed, as was asked for."""
+    EVACUATED = "evacuated"
+    """Others hold everything: it can be removed."""
+
+
 class ChangeKind(enum.Enum):
     """What happened to a path."""
 
@@ -95,6 +110,15 @@ class ChangeKind(enum.Enum):
     REMOVED = "removed"
     MOVED = "moved"
     DIRECTORY_MADE = "directory_made"
+
+
+class OnConflict(enum.Enum):
+    """What becomes of a content whose base generation is no longer current, or beside a write under way."""
+
+    FAIL = "fail"
+    """It is refused with Conflict."""
+    KEEP_COPY = "keep_copy"
+    """It is kept beside the path, as ``NAME (conflicting copy of USER, 2026-11-21 14-03-07).EXT``."""
 
 
 class Wait(enum.Enum):
@@ -130,13 +154,15 @@ class Entry:
     modified_ns: int
     """The time the writer gave to the content, in nanoseconds since 1970; for a directory when it was made."""
     sha256: str
-    """Empty for a directory."""
+    """Empty for a directory, and for a file found at a provider until its bytes are read for the first time."""
     generation: int
     """Counts the contents this path has had: 1, 2, 3…; 0 for a directory."""
     version_id: str
     owed: int
     """How many providers should hold the current content and do not yet; 0 for a directory."""
     author: str
+    conflict_of: str = ""
+    """The path within the workspace that a conflicting copy was meant for; empty for any other entry."""
 
     @property
     def name(self) -> str:
@@ -216,6 +242,20 @@ class ProviderStatus:
     files: int
     bytes: int
     owed: int
+    proven: datetime | None = None
+    """When the good copy that was proven longest ago was proven; ``None`` when there is none, or one that never was."""
+    unproven: bool = False
+    """Whether it holds a copy that was never proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedCopy:
+    """A copy whose repair failed again and again; it waits for a person to run repair."""
+
+    path: str
+    provider: str
+    error: str
+    """Why the repair failed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +272,10 @@ class TreeStatus:
     removals: int
     """Objects of replaced or removed content still to be cleared away at providers."""
     providers: tuple[ProviderStatus, ...]
+    conflicts: int = 0
+    """Conflicting copies that wait for a person to rename or remove them."""
+    quarantined_copies: tuple[QuarantinedCopy, ...] = ()
+    """Some of the quarantined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +380,8 @@ class ProviderInfo:
     state: ProviderState
     state_since: datetime | None
     state_reason: str
+    exit: ExitState | None = None
+    """Set while it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +410,8 @@ class WriteOutcome:
     entry: Entry
     stored: tuple[str, ...]
     owed: tuple[str, ...]
+    conflict_of: str = ""
+    """The path asked for, when the content was kept beside it as a conflicting copy; ``entry`` is the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +432,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptCopy:
+    """A file that lost against another edit of its path, and was kept beside it."""
+
+    path: str
+    """Where it should have gone, workspace included."""
+    kept_as: str
+    """Where it is, workspace included."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferReport:
     """What a ``put`` or ``get`` did."""
 
@@ -399,3 +457,5 @@ class TransferReport:
     seconds: float
     owed_to: tuple[str, ...] = field(default=())
     """Names of the providers that owe them, as far as they are known."""
+    conflicts: tuple[KeptCopy, ...] = field(default=())
+    """Of the files transferred, those kept as conflicting copies."""

@@ -18,6 +18,7 @@ __all__ = [
     "RESERVED_ROOT_NAME",
     "WorkspacePath",
     "fold_name",
+    "is_temporary",
     "join_path",
     "key_of",
     "normalize_path",
@@ -99,6 +100,12 @@ def key_of(workspace: str, path: str) -> str:
     Files of the user's own workspace (named ``""``) lie at the root, those of workspace ``team`` under ``@team/``.
     """
     return f"@{workspace}{path}" if workspace else path[1:]
+
+
+def is_temporary(key: str) -> bool:
+    """Say whether an object is half of a write under way, by the names that cdir, rclone and others give to those."""
+    name = key.rpartition("/")[2]
+    return name.startswith((".cdir-tmp-", ".rclone_temp_put_")) or name.endswith(".partial")
 
 
 def fold_name(name: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdir.errors import CdirError
-from cdir.model import Failed, TransferReport, WriteOutcome
+from cdir.model import Failed, KeptCopy, TransferReport, WriteOutcome
 
-__all__ = ["OnProgress", "Progress", "ProviderTally"]
+__all__ = ["OnProgress", "Progress", "ProviderTally", "kept_copy"]
 
 
 @dataclass(slots=True)
@@ -48,6 +48,7 @@ class Tally:
         self.progress = Progress()
         self._on_progress = on_progress
         self._failed: list[Failed] = []
+        self._conflicts: list[KeptCopy] = []
         self._bytes = 0
         self._owed = 0
         self._owed_to: set[str] = set()
@@ -86,6 +87,8 @@ class Tally:
         """A file is durable: who has it, who owes it."""
         self._owed += len(outcome.owed)
         self._owed_to.update(outcome.owed)
+        if outcome.conflict_of:
+            self._conflicts.append(kept_copy(outcome))
         for name in outcome.stored:
             self.progress.providers.setdefault(name, ProviderTally()).stored += 1
         for name in outcome.owed:
@@ -109,4 +112,12 @@ class Tally:
             owed=self._owed,
             seconds=seconds,
             owed_to=tuple(sorted(self._owed_to)),
+            conflicts=tuple(self._conflicts),
         )
+
+
+def kept_copy(outcome: WriteOutcome) -> KeptCopy:
+    """Return what a person is told of a content that was kept as a conflicting copy."""
+    entry = outcome.entry
+    meant = f"@{entry.workspace}{outcome.conflict_of}" if entry.workspace else outcome.conflict_of
+    return KeptCopy(meant, entry.target)

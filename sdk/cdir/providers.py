@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from cdir import conversion
-from cdir.connection import Connection
+from cdir.evacuation import Evacuations
 from cdir.model import CheckResult, Kind, ProviderInfo, ProviderUsage
 from cdir.status import translated
-from cdir.v1 import provider_pb2
+from cdir.v1 import provider_pb2, scan_pb2
 from cdir.v1 import provider_service_pb2 as pb
 
 __all__ = ["Providers"]
@@ -17,13 +17,12 @@ __all__ = ["Providers"]
 _PROVIDER_SECONDS: Final = 180.0
 """Deadline of calls that reach out to a provider: a slow one may need several attempts of its own."""
 
+_LOSSES_SECONDS: Final = 3600.0
+"""Deadline of accepting losses: as many transactions as there are thousands of files."""
 
-class Providers:
-    """Registers providers and shows how they are."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._stub = connection.providers
+class Providers(Evacuations):
+    """Registers providers, shows how they are, and gives them up."""
 
     async def kinds(self) -> Sequence[Kind]:
         """Return every kind of provider, its options, and whether its library is installed."""
@@ -127,6 +126,16 @@ class Providers:
                     yield conversion.check_from(answer.result)
         finally:
             call.cancel()
+
+    async def accept_losses(self, name: str) -> int:
+        """Take the files for lost that the delete guard has held back at a provider; returns how many that are so far.
+
+        What else is missing there is looked for now, and taken for lost as well. All are copied there again or removed,
+        as the policy says, and the provider is used as before. Raises NotFound.
+        """
+        request = scan_pb2.AcceptLossesRequest(name=name)
+        answer = await self._connection.call(self._stub.AcceptLosses, request, seconds=_LOSSES_SECONDS)
+        return answer.accepted
 
     async def remove(self, name: str, *, force: bool = False) -> int:
         """Forget a provider; its objects stay where they are. Returns how many copies there were known.

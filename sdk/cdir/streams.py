@@ -14,9 +14,9 @@ import grpc
 import grpc.aio
 
 from cdir.connection import Connection
-from cdir.conversion import WAIT, entry_from, timestamp, write_outcome_from
+from cdir.conversion import ON_CONFLICT, WAIT, entry_from, timestamp, write_outcome_from
 from cdir.errors import CdirError, IntegrityError, InternalError, ProviderUnavailable
-from cdir.model import Entry, Wait, WriteOutcome
+from cdir.model import Entry, OnConflict, Wait, WriteOutcome
 from cdir.paths import WorkspacePath
 from cdir.status import from_failure, from_rpc_error
 from cdir.v1 import directory_service_pb2 as pb
@@ -157,6 +157,7 @@ async def write_pieces(
     size: int | None,
     base_generation: int | None,
     wait: Wait,
+    on_conflict: OnConflict,
 ) -> WriteOutcome:
     """Store one file from pieces of any size. If ``pieces`` raises, nothing is stored."""
     outcome: list[WriteOutcome | CdirError] = []
@@ -169,6 +170,7 @@ async def write_pieces(
             size=size,
             base_generation=base_generation,
             wait=WAIT[wait],
+            on_conflict=ON_CONFLICT[on_conflict],
         )
         await stream.send([pb.FileWrite(id=file_id, open=opened)])
         digest = hashlib.sha256()
@@ -240,7 +242,7 @@ async def open_read(
     generation: int | None = None,
     provider: str = "",
 ) -> AsyncIterator[bytes]:
-    """Yield a file's bytes. A whole file is held against its digest once more at the end."""
+    """Yield a file's bytes. A whole file is held against its digest, where there is one yet, once more at the end."""
     entry: Entry | None = None
     digest = hashlib.sha256()
     async with ReadStream(connection) as stream:
@@ -267,7 +269,7 @@ async def open_read(
                 if part.end:
                     if entry is None:
                         raise InternalError(f"{where.path}: the gateway sent no entry")
-                    if not offset and length is None and digest.hexdigest() != entry.sha256:
+                    if not offset and length is None and entry.sha256 not in {"", digest.hexdigest()}:
                         raise IntegrityError(
                             f"{where.path}: the bytes received differ from the recorded digest; read it again",
                             path=where.path,

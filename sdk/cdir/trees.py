@@ -13,12 +13,13 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cdir.downloads import Download, Downloader
 from cdir.errors import CdirError, InternalError, InvalidPath, IsDirectory, NotDirectory, NotFound, Unsupported
-from cdir.model import Entry, Failed, TransferReport, Wait
+from cdir.model import Entry, EntryKind, Failed, OnConflict, TransferReport, Wait, time_of
 from cdir.paths import WorkspacePath, join_path, normalize_path, parse_target, split_path
 from cdir.progress import OnProgress, Tally
 from cdir.uploads import Upload, Uploader
@@ -91,6 +92,7 @@ async def put(
     recursive: bool = False,
     parallel: int = 4,
     wait: Wait = Wait.REACHABLE,
+    on_conflict: OnConflict = OnConflict.FAIL,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
@@ -98,7 +100,7 @@ async def put(
     """See :meth:`cdir.client.Client.put`."""
     started = time.monotonic()
     tally = Tally(on_progress)
-    uploader = Uploader(client.connection, tally, parallel=max(1, parallel), wait=wait)
+    uploader = Uploader(client.connection, tally, parallel=max(1, parallel), wait=wait, on_conflict=on_conflict)
     planner = _PutPlanner(client, uploader, tally, dry_run=dry_run, on_file=on_file)
     found = await planner.place([os.fspath(source) for source in sources], target, recursive=recursive)
     await _run(uploader.run(), planner.plan(found))
@@ -261,6 +263,7 @@ async def get(
     recursive: bool = False,
     parallel: int = 4,
     provider: str = "",
+    generation: int | None = None,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
@@ -269,7 +272,9 @@ async def get(
     started = time.monotonic()
     tally = Tally(on_progress)
     downloader = Downloader(client.connection, tally, parallel=max(1, parallel), provider=provider)
-    planner = _GetPlanner(client, downloader, tally, dry_run=dry_run, on_file=on_file, anew=bool(provider))
+    planner = _GetPlanner(
+        client, downloader, tally, dry_run=dry_run, on_file=on_file, anew=bool(provider), generation=generation
+    )
     placed = await planner.place(sources, os.fspath(target), recursive=recursive)
     await _run(downloader.run(), planner.plan(placed))
     return tally.report(time.monotonic() - started)
@@ -285,6 +290,7 @@ class _GetPlanner:
         dry_run: bool,
         on_file: OnFile | None,
         anew: bool,
+        generation: int | None,
     ) -> None:
         self._client = client
         self._downloader = downloader
@@ -292,10 +298,11 @@ class _GetPlanner:
         self._dry_run = dry_run
         self._on_file = on_file
         self._anew = anew
+        self._generation = generation
 
     async def place(self, sources: Sequence[str], target: str, *, recursive: bool) -> list[tuple[Entry, str]]:
         """Say where each source goes. What cannot be fetched at all is raised before anything is written."""
-        entries = [await self._client.stat(source) for source in sources]
+        entries = [await self._entry(source) for source in sources]
         for entry in entries:
             if entry.is_directory and not recursive:
                 raise IsDirectory(f"{entry.target}: is a directory; add --recursive to get all below it")
@@ -306,6 +313,26 @@ class _GetPlanner:
             apart = several if entry.is_directory else inside
             placed.append((entry, _local_below(target, [entry.name]) if apart and entry.name else target))
         return placed
+
+    async def _entry(self, source: str) -> Entry:
+        if self._generation is None:
+            return await self._client.stat(source)
+        where = parse_target(source)
+        for version in await self._client.versions(source):
+            if version.generation == self._generation:
+                return Entry(
+                    workspace=where.workspace,
+                    path=where.path,
+                    kind=EntryKind.FILE,
+                    size=version.size,
+                    modified_ns=(version.modified - time_of(0)) // timedelta(microseconds=1) * 1000,
+                    sha256=version.sha256,
+                    generation=version.generation,
+                    version_id=version.version_id,
+                    owed=0,
+                    author=version.author,
+                )
+        raise NotFound(f"{source}: no generation {self._generation} is kept; see `cdir versions {source}`")
 
     async def plan(self, placed: Sequence[tuple[Entry, str]]) -> None:
         for entry, local in placed:
@@ -375,7 +402,7 @@ class _GetPlanner:
             self._tally.moved(entry.size)
             self._tally.done(entry.size)
             return
-        await self._downloader.put(Download(entry, local))
+        await self._downloader.put(Download(entry, local, self._generation))
 
 
 def _looked_at(local: str) -> os.stat_result | None:

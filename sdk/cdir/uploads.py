@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdir.connection import Connection
-from cdir.conversion import WAIT, timestamp
+from cdir.conversion import ON_CONFLICT, WAIT, timestamp
 from cdir.errors import CdirError, InvalidArgument
-from cdir.model import Wait, WriteOutcome
+from cdir.model import OnConflict, Wait, WriteOutcome
 from cdir.paths import WorkspacePath
 from cdir.progress import Tally
 from cdir.streams import PIECE, WriteStream
@@ -55,12 +55,15 @@ class Upload:
 class Uploader:
     """Takes in uploads with :meth:`put` while :meth:`run` sends them; :meth:`finish` says that no more will come."""
 
-    def __init__(self, connection: Connection, tally: Tally, *, parallel: int, wait: Wait) -> None:
+    def __init__(
+        self, connection: Connection, tally: Tally, *, parallel: int, wait: Wait, on_conflict: OnConflict
+    ) -> None:
         self._connection = connection
         self._local_files = connection.server.local_files
         self._tally = tally
         self._parallel = parallel
         self._wait = wait
+        self._on_conflict = on_conflict
         self._small: asyncio.Queue[Upload | None] = asyncio.Queue(_UNDER_WAY)
         self._large: asyncio.Queue[Upload | None] = asyncio.Queue(parallel)
         self._slots = asyncio.Semaphore(min(_UNDER_WAY, parallel * _BATCH_FILES))
@@ -158,6 +161,7 @@ class Uploader:
             size=upload.size,
             base_generation=upload.base_generation,
             wait=WAIT[self._wait],
+            on_conflict=ON_CONFLICT[self._on_conflict],
             local_source=pb.LocalFile(
                 path=os.path.abspath(upload.local),
                 device=upload.device,

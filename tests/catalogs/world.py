@@ -30,6 +30,8 @@ class World:
     driver: Driver
     objects: dict[str, dict[str, str]] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
+    modified: dict[str, int] = field(default_factory=dict)
+    """The modified time of every content that a writer brought, in seconds, by version id."""
     epoch: int = 0
 
     async def add_provider(self, name: str) -> None:
@@ -70,6 +72,7 @@ class World:
             begun = await self.driver.begin_one(path, owner=owner)
         except CdirError:
             return None
+        self.modified[begun.version_id] = len(self.modified) + 1
         stored: list[catalog.StoredCopy] = []
         touched: list[str] = []
         for index, target in enumerate(begun.targets):
@@ -101,6 +104,7 @@ class World:
         commitment = catalog.WriteCommitment(
             version_id=begun.version_id, size=1, sha256=b"s" * 32, stored=stored, touched=touched
         )
+        commitment.modified.seconds = self.modified[begun.version_id]
         try:
             await self.driver.commit_one(commitment)
         except CdirError:

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import psutil
 
+from cdir.v1.directory_service_pb2 import GetServerRequest
+from cdir.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from servers.process import free_port
 
 __all__ = [
@@ -32,6 +36,9 @@ T = TypeVar("T")
 
 HANG_SECONDS = 120.0
 """Guard against hanging; no test expects anything to take nearly so long."""
+
+SERVICES = 4
+"""Processes of the split deployment beside the launcher."""
 
 BIN = Path(sys.executable).parent
 SECRET_OPTIONS = {"secret_key", "session_token", "password", "passphrase"}
@@ -112,6 +119,8 @@ class Deployment(abc.ABC):
         self.home = home
         self.extra_arguments: list[str] = []
         """Further arguments of the command that starts it."""
+        self.crash_at = ""
+        """The crash point armed when it is started next, see :mod:`cdir_runtime.crash`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = home.with_name(home.name + ".log")
 
@@ -138,6 +147,17 @@ class Deployment(abc.ABC):
         """Start and wait until it answers."""
         self._spawn()
         eventually(self._answers, within=HANG_SECONDS)
+
+    def start_or_die(self) -> None:
+        """Start with :attr:`crash_at` armed, and wait until it answers or has died."""
+        process = self._spawn()
+        eventually(lambda: process.poll() is not None or self._serves(), within=HANG_SECONDS, pause=0.02)
+
+    def wait_dead(self) -> None:
+        """Wait until it has died by itself, and no process of it is left."""
+        assert self._process is not None
+        self._process.wait(HANG_SECONDS)
+        self._process = None
 
     def start_expecting_failure(self) -> str:
         """Start, wait for it to give up, and return what it said on standard error."""
@@ -199,7 +219,7 @@ class Deployment(abc.ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**_clean_environment(), **self.server_environment()},
+                env={**_clean_environment(), **self.server_environment(), "CDIR_CRASH_AT": self.crash_at},
                 start_new_session=True,
             )
         return self._process
@@ -209,6 +229,15 @@ class Deployment(abc.ABC):
         if self._process.poll() is not None:
             raise CommandFailedToStart(f"{self.kind} ended at once; its log ends:\n{self.log_tail()}")
         return self.cdir("status", "--no-start", expect=None).exit == 0
+
+    def _serves(self) -> bool:
+        """Whether its gateway answers, asked without the cost of a command."""
+        token = self.environment().get("CDIR_TOKEN")
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        with grpc.insecure_channel(self.address) as channel, suppress(grpc.RpcError):
+            DirectoryServiceStub(channel).GetServer(GetServerRequest(), metadata=metadata, timeout=5)
+            return True
+        return False
 
     # -- the command line ---------------------------------------------------------------------------------------
 
@@ -331,7 +360,7 @@ class SplitDeployment(Deployment):
     def __init__(self, home: Path, database_url: str | None) -> None:
         """``database_url`` of ``None`` leaves the launcher to make a database of its own."""
         super().__init__(home)
-        self._database_url = database_url
+        self.database_url = database_url
         self.listen = f"127.0.0.1:{free_port()}"
 
     def command(self) -> list[str]:
@@ -350,4 +379,9 @@ class SplitDeployment(Deployment):
         return self.listen
 
     def server_environment(self) -> Mapping[str, str]:
-        return {"CDIR_DATABASE_URL": self._database_url} if self._database_url else {}
+        return {"CDIR_DATABASE_URL": self.database_url} if self.database_url else {}
+
+    def wait_dead(self) -> None:
+        """Wait until one service has died, and kill the others: here they need not end well."""
+        eventually(lambda: len(self.processes()) <= SERVICES, within=HANG_SECONDS)
+        self.kill()

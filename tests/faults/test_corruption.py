@@ -49,6 +49,8 @@ def test_truncated_copy(deployment: Deployment, disks: dict[str, Path], folder: 
     for name in ("one", "two"):
         copy = disks[name] / folder[1:] / "x"
         copy.write_bytes(content[:1_000])
+        # with a time that is not older it would be somebody's edit, and the newest content
+        os.utime(copy, (1_000_000_000, 1_000_000_000))
     assert deployment.cdir("cat", f"{folder}/x").stdout == content
     for name in ("one", "two"):
         deployment.cdir("get", f"{folder}/x", "-", "--from", name, expect=None)

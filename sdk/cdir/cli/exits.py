@@ -41,10 +41,11 @@ def exit_of_error(error: errors.CdirError) -> Exit:
 
 
 def exit_of_report(report: TransferReport) -> Exit:
-    """Return the code of a transfer: 6 when conflicts are all that failed, 1 for other failures, 3 for owed copies."""
-    if report.failed:
-        only_conflicts = all(isinstance(failed.error, errors.Conflict) for failed in report.failed)
-        return Exit.CONFLICT if only_conflicts else Exit.FAILED
+    """Return the code of a transfer: 1 for failures, 6 when conflicts are all that went wrong, 3 for owed copies."""
+    if any(not isinstance(failed.error, errors.Conflict) for failed in report.failed):
+        return Exit.FAILED
+    if report.failed or report.conflicts:
+        return Exit.CONFLICT
     return Exit.OWED if report.owed else Exit.DONE
 
 

@@ -59,6 +59,7 @@ class ObjectInfo(_message.Message):
     MODIFIED_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    SPECIAL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     size: _builtins.int
@@ -69,6 +70,8 @@ class ObjectInfo(_message.Message):
     """etag as received, quotes included; empty when there is none."""
     checksum: _builtins.str
     """checksum as the provider states it, "kind:value"; empty when it states none."""
+    special: _builtins.bool
+    """special is true for what is neither file nor directory (a symbolic link, device or socket): never read, never followed."""
     @_builtins.property
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified is the client's time where the provider keeps it, else the provider's; absent when it has none."""
@@ -82,10 +85,11 @@ class ObjectInfo(_message.Message):
         modified: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         checksum: _builtins.str = ...,
+        special: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "directory", b"directory", "etag", b"etag", "key", b"key", "modified", b"modified", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "directory", b"directory", "etag", b"etag", "key", b"key", "modified", b"modified", "size", b"size", "special", b"special"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,10 +387,15 @@ class ListObjectsRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     RECURSIVE_FIELD_NUMBER: _builtins.int
+    START_AFTER_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """prefix is a directory; empty for the root."""
     recursive: _builtins.bool
     """recursive lists every file below."""
+    start_after: _builtins.str
+    """start_after leaves out this key and those before it in the order of their bytes; empty for none. Only with capability
+    list_ordered.
+    """
     @_builtins.property
     def provider(self) -> Global___ProviderRef:
         """provider to ask."""
@@ -397,10 +406,11 @@ class ListObjectsRequest(_message.Message):
         provider: Global___ProviderRef | None = ...,
         prefix: _builtins.str = ...,
         recursive: _builtins.bool = ...,
+        start_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "provider", b"provider", "recursive", b"recursive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "provider", b"provider", "recursive", b"recursive", "start_after", b"start_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,18 +423,26 @@ class ListObjectsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OBJECTS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    ORDERED_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """complete is true in the last message of a listing that came to its end, and nowhere else."""
+    ordered: _builtins.bool
+    """ordered is true when the objects of the whole listing come in the order of their keys' bytes."""
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectInfo]:
-        """objects of the page."""
+        """objects of the page; the last message may have none."""
 
     def __init__(
         self,
         *,
         objects: _abc.Iterable[Global___ObjectInfo] | None = ...,
+        complete: _builtins.bool = ...,
+        ordered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects", b"objects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "objects", b"objects", "ordered", b"ordered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,19 +492,29 @@ class FetchObjectResponse(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    MODIFIED_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """data of the range."""
     size: _builtins.int
     """size of the whole object in bytes."""
+    etag: _builtins.str
+    """etag of the object that the range was read from, as received; empty when the provider states none."""
+    @_builtins.property
+    def modified(self) -> _timestamp_pb2.Timestamp:
+        """modified time of that object; only when there is no etag to tell it from what may replace it."""
+
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         size: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        modified: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "etag", b"etag", "modified", b"modified", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -160,7 +160,9 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListObjects(self, request, context):
-        """ListObjects returns what lies below a prefix, in pages. A stream that ends without an error was complete.
+        """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
+        ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
+        succeeds before and after it. Errors: UNSUPPORTED (start_after where listings have no order).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,10 @@ class AdapterServiceStub:
     StatObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.StatObjectRequest, _adapter_service_pb2.StatObjectResponse]
     """StatObject returns what lies at a key. Errors: NOT_FOUND."""
     ListObjects: _grpc.UnaryStreamMultiCallable[_adapter_service_pb2.ListObjectsRequest, _adapter_service_pb2.ListObjectsResponse]
-    """ListObjects returns what lies below a prefix, in pages. A stream that ends without an error was complete."""
+    """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
+    ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
+    succeeds before and after it. Errors: UNSUPPORTED (start_after where listings have no order).
+    """
     FetchObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
     PutObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]
@@ -109,7 +112,10 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     StatObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.StatObjectRequest, _adapter_service_pb2.StatObjectResponse]  # type: ignore[assignment]
     """StatObject returns what lies at a key. Errors: NOT_FOUND."""
     ListObjects: _aio.UnaryStreamMultiCallable[_adapter_service_pb2.ListObjectsRequest, _adapter_service_pb2.ListObjectsResponse]  # type: ignore[assignment]
-    """ListObjects returns what lies below a prefix, in pages. A stream that ends without an error was complete."""
+    """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
+    ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
+    succeeds before and after it. Errors: UNSUPPORTED (start_after where listings have no order).
+    """
     FetchObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]  # type: ignore[assignment]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
     PutObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]  # type: ignore[assignment]
@@ -196,7 +202,10 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.ListObjectsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_service_pb2.ListObjectsResponse], _abc.AsyncIterator[_adapter_service_pb2.ListObjectsResponse]]:
-        """ListObjects returns what lies below a prefix, in pages. A stream that ends without an error was complete."""
+        """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
+        ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
+        succeeds before and after it. Errors: UNSUPPORTED (start_after where listings have no order).
+        """
 
     @_abc_1.abstractmethod
     def FetchObject(

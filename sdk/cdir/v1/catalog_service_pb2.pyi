@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from cdir.v1 import entry_pb2 as _entry_pb2
+from cdir.v1 import exit_pb2 as _exit_pb2
 from cdir.v1 import provider_pb2 as _provider_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -194,6 +195,7 @@ class WriteIntent(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     MODIFIED_FIELD_NUMBER: _builtins.int
+    CONFLICT_OF_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """workspace, see Entry."""
     path: _builtins.str
@@ -204,6 +206,8 @@ class WriteIntent(_message.Message):
     """size and sha256 are given when known beforehand, so that a crash can be rolled forward; else sha256 is empty."""
     sha256: _builtins.bytes
     """sha256 of the content, 32 bytes, or empty."""
+    conflict_of: _builtins.str
+    """conflict_of marks the file as a conflicting copy, see Entry; empty for any other."""
     @_builtins.property
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified time of the content; needed only with sha256."""
@@ -217,10 +221,11 @@ class WriteIntent(_message.Message):
         size: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         modified: _timestamp_pb2.Timestamp | None = ...,
+        conflict_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "base_generation", b"base_generation", "modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "base_generation", b"base_generation", "modified", b"modified", "path", b"path", "sha256", b"sha256", "size", b"size", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "base_generation", b"base_generation", "conflict_of", b"conflict_of", "modified", b"modified", "path", b"path", "sha256", b"sha256", "size", b"size", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_generation: _TypeAlias = _typing.Literal["base_generation"]  # noqa: Y015
     _WhichOneofArgType__base_generation: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation"]  # noqa: Y015
@@ -1624,3 +1629,395 @@ class GetIdentityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetIdentityResponse: _TypeAlias = GetIdentityResponse  # noqa: Y015
+
+@_typing.final
+class ListRestorableRequest(_message.Message):
+    """ListRestorableRequest asks for one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path, see RestoreEntryRequest."""
+    generation: _builtins.int
+    """generation, see RestoreEntryRequest."""
+    recursive: _builtins.bool
+    """recursive, see RestoreEntryRequest."""
+    page_size: _builtins.int
+    """page_size is the most contents to return; 0 means 500, more than 1000 means 1000."""
+    page_token: _builtins.str
+    """page_token is next_page_token of the page before; empty for the first."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """at, see RestoreEntryRequest."""
+
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        generation: _builtins.int | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        recursive: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "at", b"at", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "at", b"at", "generation", b"generation", "page_size", b"page_size", "page_token", b"page_token", "path", b"path", "recursive", b"recursive", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
+
+Global___ListRestorableRequest: _TypeAlias = ListRestorableRequest  # noqa: Y015
+
+@_typing.final
+class RestorableContent(_message.Message):
+    """RestorableContent is a content and the path at which it is wanted again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SOURCE_PATH_FIELD_NUMBER: _builtins.int
+    CURRENT_GENERATION_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """path to restore it to."""
+    source_path: _builtins.str
+    """source_path is the path in whose history the content is now, by version.generation. It is another one than path when the file
+    was moved since.
+    """
+    current_generation: _builtins.int
+    """current_generation is what path shows now; 0 when no file is there."""
+    unchanged: _builtins.bool
+    """unchanged is true when path shows this content already."""
+    @_builtins.property
+    def version(self) -> _entry_pb2.Version:
+        """version is the content."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        version: _entry_pb2.Version | None = ...,
+        source_path: _builtins.str = ...,
+        current_generation: _builtins.int = ...,
+        unchanged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_generation", b"current_generation", "path", b"path", "source_path", b"source_path", "unchanged", b"unchanged", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestorableContent: _TypeAlias = RestorableContent  # noqa: Y015
+
+@_typing.final
+class ListRestorableResponse(_message.Message):
+    """ListRestorableResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestorableContent]:
+        """contents in the order of their paths."""
+
+    def __init__(
+        self,
+        *,
+        contents: _abc.Iterable[Global___RestorableContent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRestorableResponse: _TypeAlias = ListRestorableResponse  # noqa: Y015
+
+@_typing.final
+class PlanEvacuationRequest(_message.Message):
+    """PlanEvacuationRequest asks for one page of a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the provider to do without."""
+    replacement: _builtins.str
+    """replacement is the name of the provider that takes its place in policies; empty for none."""
+    page_token: _builtins.str
+    """page_token continues where a page ended; empty for the first."""
+    @_builtins.property
+    def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """to are the names of the providers that copies may go to; empty for any."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to: _abc.Iterable[_builtins.str] | None = ...,
+        replacement: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_token", b"page_token", "replacement", b"replacement", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanEvacuationRequest: _TypeAlias = PlanEvacuationRequest  # noqa: Y015
+
+@_typing.final
+class PlanEvacuationResponse(_message.Message):
+    """PlanEvacuationResponse is one page; its counts add up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token asks for the next page; empty after the last."""
+    @_builtins.property
+    def plan(self) -> _exit_pb2.EvacuationPlan:
+        """plan of this page."""
+
+    def __init__(
+        self,
+        *,
+        plan: _exit_pb2.EvacuationPlan | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanEvacuationResponse: _TypeAlias = PlanEvacuationResponse  # noqa: Y015
+
+@_typing.final
+class StartEvacuationRequest(_message.Message):
+    """StartEvacuationRequest begins an evacuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    PURGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the provider to do without."""
+    replacement: _builtins.str
+    """replacement, see PlanEvacuationRequest."""
+    purge: _builtins.bool
+    """purge, see EvacuateProviderRequest."""
+    @_builtins.property
+    def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """to, see EvacuateProviderRequest."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to: _abc.Iterable[_builtins.str] | None = ...,
+        replacement: _builtins.str = ...,
+        purge: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "purge", b"purge", "replacement", b"replacement", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEvacuationRequest: _TypeAlias = StartEvacuationRequest  # noqa: Y015
+
+@_typing.final
+class StartEvacuationResponse(_message.Message):
+    """StartEvacuationResponse answers StartEvacuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _exit_pb2.Job:
+        """job that was begun, or that runs already."""
+
+    def __init__(
+        self,
+        *,
+        job: _exit_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEvacuationResponse: _TypeAlias = StartEvacuationResponse  # noqa: Y015
+
+@_typing.final
+class MeasureEvacuationRequest(_message.Message):
+    """MeasureEvacuationRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id of it."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureEvacuationRequest: _TypeAlias = MeasureEvacuationRequest  # noqa: Y015
+
+@_typing.final
+class EvacuationMeasure(_message.Message):
+    """EvacuationMeasure is what was counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FILES_LEFT_FIELD_NUMBER: _builtins.int
+    BYTES_LEFT_FIELD_NUMBER: _builtins.int
+    VERSIONS_LEFT_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    OBJECTS_LEFT_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    files: _builtins.int
+    """files that the provider holds."""
+    bytes: _builtins.int
+    """bytes of these files."""
+    files_left: _builtins.int
+    """files_left are those that others do not hold yet as their policies ask."""
+    bytes_left: _builtins.int
+    """bytes_left of these files."""
+    versions_left: _builtins.int
+    """versions_left are older contents of which others hold no good copy."""
+    pending: _builtins.bool
+    """pending is true while files are still to be placed, or writes to the provider are under way."""
+    objects_left: _builtins.int
+    """objects_left is how many objects are still to be removed from the provider; counted only while it is purged."""
+    waits_for: _builtins.str
+    """waits_for is one line that says what holds it up, as far as is known; may be empty."""
+    def __init__(
+        self,
+        *,
+        files: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        files_left: _builtins.int = ...,
+        bytes_left: _builtins.int = ...,
+        versions_left: _builtins.int = ...,
+        pending: _builtins.bool = ...,
+        objects_left: _builtins.int = ...,
+        waits_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "bytes_left", b"bytes_left", "files", b"files", "files_left", b"files_left", "objects_left", b"objects_left", "pending", b"pending", "versions_left", b"versions_left", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuationMeasure: _TypeAlias = EvacuationMeasure  # noqa: Y015
+
+@_typing.final
+class MeasureEvacuationResponse(_message.Message):
+    """MeasureEvacuationResponse answers MeasureEvacuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def measure(self) -> Global___EvacuationMeasure:
+        """measure of this moment."""
+
+    def __init__(
+        self,
+        *,
+        measure: Global___EvacuationMeasure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measure", b"measure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measure", b"measure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureEvacuationResponse: _TypeAlias = MeasureEvacuationResponse  # noqa: Y015
+
+@_typing.final
+class RecordEvacuationRequest(_message.Message):
+    """RecordEvacuationRequest keeps a measure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id of it."""
+    @_builtins.property
+    def measure(self) -> Global___EvacuationMeasure:
+        """measure as counted."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        measure: Global___EvacuationMeasure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["measure", b"measure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "measure", b"measure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEvacuationRequest: _TypeAlias = RecordEvacuationRequest  # noqa: Y015
+
+@_typing.final
+class RecordEvacuationResponse(_message.Message):
+    """RecordEvacuationResponse answers RecordEvacuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _exit_pb2.Job:
+        """job as it is now."""
+
+    def __init__(
+        self,
+        *,
+        job: _exit_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEvacuationResponse: _TypeAlias = RecordEvacuationResponse  # noqa: Y015

@@ -3,8 +3,13 @@
 import grpc
 import warnings
 
+from cdir.v1 import catalog_recovery_pb2 as cdir_dot_v1_dot_catalog__recovery__pb2
 from cdir.v1 import catalog_service_pb2 as cdir_dot_v1_dot_catalog__service__pb2
+from cdir.v1 import check_pb2 as cdir_dot_v1_dot_check__pb2
 from cdir.v1 import directory_service_pb2 as cdir_dot_v1_dot_directory__service__pb2
+from cdir.v1 import provider_service_pb2 as cdir_dot_v1_dot_provider__service__pb2
+from cdir.v1 import scan_pb2 as cdir_dot_v1_dot_scan__pb2
+from cdir.v1 import scrub_pb2 as cdir_dot_v1_dot_scrub__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -105,6 +110,21 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.FromString,
                 _registered_method=True)
+        self.ListRestorable = channel.unary_unary(
+                '/cdir.v1.CatalogService/ListRestorable',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ListRestorableRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ListRestorableResponse.FromString,
+                _registered_method=True)
+        self.ListTrash = channel.unary_unary(
+                '/cdir.v1.CatalogService/ListTrash',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.FromString,
+                _registered_method=True)
+        self.EmptyTrash = channel.unary_unary(
+                '/cdir.v1.CatalogService/EmptyTrash',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.FromString,
+                _registered_method=True)
         self.WatchChanges = channel.unary_stream(
                 '/cdir.v1.CatalogService/WatchChanges',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.WatchChangesRequest.SerializeToString,
@@ -160,6 +180,46 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.MakeDueRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.MakeDueResponse.FromString,
                 _registered_method=True)
+        self.CompareListing = channel.unary_unary(
+                '/cdir.v1.CatalogService/CompareListing',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.CompareListingRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.CompareListingResponse.FromString,
+                _registered_method=True)
+        self.ClaimScan = channel.unary_unary(
+                '/cdir.v1.CatalogService/ClaimScan',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.ClaimScanRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.ClaimScanResponse.FromString,
+                _registered_method=True)
+        self.FinishScan = channel.unary_unary(
+                '/cdir.v1.CatalogService/FinishScan',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.FinishScanRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.FinishScanResponse.FromString,
+                _registered_method=True)
+        self.MakeScanDue = channel.unary_unary(
+                '/cdir.v1.CatalogService/MakeScanDue',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.MakeScanDueRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.MakeScanDueResponse.FromString,
+                _registered_method=True)
+        self.ReadScans = channel.unary_unary(
+                '/cdir.v1.CatalogService/ReadScans',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.ReadScansRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.ReadScansResponse.FromString,
+                _registered_method=True)
+        self.AdoptObjects = channel.unary_unary(
+                '/cdir.v1.CatalogService/AdoptObjects',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.AdoptObjectsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.AdoptObjectsResponse.FromString,
+                _registered_method=True)
+        self.LearnVersions = channel.unary_unary(
+                '/cdir.v1.CatalogService/LearnVersions',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.LearnVersionsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.LearnVersionsResponse.FromString,
+                _registered_method=True)
+        self.AcceptLosses = channel.unary_unary(
+                '/cdir.v1.CatalogService/AcceptLosses',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.FromString,
+                _registered_method=True)
         self.PlaceEntries = channel.unary_unary(
                 '/cdir.v1.CatalogService/PlaceEntries',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.PlaceEntriesRequest.SerializeToString,
@@ -194,6 +254,101 @@ class CatalogServiceStub:
                 '/cdir.v1.CatalogService/RecordProviderStates',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesResponse.FromString,
+                _registered_method=True)
+        self.AuditCatalog = channel.unary_unary(
+                '/cdir.v1.CatalogService/AuditCatalog',
+                request_serializer=cdir_dot_v1_dot_check__pb2.AuditCatalogRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_check__pb2.AuditCatalogResponse.FromString,
+                _registered_method=True)
+        self.ListCopies = channel.unary_unary(
+                '/cdir.v1.CatalogService/ListCopies',
+                request_serializer=cdir_dot_v1_dot_check__pb2.ListCopiesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_check__pb2.ListCopiesResponse.FromString,
+                _registered_method=True)
+        self.ExplainObjects = channel.unary_unary(
+                '/cdir.v1.CatalogService/ExplainObjects',
+                request_serializer=cdir_dot_v1_dot_check__pb2.ExplainObjectsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_check__pb2.ExplainObjectsResponse.FromString,
+                _registered_method=True)
+        self.ClaimSnapshot = channel.unary_unary(
+                '/cdir.v1.CatalogService/ClaimSnapshot',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DumpCatalog = channel.unary_stream(
+                '/cdir.v1.CatalogService/DumpCatalog',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.FromString,
+                _registered_method=True)
+        self.FinishSnapshot = channel.unary_unary(
+                '/cdir.v1.CatalogService/FinishSnapshot',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotResponse.FromString,
+                _registered_method=True)
+        self.RecordSightings = channel.unary_unary(
+                '/cdir.v1.CatalogService/RecordSightings',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsResponse.FromString,
+                _registered_method=True)
+        self.RebuildCatalog = channel.stream_unary(
+                '/cdir.v1.CatalogService/RebuildCatalog',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogResponse.FromString,
+                _registered_method=True)
+        self.PlanEvacuation = channel.unary_unary(
+                '/cdir.v1.CatalogService/PlanEvacuation',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationResponse.FromString,
+                _registered_method=True)
+        self.StartEvacuation = channel.unary_unary(
+                '/cdir.v1.CatalogService/StartEvacuation',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationResponse.FromString,
+                _registered_method=True)
+        self.CancelEvacuation = channel.unary_unary(
+                '/cdir.v1.CatalogService/CancelEvacuation',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.FromString,
+                _registered_method=True)
+        self.MeasureEvacuation = channel.unary_unary(
+                '/cdir.v1.CatalogService/MeasureEvacuation',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationResponse.FromString,
+                _registered_method=True)
+        self.RecordEvacuation = channel.unary_unary(
+                '/cdir.v1.CatalogService/RecordEvacuation',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationResponse.FromString,
+                _registered_method=True)
+        self.DrillProviders = channel.unary_unary(
+                '/cdir.v1.CatalogService/DrillProviders',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/cdir.v1.CatalogService/ListJobs',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.ClaimProofs = channel.unary_unary(
+                '/cdir.v1.CatalogService/ClaimProofs',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.FromString,
+                _registered_method=True)
+        self.FinishProofs = channel.unary_unary(
+                '/cdir.v1.CatalogService/FinishProofs',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.FinishProofsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.FinishProofsResponse.FromString,
+                _registered_method=True)
+        self.ProveObjects = channel.unary_unary(
+                '/cdir.v1.CatalogService/ProveObjects',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.ProveObjectsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.ProveObjectsResponse.FromString,
+                _registered_method=True)
+        self.ReadProofs = channel.unary_unary(
+                '/cdir.v1.CatalogService/ReadProofs',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.FromString,
                 _registered_method=True)
         self.GetIdentity = channel.unary_unary(
                 '/cdir.v1.CatalogService/GetIdentity',
@@ -301,6 +456,28 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRestorable(self, request, context):
+        """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
+        Errors as DirectoryService.RestoreEntry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrash(self, request, context):
+        """ListTrash is DirectoryService.ListTrash.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmptyTrash(self, request, context):
+        """EmptyTrash is DirectoryService.EmptyTrash for some hundred files; call it again while there are remaining ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchChanges(self, request, context):
         """WatchChanges is DirectoryService.WatchChanges.
         """
@@ -310,7 +487,7 @@ class CatalogServiceServicer:
 
     def BeginWrites(self, request, context):
         """BeginWrites records the intent to write files and says where to. One outcome each: CONFLICT (base_generation is not current, or
-        a live intent exists on the path), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
+        a live intent exists on the path: then its context has the current "generation"), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
         case from another, and a provider cannot tell them apart), PRECONDITION_FAILED (no provider is registered for it).
         An intent whose owner let it lapse is taken over, with what it may have left at providers.
         """
@@ -385,6 +562,70 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareListing(self, request, context):
+        """CompareListing compares what was listed at a provider with what is recorded and applies what follows, in one transaction: files made
+        by others become entries, edits become versions (the newest by modified time is current), what is not there is noted. Idempotent.
+        Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimScan(self, request, context):
+        """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+        rarely, and every provider is looked at as a whole again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishScan(self, request, context):
+        """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
+        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MakeScanDue(self, request, context):
+        """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadScans(self, request, context):
+        """ReadScans returns scans and how far they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptObjects(self, request, context):
+        """AdoptObjects makes files of objects that lie at a provider, under paths that need not be theirs: each is recorded where it is, renamed
+        there in the background when its name differs, and owed to the other providers. One outcome each: ALREADY_EXISTS (the path is a
+        file, or the object belongs to another one), IS_DIRECTORY, NOT_DIRECTORY, CONFLICT (the path or the key is being written),
+        INVALID_PATH (names kept for cdir). Idempotent: what is that file already is success. Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LearnVersions(self, request, context):
+        """LearnVersions records the digests of contents that nobody had read before. One outcome each. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptLosses(self, request, context):
+        """AcceptLosses takes the files that the delete guard has held back for lost, as the policy's outside_deletion says, and lifts the
+        guard. Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlaceEntries(self, request, context):
         """PlaceEntries works a change of providers or policies into at most limit files and says whether more remain. Idempotent.
         """
@@ -430,6 +671,147 @@ class CatalogServiceServicer:
 
     def RecordProviderStates(self, request, context):
         """RecordProviderStates stores how providers answer. A provider that comes up has its back-offs forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuditCatalog(self, request, context):
+        """AuditCatalog holds the catalog against itself, on one snapshot: counters, current versions, copies, debt, change log, intents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCopies(self, request, context):
+        """ListCopies returns what a provider is recorded to hold, in pages by key. Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainObjects(self, request, context):
+        """ExplainObjects says what is known of keys at a provider at this moment. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than
+        1000 keys).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimSnapshot(self, request, context):
+        """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpCatalog(self, request, context):
+        """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishSnapshot(self, request, context):
+        """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordSightings(self, request, context):
+        """RecordSightings tells what lies at a provider, for RebuildCatalog alone. Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildCatalog(self, request_iterator, context):
+        """RebuildCatalog fills an empty catalog from a snapshot and from what was seen at the providers, which prevails; in one transaction.
+        The providers registered stay as they are, and are taken up again when they were paused for it. Errors: PRECONDITION_FAILED (the
+        catalog holds files), INTEGRITY (a snapshot file is damaged or not the one that an increment needs), CONFIG_INVALID (a newer
+        release made it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanEvacuation(self, request, context):
+        """PlanEvacuation says what an evacuation would do, one page of the provider's copies at a time. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartEvacuation(self, request, context):
+        """StartEvacuation makes a provider leave: placement does without it, and its copies stay as sources. With a replacement the rules that
+        name it name that one instead. Errors: see ProviderService.EvacuateProvider; what may be nowhere else is not looked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelEvacuation(self, request, context):
+        """CancelEvacuation is ProviderService.CancelEvacuation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureEvacuation(self, request, context):
+        """MeasureEvacuation counts what a running evacuation has left. Errors: NOT_FOUND (no such job runs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEvacuation(self, request, context):
+        """RecordEvacuation keeps what was measured. When nothing was left it counts again, and brings the evacuation to its next state if that
+        still holds. Errors: NOT_FOUND (no such job runs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrillProviders(self, request, context):
+        """DrillProviders is ProviderService.DrillProviders.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """ListJobs is ProviderService.ListJobs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimProofs(self, request, context):
+        """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
+        may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishProofs(self, request, context):
+        """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveObjects(self, request, context):
+        """ProveObjects records as proven the copies that a provider's own checksums agree with, and names those with which they do not.
+        Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than 1000 objects).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadProofs(self, request, context):
+        """ReadProofs says how old the oldest proof is at each provider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -510,6 +892,21 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.SerializeToString,
             ),
+            'ListRestorable': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRestorable,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ListRestorableRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ListRestorableResponse.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.SerializeToString,
+            ),
+            'EmptyTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmptyTrash,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.SerializeToString,
+            ),
             'WatchChanges': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchChanges,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.WatchChangesRequest.FromString,
@@ -565,6 +962,46 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.MakeDueRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__service__pb2.MakeDueResponse.SerializeToString,
             ),
+            'CompareListing': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareListing,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.CompareListingRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.CompareListingResponse.SerializeToString,
+            ),
+            'ClaimScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimScan,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.ClaimScanRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.ClaimScanResponse.SerializeToString,
+            ),
+            'FinishScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishScan,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.FinishScanRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.FinishScanResponse.SerializeToString,
+            ),
+            'MakeScanDue': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeScanDue,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.MakeScanDueRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.MakeScanDueResponse.SerializeToString,
+            ),
+            'ReadScans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadScans,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.ReadScansRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.ReadScansResponse.SerializeToString,
+            ),
+            'AdoptObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptObjects,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.AdoptObjectsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.AdoptObjectsResponse.SerializeToString,
+            ),
+            'LearnVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.LearnVersions,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.LearnVersionsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.LearnVersionsResponse.SerializeToString,
+            ),
+            'AcceptLosses': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLosses,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.SerializeToString,
+            ),
             'PlaceEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.PlaceEntries,
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.PlaceEntriesRequest.FromString,
@@ -599,6 +1036,101 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.RecordProviderStates,
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesResponse.SerializeToString,
+            ),
+            'AuditCatalog': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditCatalog,
+                    request_deserializer=cdir_dot_v1_dot_check__pb2.AuditCatalogRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_check__pb2.AuditCatalogResponse.SerializeToString,
+            ),
+            'ListCopies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCopies,
+                    request_deserializer=cdir_dot_v1_dot_check__pb2.ListCopiesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_check__pb2.ListCopiesResponse.SerializeToString,
+            ),
+            'ExplainObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainObjects,
+                    request_deserializer=cdir_dot_v1_dot_check__pb2.ExplainObjectsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_check__pb2.ExplainObjectsResponse.SerializeToString,
+            ),
+            'ClaimSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimSnapshot,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotResponse.SerializeToString,
+            ),
+            'DumpCatalog': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpCatalog,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.SerializeToString,
+            ),
+            'FinishSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishSnapshot,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotResponse.SerializeToString,
+            ),
+            'RecordSightings': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordSightings,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsResponse.SerializeToString,
+            ),
+            'RebuildCatalog': grpc.stream_unary_rpc_method_handler(
+                    servicer.RebuildCatalog,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogResponse.SerializeToString,
+            ),
+            'PlanEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationResponse.SerializeToString,
+            ),
+            'StartEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationResponse.SerializeToString,
+            ),
+            'CancelEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.SerializeToString,
+            ),
+            'MeasureEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationResponse.SerializeToString,
+            ),
+            'RecordEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationResponse.SerializeToString,
+            ),
+            'DrillProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrillProviders,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ClaimProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimProofs,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.SerializeToString,
+            ),
+            'FinishProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishProofs,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.FinishProofsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.FinishProofsResponse.SerializeToString,
+            ),
+            'ProveObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveObjects,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.ProveObjectsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.ProveObjectsResponse.SerializeToString,
+            ),
+            'ReadProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadProofs,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.SerializeToString,
             ),
             'GetIdentity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIdentity,
@@ -973,6 +1505,87 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def ListRestorable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ListRestorable',
+            cdir_dot_v1_dot_catalog__service__pb2.ListRestorableRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.ListRestorableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ListTrash',
+            cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmptyTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/EmptyTrash',
+            cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchChanges(request,
             target,
             options=(),
@@ -1270,6 +1883,222 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def CompareListing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/CompareListing',
+            cdir_dot_v1_dot_scan__pb2.CompareListingRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.CompareListingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ClaimScan',
+            cdir_dot_v1_dot_scan__pb2.ClaimScanRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.ClaimScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/FinishScan',
+            cdir_dot_v1_dot_scan__pb2.FinishScanRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.FinishScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeScanDue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/MakeScanDue',
+            cdir_dot_v1_dot_scan__pb2.MakeScanDueRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.MakeScanDueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadScans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ReadScans',
+            cdir_dot_v1_dot_scan__pb2.ReadScansRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.ReadScansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/AdoptObjects',
+            cdir_dot_v1_dot_scan__pb2.AdoptObjectsRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.AdoptObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LearnVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/LearnVersions',
+            cdir_dot_v1_dot_scan__pb2.LearnVersionsRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.LearnVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptLosses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/AcceptLosses',
+            cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PlaceEntries(request,
             target,
             options=(),
@@ -1448,6 +2277,519 @@ class CatalogService:
             '/cdir.v1.CatalogService/RecordProviderStates',
             cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesRequest.SerializeToString,
             cdir_dot_v1_dot_catalog__service__pb2.RecordProviderStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditCatalog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/AuditCatalog',
+            cdir_dot_v1_dot_check__pb2.AuditCatalogRequest.SerializeToString,
+            cdir_dot_v1_dot_check__pb2.AuditCatalogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCopies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ListCopies',
+            cdir_dot_v1_dot_check__pb2.ListCopiesRequest.SerializeToString,
+            cdir_dot_v1_dot_check__pb2.ListCopiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ExplainObjects',
+            cdir_dot_v1_dot_check__pb2.ExplainObjectsRequest.SerializeToString,
+            cdir_dot_v1_dot_check__pb2.ExplainObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ClaimSnapshot',
+            cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.ClaimSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpCatalog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.CatalogService/DumpCatalog',
+            cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/FinishSnapshot',
+            cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.FinishSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordSightings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/RecordSightings',
+            cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.RecordSightingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildCatalog(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/cdir.v1.CatalogService/RebuildCatalog',
+            cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.RebuildCatalogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/PlanEvacuation',
+            cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.PlanEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/StartEvacuation',
+            cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.StartEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/CancelEvacuation',
+            cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/MeasureEvacuation',
+            cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.MeasureEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/RecordEvacuation',
+            cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.RecordEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrillProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/DrillProviders',
+            cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ListJobs',
+            cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ClaimProofs',
+            cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/FinishProofs',
+            cdir_dot_v1_dot_scrub__pb2.FinishProofsRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.FinishProofsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ProveObjects',
+            cdir_dot_v1_dot_scrub__pb2.ProveObjectsRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.ProveObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ReadProofs',
+            cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,8 +3,13 @@
 isort:skip_file
 """
 
+from cdir.v1 import catalog_recovery_pb2 as _catalog_recovery_pb2
 from cdir.v1 import catalog_service_pb2 as _catalog_service_pb2
+from cdir.v1 import check_pb2 as _check_pb2
 from cdir.v1 import directory_service_pb2 as _directory_service_pb2
+from cdir.v1 import provider_service_pb2 as _provider_service_pb2
+from cdir.v1 import scan_pb2 as _scan_pb2
+from cdir.v1 import scrub_pb2 as _scrub_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -65,11 +70,19 @@ class CatalogServiceStub:
     """SetPolicy is DirectoryService.SetPolicy; the files below are to be placed anew."""
     UnsetPolicy: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]
     """UnsetPolicy is DirectoryService.UnsetPolicy."""
+    ListRestorable: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListRestorableRequest, _catalog_service_pb2.ListRestorableResponse]
+    """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
+    Errors as DirectoryService.RestoreEntry.
+    """
+    ListTrash: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListTrashRequest, _directory_service_pb2.ListTrashResponse]
+    """ListTrash is DirectoryService.ListTrash."""
+    EmptyTrash: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.EmptyTrashRequest, _directory_service_pb2.EmptyTrashResponse]
+    """EmptyTrash is DirectoryService.EmptyTrash for some hundred files; call it again while there are remaining ones."""
     WatchChanges: _grpc.UnaryStreamMultiCallable[_directory_service_pb2.WatchChangesRequest, _directory_service_pb2.WatchChangesResponse]
     """WatchChanges is DirectoryService.WatchChanges."""
     BeginWrites: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.BeginWritesRequest, _catalog_service_pb2.BeginWritesResponse]
     """BeginWrites records the intent to write files and says where to. One outcome each: CONFLICT (base_generation is not current, or
-    a live intent exists on the path), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
+    a live intent exists on the path: then its context has the current "generation"), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
     case from another, and a provider cannot tell them apart), PRECONDITION_FAILED (no provider is registered for it).
     An intent whose owner let it lapse is taken over, with what it may have left at providers.
     """
@@ -98,6 +111,35 @@ class CatalogServiceStub:
     """FinishDebt records the outcome of leased work. Outcomes under a lease that was lost are ignored."""
     MakeDue: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.MakeDueRequest, _catalog_service_pb2.MakeDueResponse]
     """MakeDue forgets back-offs and lifts quarantine at or below a path. Errors: NOT_FOUND (path or provider)."""
+    CompareListing: _grpc.UnaryUnaryMultiCallable[_scan_pb2.CompareListingRequest, _scan_pb2.CompareListingResponse]
+    """CompareListing compares what was listed at a provider with what is recorded and applies what follows, in one transaction: files made
+    by others become entries, edits become versions (the newest by modified time is current), what is not there is noted. Idempotent.
+    Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
+    """
+    ClaimScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ClaimScanRequest, _scan_pb2.ClaimScanResponse]
+    """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+    rarely, and every provider is looked at as a whole again and again.
+    """
+    FinishScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]
+    """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
+    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+    """
+    MakeScanDue: _grpc.UnaryUnaryMultiCallable[_scan_pb2.MakeScanDueRequest, _scan_pb2.MakeScanDueResponse]
+    """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH."""
+    ReadScans: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ReadScansRequest, _scan_pb2.ReadScansResponse]
+    """ReadScans returns scans and how far they are."""
+    AdoptObjects: _grpc.UnaryUnaryMultiCallable[_scan_pb2.AdoptObjectsRequest, _scan_pb2.AdoptObjectsResponse]
+    """AdoptObjects makes files of objects that lie at a provider, under paths that need not be theirs: each is recorded where it is, renamed
+    there in the background when its name differs, and owed to the other providers. One outcome each: ALREADY_EXISTS (the path is a
+    file, or the object belongs to another one), IS_DIRECTORY, NOT_DIRECTORY, CONFLICT (the path or the key is being written),
+    INVALID_PATH (names kept for cdir). Idempotent: what is that file already is success. Errors: NOT_FOUND (provider).
+    """
+    LearnVersions: _grpc.UnaryUnaryMultiCallable[_scan_pb2.LearnVersionsRequest, _scan_pb2.LearnVersionsResponse]
+    """LearnVersions records the digests of contents that nobody had read before. One outcome each. Idempotent."""
+    AcceptLosses: _grpc.UnaryUnaryMultiCallable[_scan_pb2.AcceptLossesRequest, _scan_pb2.AcceptLossesResponse]
+    """AcceptLosses takes the files that the delete guard has held back for lost, as the policy's outside_deletion says, and lifts the
+    guard. Errors: NOT_FOUND (provider).
+    """
     PlaceEntries: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PlaceEntriesRequest, _catalog_service_pb2.PlaceEntriesResponse]
     """PlaceEntries works a change of providers or policies into at most limit files and says whether more remain. Idempotent."""
     ReapVersions: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ReapVersionsRequest, _catalog_service_pb2.ReapVersionsResponse]
@@ -114,6 +156,58 @@ class CatalogServiceStub:
     """ReadProviders returns registered providers, with sealed secrets when asked."""
     RecordProviderStates: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RecordProviderStatesRequest, _catalog_service_pb2.RecordProviderStatesResponse]
     """RecordProviderStates stores how providers answer. A provider that comes up has its back-offs forgotten."""
+    AuditCatalog: _grpc.UnaryUnaryMultiCallable[_check_pb2.AuditCatalogRequest, _check_pb2.AuditCatalogResponse]
+    """AuditCatalog holds the catalog against itself, on one snapshot: counters, current versions, copies, debt, change log, intents."""
+    ListCopies: _grpc.UnaryUnaryMultiCallable[_check_pb2.ListCopiesRequest, _check_pb2.ListCopiesResponse]
+    """ListCopies returns what a provider is recorded to hold, in pages by key. Errors: NOT_FOUND (provider)."""
+    ExplainObjects: _grpc.UnaryUnaryMultiCallable[_check_pb2.ExplainObjectsRequest, _check_pb2.ExplainObjectsResponse]
+    """ExplainObjects says what is known of keys at a provider at this moment. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than
+    1000 keys).
+    """
+    ClaimSnapshot: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.ClaimSnapshotRequest, _catalog_recovery_pb2.ClaimSnapshotResponse]
+    """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last."""
+    DumpCatalog: _grpc.UnaryStreamMultiCallable[_catalog_recovery_pb2.DumpCatalogRequest, _catalog_recovery_pb2.DumpCatalogResponse]
+    """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+    FinishSnapshot: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.FinishSnapshotRequest, _catalog_recovery_pb2.FinishSnapshotResponse]
+    """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored."""
+    RecordSightings: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RecordSightingsRequest, _catalog_recovery_pb2.RecordSightingsResponse]
+    """RecordSightings tells what lies at a provider, for RebuildCatalog alone. Errors: NOT_FOUND (provider)."""
+    RebuildCatalog: _grpc.StreamUnaryMultiCallable[_catalog_recovery_pb2.RebuildCatalogRequest, _catalog_recovery_pb2.RebuildCatalogResponse]
+    """RebuildCatalog fills an empty catalog from a snapshot and from what was seen at the providers, which prevails; in one transaction.
+    The providers registered stay as they are, and are taken up again when they were paused for it. Errors: PRECONDITION_FAILED (the
+    catalog holds files), INTEGRITY (a snapshot file is damaged or not the one that an increment needs), CONFIG_INVALID (a newer
+    release made it).
+    """
+    PlanEvacuation: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.PlanEvacuationRequest, _catalog_service_pb2.PlanEvacuationResponse]
+    """PlanEvacuation says what an evacuation would do, one page of the provider's copies at a time. Errors: NOT_FOUND."""
+    StartEvacuation: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.StartEvacuationRequest, _catalog_service_pb2.StartEvacuationResponse]
+    """StartEvacuation makes a provider leave: placement does without it, and its copies stay as sources. With a replacement the rules that
+    name it name that one instead. Errors: see ProviderService.EvacuateProvider; what may be nowhere else is not looked for again.
+    """
+    CancelEvacuation: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.CancelEvacuationRequest, _provider_service_pb2.CancelEvacuationResponse]
+    """CancelEvacuation is ProviderService.CancelEvacuation."""
+    MeasureEvacuation: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.MeasureEvacuationRequest, _catalog_service_pb2.MeasureEvacuationResponse]
+    """MeasureEvacuation counts what a running evacuation has left. Errors: NOT_FOUND (no such job runs)."""
+    RecordEvacuation: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RecordEvacuationRequest, _catalog_service_pb2.RecordEvacuationResponse]
+    """RecordEvacuation keeps what was measured. When nothing was left it counts again, and brings the evacuation to its next state if that
+    still holds. Errors: NOT_FOUND (no such job runs).
+    """
+    DrillProviders: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.DrillProvidersRequest, _provider_service_pb2.DrillProvidersResponse]
+    """DrillProviders is ProviderService.DrillProviders."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ListJobsRequest, _provider_service_pb2.ListJobsResponse]
+    """ListJobs is ProviderService.ListJobs."""
+    ClaimProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ClaimProofsRequest, _scrub_pb2.ClaimProofsResponse]
+    """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
+    may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+    """
+    FinishProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.FinishProofsRequest, _scrub_pb2.FinishProofsResponse]
+    """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas."""
+    ProveObjects: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ProveObjectsRequest, _scrub_pb2.ProveObjectsResponse]
+    """ProveObjects records as proven the copies that a provider's own checksums agree with, and names those with which they do not.
+    Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than 1000 objects).
+    """
+    ReadProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ReadProofsRequest, _scrub_pb2.ReadProofsResponse]
+    """ReadProofs says how old the oldest proof is at each provider."""
     GetIdentity: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetIdentityRequest, _catalog_service_pb2.GetIdentityResponse]
     """GetIdentity returns the identity of this cdir, made with the catalog."""
 
@@ -153,11 +247,19 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """SetPolicy is DirectoryService.SetPolicy; the files below are to be placed anew."""
     UnsetPolicy: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]  # type: ignore[assignment]
     """UnsetPolicy is DirectoryService.UnsetPolicy."""
+    ListRestorable: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListRestorableRequest, _catalog_service_pb2.ListRestorableResponse]  # type: ignore[assignment]
+    """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
+    Errors as DirectoryService.RestoreEntry.
+    """
+    ListTrash: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListTrashRequest, _directory_service_pb2.ListTrashResponse]  # type: ignore[assignment]
+    """ListTrash is DirectoryService.ListTrash."""
+    EmptyTrash: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.EmptyTrashRequest, _directory_service_pb2.EmptyTrashResponse]  # type: ignore[assignment]
+    """EmptyTrash is DirectoryService.EmptyTrash for some hundred files; call it again while there are remaining ones."""
     WatchChanges: _aio.UnaryStreamMultiCallable[_directory_service_pb2.WatchChangesRequest, _directory_service_pb2.WatchChangesResponse]  # type: ignore[assignment]
     """WatchChanges is DirectoryService.WatchChanges."""
     BeginWrites: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.BeginWritesRequest, _catalog_service_pb2.BeginWritesResponse]  # type: ignore[assignment]
     """BeginWrites records the intent to write files and says where to. One outcome each: CONFLICT (base_generation is not current, or
-    a live intent exists on the path), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
+    a live intent exists on the path: then its context has the current "generation"), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
     case from another, and a provider cannot tell them apart), PRECONDITION_FAILED (no provider is registered for it).
     An intent whose owner let it lapse is taken over, with what it may have left at providers.
     """
@@ -186,6 +288,35 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """FinishDebt records the outcome of leased work. Outcomes under a lease that was lost are ignored."""
     MakeDue: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.MakeDueRequest, _catalog_service_pb2.MakeDueResponse]  # type: ignore[assignment]
     """MakeDue forgets back-offs and lifts quarantine at or below a path. Errors: NOT_FOUND (path or provider)."""
+    CompareListing: _aio.UnaryUnaryMultiCallable[_scan_pb2.CompareListingRequest, _scan_pb2.CompareListingResponse]  # type: ignore[assignment]
+    """CompareListing compares what was listed at a provider with what is recorded and applies what follows, in one transaction: files made
+    by others become entries, edits become versions (the newest by modified time is current), what is not there is noted. Idempotent.
+    Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
+    """
+    ClaimScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.ClaimScanRequest, _scan_pb2.ClaimScanResponse]  # type: ignore[assignment]
+    """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+    rarely, and every provider is looked at as a whole again and again.
+    """
+    FinishScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]  # type: ignore[assignment]
+    """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
+    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+    """
+    MakeScanDue: _aio.UnaryUnaryMultiCallable[_scan_pb2.MakeScanDueRequest, _scan_pb2.MakeScanDueResponse]  # type: ignore[assignment]
+    """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH."""
+    ReadScans: _aio.UnaryUnaryMultiCallable[_scan_pb2.ReadScansRequest, _scan_pb2.ReadScansResponse]  # type: ignore[assignment]
+    """ReadScans returns scans and how far they are."""
+    AdoptObjects: _aio.UnaryUnaryMultiCallable[_scan_pb2.AdoptObjectsRequest, _scan_pb2.AdoptObjectsResponse]  # type: ignore[assignment]
+    """AdoptObjects makes files of objects that lie at a provider, under paths that need not be theirs: each is recorded where it is, renamed
+    there in the background when its name differs, and owed to the other providers. One outcome each: ALREADY_EXISTS (the path is a
+    file, or the object belongs to another one), IS_DIRECTORY, NOT_DIRECTORY, CONFLICT (the path or the key is being written),
+    INVALID_PATH (names kept for cdir). Idempotent: what is that file already is success. Errors: NOT_FOUND (provider).
+    """
+    LearnVersions: _aio.UnaryUnaryMultiCallable[_scan_pb2.LearnVersionsRequest, _scan_pb2.LearnVersionsResponse]  # type: ignore[assignment]
+    """LearnVersions records the digests of contents that nobody had read before. One outcome each. Idempotent."""
+    AcceptLosses: _aio.UnaryUnaryMultiCallable[_scan_pb2.AcceptLossesRequest, _scan_pb2.AcceptLossesResponse]  # type: ignore[assignment]
+    """AcceptLosses takes the files that the delete guard has held back for lost, as the policy's outside_deletion says, and lifts the
+    guard. Errors: NOT_FOUND (provider).
+    """
     PlaceEntries: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PlaceEntriesRequest, _catalog_service_pb2.PlaceEntriesResponse]  # type: ignore[assignment]
     """PlaceEntries works a change of providers or policies into at most limit files and says whether more remain. Idempotent."""
     ReapVersions: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ReapVersionsRequest, _catalog_service_pb2.ReapVersionsResponse]  # type: ignore[assignment]
@@ -202,6 +333,58 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """ReadProviders returns registered providers, with sealed secrets when asked."""
     RecordProviderStates: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RecordProviderStatesRequest, _catalog_service_pb2.RecordProviderStatesResponse]  # type: ignore[assignment]
     """RecordProviderStates stores how providers answer. A provider that comes up has its back-offs forgotten."""
+    AuditCatalog: _aio.UnaryUnaryMultiCallable[_check_pb2.AuditCatalogRequest, _check_pb2.AuditCatalogResponse]  # type: ignore[assignment]
+    """AuditCatalog holds the catalog against itself, on one snapshot: counters, current versions, copies, debt, change log, intents."""
+    ListCopies: _aio.UnaryUnaryMultiCallable[_check_pb2.ListCopiesRequest, _check_pb2.ListCopiesResponse]  # type: ignore[assignment]
+    """ListCopies returns what a provider is recorded to hold, in pages by key. Errors: NOT_FOUND (provider)."""
+    ExplainObjects: _aio.UnaryUnaryMultiCallable[_check_pb2.ExplainObjectsRequest, _check_pb2.ExplainObjectsResponse]  # type: ignore[assignment]
+    """ExplainObjects says what is known of keys at a provider at this moment. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than
+    1000 keys).
+    """
+    ClaimSnapshot: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.ClaimSnapshotRequest, _catalog_recovery_pb2.ClaimSnapshotResponse]  # type: ignore[assignment]
+    """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last."""
+    DumpCatalog: _aio.UnaryStreamMultiCallable[_catalog_recovery_pb2.DumpCatalogRequest, _catalog_recovery_pb2.DumpCatalogResponse]  # type: ignore[assignment]
+    """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+    FinishSnapshot: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.FinishSnapshotRequest, _catalog_recovery_pb2.FinishSnapshotResponse]  # type: ignore[assignment]
+    """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored."""
+    RecordSightings: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RecordSightingsRequest, _catalog_recovery_pb2.RecordSightingsResponse]  # type: ignore[assignment]
+    """RecordSightings tells what lies at a provider, for RebuildCatalog alone. Errors: NOT_FOUND (provider)."""
+    RebuildCatalog: _aio.StreamUnaryMultiCallable[_catalog_recovery_pb2.RebuildCatalogRequest, _catalog_recovery_pb2.RebuildCatalogResponse]  # type: ignore[assignment]
+    """RebuildCatalog fills an empty catalog from a snapshot and from what was seen at the providers, which prevails; in one transaction.
+    The providers registered stay as they are, and are taken up again when they were paused for it. Errors: PRECONDITION_FAILED (the
+    catalog holds files), INTEGRITY (a snapshot file is damaged or not the one that an increment needs), CONFIG_INVALID (a newer
+    release made it).
+    """
+    PlanEvacuation: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.PlanEvacuationRequest, _catalog_service_pb2.PlanEvacuationResponse]  # type: ignore[assignment]
+    """PlanEvacuation says what an evacuation would do, one page of the provider's copies at a time. Errors: NOT_FOUND."""
+    StartEvacuation: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.StartEvacuationRequest, _catalog_service_pb2.StartEvacuationResponse]  # type: ignore[assignment]
+    """StartEvacuation makes a provider leave: placement does without it, and its copies stay as sources. With a replacement the rules that
+    name it name that one instead. Errors: see ProviderService.EvacuateProvider; what may be nowhere else is not looked for again.
+    """
+    CancelEvacuation: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.CancelEvacuationRequest, _provider_service_pb2.CancelEvacuationResponse]  # type: ignore[assignment]
+    """CancelEvacuation is ProviderService.CancelEvacuation."""
+    MeasureEvacuation: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.MeasureEvacuationRequest, _catalog_service_pb2.MeasureEvacuationResponse]  # type: ignore[assignment]
+    """MeasureEvacuation counts what a running evacuation has left. Errors: NOT_FOUND (no such job runs)."""
+    RecordEvacuation: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RecordEvacuationRequest, _catalog_service_pb2.RecordEvacuationResponse]  # type: ignore[assignment]
+    """RecordEvacuation keeps what was measured. When nothing was left it counts again, and brings the evacuation to its next state if that
+    still holds. Errors: NOT_FOUND (no such job runs).
+    """
+    DrillProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.DrillProvidersRequest, _provider_service_pb2.DrillProvidersResponse]  # type: ignore[assignment]
+    """DrillProviders is ProviderService.DrillProviders."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListJobsRequest, _provider_service_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """ListJobs is ProviderService.ListJobs."""
+    ClaimProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ClaimProofsRequest, _scrub_pb2.ClaimProofsResponse]  # type: ignore[assignment]
+    """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
+    may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+    """
+    FinishProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.FinishProofsRequest, _scrub_pb2.FinishProofsResponse]  # type: ignore[assignment]
+    """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas."""
+    ProveObjects: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ProveObjectsRequest, _scrub_pb2.ProveObjectsResponse]  # type: ignore[assignment]
+    """ProveObjects records as proven the copies that a provider's own checksums agree with, and names those with which they do not.
+    Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than 1000 objects).
+    """
+    ReadProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ReadProofsRequest, _scrub_pb2.ReadProofsResponse]  # type: ignore[assignment]
+    """ReadProofs says how old the oldest proof is at each provider."""
     GetIdentity: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetIdentityRequest, _catalog_service_pb2.GetIdentityResponse]  # type: ignore[assignment]
     """GetIdentity returns the identity of this cdir, made with the catalog."""
 
@@ -318,6 +501,32 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """UnsetPolicy is DirectoryService.UnsetPolicy."""
 
     @_abc_1.abstractmethod
+    def ListRestorable(
+        self,
+        request: _catalog_service_pb2.ListRestorableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ListRestorableResponse, _abc.Awaitable[_catalog_service_pb2.ListRestorableResponse]]:
+        """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
+        Errors as DirectoryService.RestoreEntry.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTrash(
+        self,
+        request: _directory_service_pb2.ListTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.ListTrashResponse, _abc.Awaitable[_directory_service_pb2.ListTrashResponse]]:
+        """ListTrash is DirectoryService.ListTrash."""
+
+    @_abc_1.abstractmethod
+    def EmptyTrash(
+        self,
+        request: _directory_service_pb2.EmptyTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.EmptyTrashResponse, _abc.Awaitable[_directory_service_pb2.EmptyTrashResponse]]:
+        """EmptyTrash is DirectoryService.EmptyTrash for some hundred files; call it again while there are remaining ones."""
+
+    @_abc_1.abstractmethod
     def WatchChanges(
         self,
         request: _directory_service_pb2.WatchChangesRequest,
@@ -332,7 +541,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.BeginWritesResponse, _abc.Awaitable[_catalog_service_pb2.BeginWritesResponse]]:
         """BeginWrites records the intent to write files and says where to. One outcome each: CONFLICT (base_generation is not current, or
-        a live intent exists on the path), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
+        a live intent exists on the path: then its context has the current "generation"), IS_DIRECTORY, NOT_DIRECTORY (a parent is a file), ALREADY_EXISTS (the name differs only by
         case from another, and a provider cannot tell them apart), PRECONDITION_FAILED (no provider is registered for it).
         An intent whose owner let it lapse is taken over, with what it may have left at providers.
         """
@@ -417,6 +626,83 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """MakeDue forgets back-offs and lifts quarantine at or below a path. Errors: NOT_FOUND (path or provider)."""
 
     @_abc_1.abstractmethod
+    def CompareListing(
+        self,
+        request: _scan_pb2.CompareListingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.CompareListingResponse, _abc.Awaitable[_scan_pb2.CompareListingResponse]]:
+        """CompareListing compares what was listed at a provider with what is recorded and applies what follows, in one transaction: files made
+        by others become entries, edits become versions (the newest by modified time is current), what is not there is noted. Idempotent.
+        Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
+        """
+
+    @_abc_1.abstractmethod
+    def ClaimScan(
+        self,
+        request: _scan_pb2.ClaimScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.ClaimScanResponse, _abc.Awaitable[_scan_pb2.ClaimScanResponse]]:
+        """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+        rarely, and every provider is looked at as a whole again and again.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishScan(
+        self,
+        request: _scan_pb2.FinishScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.FinishScanResponse, _abc.Awaitable[_scan_pb2.FinishScanResponse]]:
+        """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
+        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+        """
+
+    @_abc_1.abstractmethod
+    def MakeScanDue(
+        self,
+        request: _scan_pb2.MakeScanDueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.MakeScanDueResponse, _abc.Awaitable[_scan_pb2.MakeScanDueResponse]]:
+        """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH."""
+
+    @_abc_1.abstractmethod
+    def ReadScans(
+        self,
+        request: _scan_pb2.ReadScansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.ReadScansResponse, _abc.Awaitable[_scan_pb2.ReadScansResponse]]:
+        """ReadScans returns scans and how far they are."""
+
+    @_abc_1.abstractmethod
+    def AdoptObjects(
+        self,
+        request: _scan_pb2.AdoptObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.AdoptObjectsResponse, _abc.Awaitable[_scan_pb2.AdoptObjectsResponse]]:
+        """AdoptObjects makes files of objects that lie at a provider, under paths that need not be theirs: each is recorded where it is, renamed
+        there in the background when its name differs, and owed to the other providers. One outcome each: ALREADY_EXISTS (the path is a
+        file, or the object belongs to another one), IS_DIRECTORY, NOT_DIRECTORY, CONFLICT (the path or the key is being written),
+        INVALID_PATH (names kept for cdir). Idempotent: what is that file already is success. Errors: NOT_FOUND (provider).
+        """
+
+    @_abc_1.abstractmethod
+    def LearnVersions(
+        self,
+        request: _scan_pb2.LearnVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.LearnVersionsResponse, _abc.Awaitable[_scan_pb2.LearnVersionsResponse]]:
+        """LearnVersions records the digests of contents that nobody had read before. One outcome each. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def AcceptLosses(
+        self,
+        request: _scan_pb2.AcceptLossesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.AcceptLossesResponse, _abc.Awaitable[_scan_pb2.AcceptLossesResponse]]:
+        """AcceptLosses takes the files that the delete guard has held back for lost, as the policy's outside_deletion says, and lifts the
+        guard. Errors: NOT_FOUND (provider).
+        """
+
+    @_abc_1.abstractmethod
     def PlaceEntries(
         self,
         request: _catalog_service_pb2.PlaceEntriesRequest,
@@ -473,6 +759,172 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.RecordProviderStatesResponse, _abc.Awaitable[_catalog_service_pb2.RecordProviderStatesResponse]]:
         """RecordProviderStates stores how providers answer. A provider that comes up has its back-offs forgotten."""
+
+    @_abc_1.abstractmethod
+    def AuditCatalog(
+        self,
+        request: _check_pb2.AuditCatalogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_pb2.AuditCatalogResponse, _abc.Awaitable[_check_pb2.AuditCatalogResponse]]:
+        """AuditCatalog holds the catalog against itself, on one snapshot: counters, current versions, copies, debt, change log, intents."""
+
+    @_abc_1.abstractmethod
+    def ListCopies(
+        self,
+        request: _check_pb2.ListCopiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_pb2.ListCopiesResponse, _abc.Awaitable[_check_pb2.ListCopiesResponse]]:
+        """ListCopies returns what a provider is recorded to hold, in pages by key. Errors: NOT_FOUND (provider)."""
+
+    @_abc_1.abstractmethod
+    def ExplainObjects(
+        self,
+        request: _check_pb2.ExplainObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_pb2.ExplainObjectsResponse, _abc.Awaitable[_check_pb2.ExplainObjectsResponse]]:
+        """ExplainObjects says what is known of keys at a provider at this moment. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than
+        1000 keys).
+        """
+
+    @_abc_1.abstractmethod
+    def ClaimSnapshot(
+        self,
+        request: _catalog_recovery_pb2.ClaimSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_recovery_pb2.ClaimSnapshotResponse, _abc.Awaitable[_catalog_recovery_pb2.ClaimSnapshotResponse]]:
+        """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last."""
+
+    @_abc_1.abstractmethod
+    def DumpCatalog(
+        self,
+        request: _catalog_recovery_pb2.DumpCatalogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_recovery_pb2.DumpCatalogResponse], _abc.AsyncIterator[_catalog_recovery_pb2.DumpCatalogResponse]]:
+        """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+
+    @_abc_1.abstractmethod
+    def FinishSnapshot(
+        self,
+        request: _catalog_recovery_pb2.FinishSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_recovery_pb2.FinishSnapshotResponse, _abc.Awaitable[_catalog_recovery_pb2.FinishSnapshotResponse]]:
+        """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored."""
+
+    @_abc_1.abstractmethod
+    def RecordSightings(
+        self,
+        request: _catalog_recovery_pb2.RecordSightingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_recovery_pb2.RecordSightingsResponse, _abc.Awaitable[_catalog_recovery_pb2.RecordSightingsResponse]]:
+        """RecordSightings tells what lies at a provider, for RebuildCatalog alone. Errors: NOT_FOUND (provider)."""
+
+    @_abc_1.abstractmethod
+    def RebuildCatalog(
+        self,
+        request_iterator: _MaybeAsyncIterator[_catalog_recovery_pb2.RebuildCatalogRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_recovery_pb2.RebuildCatalogResponse, _abc.Awaitable[_catalog_recovery_pb2.RebuildCatalogResponse]]:
+        """RebuildCatalog fills an empty catalog from a snapshot and from what was seen at the providers, which prevails; in one transaction.
+        The providers registered stay as they are, and are taken up again when they were paused for it. Errors: PRECONDITION_FAILED (the
+        catalog holds files), INTEGRITY (a snapshot file is damaged or not the one that an increment needs), CONFIG_INVALID (a newer
+        release made it).
+        """
+
+    @_abc_1.abstractmethod
+    def PlanEvacuation(
+        self,
+        request: _catalog_service_pb2.PlanEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.PlanEvacuationResponse, _abc.Awaitable[_catalog_service_pb2.PlanEvacuationResponse]]:
+        """PlanEvacuation says what an evacuation would do, one page of the provider's copies at a time. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def StartEvacuation(
+        self,
+        request: _catalog_service_pb2.StartEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.StartEvacuationResponse, _abc.Awaitable[_catalog_service_pb2.StartEvacuationResponse]]:
+        """StartEvacuation makes a provider leave: placement does without it, and its copies stay as sources. With a replacement the rules that
+        name it name that one instead. Errors: see ProviderService.EvacuateProvider; what may be nowhere else is not looked for again.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelEvacuation(
+        self,
+        request: _provider_service_pb2.CancelEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.CancelEvacuationResponse, _abc.Awaitable[_provider_service_pb2.CancelEvacuationResponse]]:
+        """CancelEvacuation is ProviderService.CancelEvacuation."""
+
+    @_abc_1.abstractmethod
+    def MeasureEvacuation(
+        self,
+        request: _catalog_service_pb2.MeasureEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.MeasureEvacuationResponse, _abc.Awaitable[_catalog_service_pb2.MeasureEvacuationResponse]]:
+        """MeasureEvacuation counts what a running evacuation has left. Errors: NOT_FOUND (no such job runs)."""
+
+    @_abc_1.abstractmethod
+    def RecordEvacuation(
+        self,
+        request: _catalog_service_pb2.RecordEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.RecordEvacuationResponse, _abc.Awaitable[_catalog_service_pb2.RecordEvacuationResponse]]:
+        """RecordEvacuation keeps what was measured. When nothing was left it counts again, and brings the evacuation to its next state if that
+        still holds. Errors: NOT_FOUND (no such job runs).
+        """
+
+    @_abc_1.abstractmethod
+    def DrillProviders(
+        self,
+        request: _provider_service_pb2.DrillProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.DrillProvidersResponse, _abc.Awaitable[_provider_service_pb2.DrillProvidersResponse]]:
+        """DrillProviders is ProviderService.DrillProviders."""
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _provider_service_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.ListJobsResponse, _abc.Awaitable[_provider_service_pb2.ListJobsResponse]]:
+        """ListJobs is ProviderService.ListJobs."""
+
+    @_abc_1.abstractmethod
+    def ClaimProofs(
+        self,
+        request: _scrub_pb2.ClaimProofsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.ClaimProofsResponse, _abc.Awaitable[_scrub_pb2.ClaimProofsResponse]]:
+        """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
+        may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+        """
+
+    @_abc_1.abstractmethod
+    def FinishProofs(
+        self,
+        request: _scrub_pb2.FinishProofsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.FinishProofsResponse, _abc.Awaitable[_scrub_pb2.FinishProofsResponse]]:
+        """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas."""
+
+    @_abc_1.abstractmethod
+    def ProveObjects(
+        self,
+        request: _scrub_pb2.ProveObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.ProveObjectsResponse, _abc.Awaitable[_scrub_pb2.ProveObjectsResponse]]:
+        """ProveObjects records as proven the copies that a provider's own checksums agree with, and names those with which they do not.
+        Errors: NOT_FOUND (provider), INVALID_ARGUMENT (more than 1000 objects).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadProofs(
+        self,
+        request: _scrub_pb2.ReadProofsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.ReadProofsResponse, _abc.Awaitable[_scrub_pb2.ReadProofsResponse]]:
+        """ReadProofs says how old the oldest proof is at each provider."""
 
     @_abc_1.abstractmethod
     def GetIdentity(

@@ -5,6 +5,7 @@ isort:skip_file
 
 from cdir.v1 import entry_pb2 as _entry_pb2
 from cdir.v1 import provider_pb2 as _provider_pb2
+from cdir.v1 import scan_pb2 as _scan_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -49,6 +50,38 @@ that is open.
 WAIT_FOR_REACHABLE: WaitFor.ValueType  # 2
 """WAIT_FOR_REACHABLE answers when every provider that is up has its copy or has failed."""
 Global___WaitFor: _TypeAlias = WaitFor  # noqa: Y015
+
+class _OnConflict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_CONFLICT_UNSPECIFIED: _OnConflict.ValueType  # 0
+    """ON_CONFLICT_UNSPECIFIED is the same as ON_CONFLICT_FAIL."""
+    ON_CONFLICT_FAIL: _OnConflict.ValueType  # 1
+    """ON_CONFLICT_FAIL refuses it with CONFLICT."""
+    ON_CONFLICT_KEEP_COPY: _OnConflict.ValueType  # 2
+    """ON_CONFLICT_KEEP_COPY stores it beside the path, as "NAME (conflicting copy of USER, 2026-11-21 14-03-07).EXT" with the time in UTC, the
+    name shortened where it would be too long and counted on where it is taken. WriteStored.conflict_of says so. Only a
+    content sent in several steps whose write lapsed in the middle still fails with CONFLICT.
+    """
+
+class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
+    """OnConflict says what becomes of a content that may not take its path: the base generation is no longer current, or another write to
+    the path is under way.
+    """
+
+ON_CONFLICT_UNSPECIFIED: OnConflict.ValueType  # 0
+"""ON_CONFLICT_UNSPECIFIED is the same as ON_CONFLICT_FAIL."""
+ON_CONFLICT_FAIL: OnConflict.ValueType  # 1
+"""ON_CONFLICT_FAIL refuses it with CONFLICT."""
+ON_CONFLICT_KEEP_COPY: OnConflict.ValueType  # 2
+"""ON_CONFLICT_KEEP_COPY stores it beside the path, as "NAME (conflicting copy of USER, 2026-11-21 14-03-07).EXT" with the time in UTC, the
+name shortened where it would be too long and counted on where it is taken. WriteStored.conflict_of says so. Only a
+content sent in several steps whose write lapsed in the middle still fails with CONFLICT.
+"""
+Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
 @_typing.final
 class GetServerRequest(_message.Message):
@@ -163,6 +196,7 @@ class ListEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """workspace, see Entry."""
     path: _builtins.str
@@ -177,6 +211,8 @@ class ListEntriesRequest(_message.Message):
     """
     kind: _entry_pb2.EntryKind.ValueType
     """kind restricts the listing; unspecified lists both."""
+    conflicts: _builtins.bool
+    """conflicts restricts the listing to conflicting copies, see Entry.conflict_of. Default false."""
     def __init__(
         self,
         *,
@@ -186,10 +222,11 @@ class ListEntriesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         kind: _entry_pb2.EntryKind.ValueType = ...,
+        conflicts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "path", b"path", "recursive", b"recursive", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "path", b"path", "recursive", b"recursive", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,6 +629,7 @@ class WriteOpen(_message.Message):
     BASE_GENERATION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     LOCAL_SOURCE_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """workspace, see Entry."""
     path: _builtins.str
@@ -604,6 +642,8 @@ class WriteOpen(_message.Message):
     """
     wait: Global___WaitFor.ValueType
     """wait says when to answer."""
+    on_conflict: Global___OnConflict.ValueType
+    """on_conflict says what becomes of the content when it may not take the path. Default: it is refused."""
     @_builtins.property
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified is the content's modified time; absent means now."""
@@ -624,10 +664,11 @@ class WriteOpen(_message.Message):
         base_generation: _builtins.int | None = ...,
         wait: Global___WaitFor.ValueType = ...,
         local_source: Global___LocalFile | None = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "_size", b"_size", "base_generation", b"base_generation", "local_source", b"local_source", "modified", b"modified", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "_size", b"_size", "base_generation", b"base_generation", "local_source", b"local_source", "modified", b"modified", "path", b"path", "size", b"size", "wait", b"wait", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation", "_size", b"_size", "base_generation", b"base_generation", "local_source", b"local_source", "modified", b"modified", "on_conflict", b"on_conflict", "path", b"path", "size", b"size", "wait", b"wait", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_generation: _TypeAlias = _typing.Literal["base_generation"]  # noqa: Y015
     _WhichOneofArgType__base_generation: _TypeAlias = _typing.Literal["_base_generation", b"_base_generation"]  # noqa: Y015
@@ -741,6 +782,9 @@ class WriteStored(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     OWED_FIELD_NUMBER: _builtins.int
+    CONFLICT_OF_FIELD_NUMBER: _builtins.int
+    conflict_of: _builtins.str
+    """conflict_of is the path that was asked for, when the content was kept beside it as a conflicting copy at entry.path; else empty."""
     @_builtins.property
     def entry(self) -> _entry_pb2.Entry:
         """entry as committed. owed is what it was when this message was sent."""
@@ -759,10 +803,11 @@ class WriteStored(_message.Message):
         entry: _entry_pb2.Entry | None = ...,
         stored: _abc.Iterable[_builtins.str] | None = ...,
         owed: _abc.Iterable[_builtins.str] | None = ...,
+        conflict_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "owed", b"owed", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_of", b"conflict_of", "entry", b"entry", "owed", b"owed", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1159,6 +1204,8 @@ class ProviderStatus(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     OWED_FIELD_NUMBER: _builtins.int
+    PROVEN_FIELD_NUMBER: _builtins.int
+    UNPROVEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name of the provider."""
     kind: _builtins.str
@@ -1173,9 +1220,17 @@ class ProviderStatus(_message.Message):
     """bytes is their size."""
     owed: _builtins.int
     """owed is the number of copies it should hold and does not, or holds under an old name."""
+    unproven: _builtins.bool
+    """unproven is true when it holds a copy that was never proven."""
     @_builtins.property
     def state_since(self) -> _timestamp_pb2.Timestamp:
         """state_since is when it came into this state."""
+
+    @_builtins.property
+    def proven(self) -> _timestamp_pb2.Timestamp:
+        """proven is when the copy that was proven longest ago was proven, of those it should hold and holds; absent when there is none, or
+        one that never was.
+        """
 
     def __init__(
         self,
@@ -1188,14 +1243,46 @@ class ProviderStatus(_message.Message):
         files: _builtins.int = ...,
         bytes: _builtins.int = ...,
         owed: _builtins.int = ...,
+        proven: _timestamp_pb2.Timestamp | None = ...,
+        unproven: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["state_since", b"state_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proven", b"proven", "state_since", b"state_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "kind", b"kind", "name", b"name", "owed", b"owed", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "kind", b"kind", "name", b"name", "owed", b"owed", "proven", b"proven", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since", "unproven", b"unproven"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProviderStatus: _TypeAlias = ProviderStatus  # noqa: Y015
+
+@_typing.final
+class QuarantinedCopy(_message.Message):
+    """QuarantinedCopy is a copy whose repair failed again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """path of the file."""
+    provider: _builtins.str
+    """provider is the name of the provider that owes the copy."""
+    error: _builtins.str
+    """error is why its repair failed last."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "path", b"path", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedCopy: _TypeAlias = QuarantinedCopy  # noqa: Y015
 
 @_typing.final
 class GetTreeStatusResponse(_message.Message):
@@ -1210,6 +1297,9 @@ class GetTreeStatusResponse(_message.Message):
     UNPLACED_FIELD_NUMBER: _builtins.int
     REMOVALS_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    QUARANTINED_COPIES_FIELD_NUMBER: _builtins.int
     files: _builtins.int
     """files in the tree."""
     bytes: _builtins.int
@@ -1222,9 +1312,17 @@ class GetTreeStatusResponse(_message.Message):
     """unplaced is true while a change of providers or policies is still being worked into the tree."""
     removals: _builtins.int
     """removals is the number of objects of removed or replaced content still to be cleared away at providers."""
+    conflicts: _builtins.int
+    """conflicts is the number of conflicting copies in the tree, see Entry.conflict_of."""
+    absent: _builtins.int
+    """absent is the number of copies that a complete listing did not show and of which nothing was concluded, see Replica.absent."""
     @_builtins.property
     def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderStatus]:
         """providers by priority, then name."""
+
+    @_builtins.property
+    def quarantined_copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedCopy]:
+        """quarantined_copies are some of the quarantined, at most 20."""
 
     def __init__(
         self,
@@ -1236,10 +1334,13 @@ class GetTreeStatusResponse(_message.Message):
         unplaced: _builtins.bool = ...,
         removals: _builtins.int = ...,
         providers: _abc.Iterable[Global___ProviderStatus] | None = ...,
+        conflicts: _builtins.int = ...,
+        absent: _builtins.int = ...,
+        quarantined_copies: _abc.Iterable[Global___QuarantinedCopy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "owed", b"owed", "providers", b"providers", "quarantined", b"quarantined", "removals", b"removals", "unplaced", b"unplaced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "bytes", b"bytes", "conflicts", b"conflicts", "files", b"files", "owed", b"owed", "providers", b"providers", "quarantined", b"quarantined", "quarantined_copies", b"quarantined_copies", "removals", b"removals", "unplaced", b"unplaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1598,3 +1699,445 @@ class WatchChangesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchChangesResponse: _TypeAlias = WatchChangesResponse  # noqa: Y015
+
+@_typing.final
+class RestoreEntryRequest(_message.Message):
+    """RestoreEntryRequest says what to restore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory that exists or existed."""
+    generation: _builtins.int
+    """generation of a file to restore; absent chooses by at, or what was removed last."""
+    recursive: _builtins.bool
+    """recursive restores a directory with all below it."""
+    dry_run: _builtins.bool
+    """dry_run says what would be restored, and changes nothing."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """at restores what the path showed at that time, under the names of that time; absent chooses by generation, or what was removed
+        last. Contents are found as far back as the policy keeps them.
+        """
+
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        generation: _builtins.int | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        recursive: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "at", b"at", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "at", b"at", "dry_run", b"dry_run", "generation", b"generation", "path", b"path", "recursive", b"recursive", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
+
+Global___RestoreEntryRequest: _TypeAlias = RestoreEntryRequest  # noqa: Y015
+
+@_typing.final
+class RestoreEntryResponse(_message.Message):
+    """RestoreEntryResponse is one file's outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    PLANNED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """path restored to; empty in the message that carries unchanged."""
+    generation: _builtins.int
+    """generation that the content had; 0 in the message that carries unchanged. A file that was moved since had it under its new path."""
+    size: _builtins.int
+    """size of the content in bytes."""
+    planned: _builtins.bool
+    """planned is true for a file that would be restored: dry_run was asked for."""
+    unchanged: _builtins.int
+    """unchanged is the number of files that show what is asked for already. Sent once, last."""
+    @_builtins.property
+    def stored(self) -> Global___WriteStored:
+        """stored is the file with its new generation."""
+
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure is why it was not restored."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        size: _builtins.int = ...,
+        stored: Global___WriteStored | None = ...,
+        failure: _entry_pb2.Failure | None = ...,
+        planned: _builtins.bool = ...,
+        unchanged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "planned", b"planned", "stored", b"stored", "unchanged", b"unchanged"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "generation", b"generation", "outcome", b"outcome", "path", b"path", "planned", b"planned", "size", b"size", "stored", b"stored", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["stored", "failure", "planned", "unchanged"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___RestoreEntryResponse: _TypeAlias = RestoreEntryResponse  # noqa: Y015
+
+@_typing.final
+class ListTrashRequest(_message.Message):
+    """ListTrashRequest asks for one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory that exists or existed; "/" for all."""
+    page_size: _builtins.int
+    """page_size as in ListEntriesRequest."""
+    page_token: _builtins.str
+    """page_token as in ListEntriesRequest."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "path", b"path", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashRequest: _TypeAlias = ListTrashRequest  # noqa: Y015
+
+@_typing.final
+class TrashedFile(_message.Message):
+    """TrashedFile is a removed file that can be restored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    REMOVED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """path it had."""
+    removed_by: _builtins.str
+    """removed_by is who removed it; may be empty."""
+    @_builtins.property
+    def version(self) -> _entry_pb2.Version:
+        """version is the last content it had."""
+
+    @_builtins.property
+    def removed(self) -> _timestamp_pb2.Timestamp:
+        """removed is when it was removed."""
+
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """expires is until when it is kept."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        version: _entry_pb2.Version | None = ...,
+        removed: _timestamp_pb2.Timestamp | None = ...,
+        removed_by: _builtins.str = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "removed", b"removed", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "path", b"path", "removed", b"removed", "removed_by", b"removed_by", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrashedFile: _TypeAlias = TrashedFile  # noqa: Y015
+
+@_typing.final
+class ListTrashResponse(_message.Message):
+    """ListTrashResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashedFile]:
+        """files in order."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___TrashedFile] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashResponse: _TypeAlias = ListTrashResponse  # noqa: Y015
+
+@_typing.final
+class EmptyTrashRequest(_message.Message):
+    """EmptyTrashRequest says what to let go of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory that exists or existed; "/" for all."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmptyTrashRequest: _TypeAlias = EmptyTrashRequest  # noqa: Y015
+
+@_typing.final
+class EmptyTrashResponse(_message.Message):
+    """EmptyTrashResponse answers EmptyTrash."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    files: _builtins.int
+    """files is the number of removed files that were let go of."""
+    remaining: _builtins.bool
+    """remaining is true when there are more: CatalogService does a part at a time. DirectoryService always does all."""
+    def __init__(
+        self,
+        *,
+        files: _builtins.int = ...,
+        remaining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "remaining", b"remaining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmptyTrashResponse: _TypeAlias = EmptyTrashResponse  # noqa: Y015
+
+@_typing.final
+class ScanEntryRequest(_message.Message):
+    """ScanEntryRequest says where to look."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory; "/" for everything. It need not exist: others may just have made it."""
+    provider: _builtins.str
+    """provider restricts it to one; empty for every provider that is not paused."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "provider", b"provider", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanEntryRequest: _TypeAlias = ScanEntryRequest  # noqa: Y015
+
+@_typing.final
+class ScanEntryResponse(_message.Message):
+    """ScanEntryResponse answers ScanEntry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scans(self) -> _containers.RepeatedCompositeFieldContainer[_scan_pb2.Scan]:
+        """scans that are due now, one for each provider. One is done when its passes have grown."""
+
+    def __init__(
+        self,
+        *,
+        scans: _abc.Iterable[_scan_pb2.Scan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scans", b"scans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanEntryResponse: _TypeAlias = ScanEntryResponse  # noqa: Y015
+
+@_typing.final
+class GetScansRequest(_message.Message):
+    """GetScansRequest says which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCAN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scan_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """scan_ids of scans, at least one."""
+
+    def __init__(
+        self,
+        *,
+        scan_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scan_ids", b"scan_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScansRequest: _TypeAlias = GetScansRequest  # noqa: Y015
+
+@_typing.final
+class GetScansResponse(_message.Message):
+    """GetScansResponse answers GetScans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scans(self) -> _containers.RepeatedCompositeFieldContainer[_scan_pb2.Scan]:
+        """scans that exist, by provider and prefix."""
+
+    def __init__(
+        self,
+        *,
+        scans: _abc.Iterable[_scan_pb2.Scan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scans", b"scans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScansResponse: _TypeAlias = GetScansResponse  # noqa: Y015
+
+@_typing.final
+class AdoptEntriesRequest(_message.Message):
+    """AdoptEntriesRequest says what to adopt, and as what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider is the name of the provider that holds it."""
+    source: _builtins.str
+    """source is the object's key there, or that of a folder; empty for the root."""
+    workspace: _builtins.str
+    """workspace to adopt into, see Entry."""
+    target: _builtins.str
+    """target is the path of the file; for a folder, of the directory that gets what lies in it."""
+    recursive: _builtins.bool
+    """recursive adopts everything below a folder."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        source: _builtins.str = ...,
+        workspace: _builtins.str = ...,
+        target: _builtins.str = ...,
+        recursive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "recursive", b"recursive", "source", b"source", "target", b"target", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptEntriesRequest: _TypeAlias = AdoptEntriesRequest  # noqa: Y015
+
+@_typing.final
+class AdoptEntriesResponse(_message.Message):
+    """AdoptEntriesResponse is the outcome of one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    EXISTED_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object at its provider."""
+    path: _builtins.str
+    """path that it was to have."""
+    existed: _builtins.bool
+    """existed is true when the object was this file already: nothing was changed."""
+    @_builtins.property
+    def entry(self) -> _entry_pb2.Entry:
+        """entry as it is now."""
+
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure is set instead when it was not adopted: ALREADY_EXISTS (the path, or the object belongs to another file), INVALID_PATH,
+        NOT_DIRECTORY, IS_DIRECTORY, CONFLICT (the path is being written).
+        """
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        path: _builtins.str = ...,
+        entry: _entry_pb2.Entry | None = ...,
+        existed: _builtins.bool = ...,
+        failure: _entry_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "existed", b"existed", "failure", b"failure", "key", b"key", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptEntriesResponse: _TypeAlias = AdoptEntriesResponse  # noqa: Y015

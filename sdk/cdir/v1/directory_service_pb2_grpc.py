@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from cdir.v1 import check_pb2 as cdir_dot_v1_dot_check__pb2
 from cdir.v1 import directory_service_pb2 as cdir_dot_v1_dot_directory__service__pb2
+from cdir.v1 import scrub_pb2 as cdir_dot_v1_dot_scrub__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -128,6 +130,46 @@ class DirectoryServiceStub:
                 '/cdir.v1.DirectoryService/RepairEntry',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.RepairEntryRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RepairEntryResponse.FromString,
+                _registered_method=True)
+        self.ScrubTree = channel.unary_stream(
+                '/cdir.v1.DirectoryService/ScrubTree',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.ScrubTreeRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.ScrubTreeResponse.FromString,
+                _registered_method=True)
+        self.CheckTree = channel.unary_stream(
+                '/cdir.v1.DirectoryService/CheckTree',
+                request_serializer=cdir_dot_v1_dot_check__pb2.CheckTreeRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_check__pb2.CheckTreeResponse.FromString,
+                _registered_method=True)
+        self.RestoreEntry = channel.unary_stream(
+                '/cdir.v1.DirectoryService/RestoreEntry',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.RestoreEntryRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RestoreEntryResponse.FromString,
+                _registered_method=True)
+        self.ListTrash = channel.unary_unary(
+                '/cdir.v1.DirectoryService/ListTrash',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.FromString,
+                _registered_method=True)
+        self.EmptyTrash = channel.unary_unary(
+                '/cdir.v1.DirectoryService/EmptyTrash',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.FromString,
+                _registered_method=True)
+        self.ScanEntry = channel.unary_unary(
+                '/cdir.v1.DirectoryService/ScanEntry',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.ScanEntryRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.ScanEntryResponse.FromString,
+                _registered_method=True)
+        self.GetScans = channel.unary_unary(
+                '/cdir.v1.DirectoryService/GetScans',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetScansRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetScansResponse.FromString,
+                _registered_method=True)
+        self.AdoptEntries = channel.unary_stream(
+                '/cdir.v1.DirectoryService/AdoptEntries',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesResponse.FromString,
                 _registered_method=True)
         self.WatchChanges = channel.unary_stream(
                 '/cdir.v1.DirectoryService/WatchChanges',
@@ -284,6 +326,77 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScrubTree(self, request, context):
+        """ScrubTree proves the copies at or below a path: by the providers' own checksums where they state them, else by reading, oldest proof
+        first. What is found wrong is owed and repaired. The scrub goes on when the caller leaves after the first message.
+        Errors: NOT_FOUND (path or provider), INVALID_ARGUMENT, RATE_LIMITED (too many scrubs wait already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckTree(self, request, context):
+        """CheckTree holds the catalog against the providers: it lists each completely and sends what differs, as it is found. A check of
+        everything audits the catalog as well. It changes nothing. Errors: NOT_FOUND (path or provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreEntry(self, request, context):
+        """RestoreEntry makes older contents current again, each as a new generation: of a file by generation or as of a time; of a directory
+        as of a time; without either, what the latest removal at or below the path took away. A provider that can copies by itself, so
+        that no byte moves. What is current meanwhile is kept as a version; files that are not part of what is restored stay as they
+        are. One message as each file is done; a file that fails does not stop the others.
+        Errors: NOT_FOUND (nothing of the kind is kept), IS_DIRECTORY (a directory without recursive, or with a generation; of one file: a
+        directory lies there now), INVALID_ARGUMENT (a time in the future; both generation and at; a file that is there, with
+        neither). Of one file: CONFLICT (it was changed meanwhile) and the errors of WriteFiles and ReadFiles.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrash(self, request, context):
+        """ListTrash returns the removed files that can be restored, in pages, ordered by (dirname, basename) in bytes. A path with nothing
+        below it gives an empty page. Errors: INVALID_PATH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmptyTrash(self, request, context):
+        """EmptyTrash lets go of all versions of removed files at once, however long their policy would keep them. Their objects are cleared
+        away in the background. Cannot be undone. Idempotent. Errors: INVALID_PATH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScanEntry(self, request, context):
+        """ScanEntry looks now at what other programs did at or below a path at the providers: files they made become entries, newer edits
+        become the current content, what they removed is repaired or removed as the policy says. Returns at once with the scans to wait for.
+        Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScans(self, request, context):
+        """GetScans returns how far scans are. Ids of scans that are gone are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptEntries(self, request, context):
+        """AdoptEntries makes files of what already lies at a provider, without moving bytes first: copies to the other providers are owed, and
+        objects whose names differ are renamed there, in the background. One message as each object is done; one that fails does not stop
+        the others. Errors: NOT_FOUND (provider, or nothing lies there), IS_DIRECTORY (a folder without recursive), those of the provider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchChanges(self, request, context):
         """WatchChanges sends the workspace's change log from a revision on, then each change as it happens, until the caller ends it.
         Errors: CURSOR_EXPIRED.
@@ -384,6 +497,46 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.RepairEntry,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RepairEntryRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.RepairEntryResponse.SerializeToString,
+            ),
+            'ScrubTree': grpc.unary_stream_rpc_method_handler(
+                    servicer.ScrubTree,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.ScrubTreeRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.ScrubTreeResponse.SerializeToString,
+            ),
+            'CheckTree': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckTree,
+                    request_deserializer=cdir_dot_v1_dot_check__pb2.CheckTreeRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_check__pb2.CheckTreeResponse.SerializeToString,
+            ),
+            'RestoreEntry': grpc.unary_stream_rpc_method_handler(
+                    servicer.RestoreEntry,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RestoreEntryRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.RestoreEntryResponse.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.SerializeToString,
+            ),
+            'EmptyTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmptyTrash,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.SerializeToString,
+            ),
+            'ScanEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScanEntry,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ScanEntryRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.ScanEntryResponse.SerializeToString,
+            ),
+            'GetScans': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScans,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetScansRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetScansResponse.SerializeToString,
+            ),
+            'AdoptEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.AdoptEntries,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesResponse.SerializeToString,
             ),
             'WatchChanges': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchChanges,
@@ -882,6 +1035,222 @@ class DirectoryService:
             '/cdir.v1.DirectoryService/RepairEntry',
             cdir_dot_v1_dot_directory__service__pb2.RepairEntryRequest.SerializeToString,
             cdir_dot_v1_dot_directory__service__pb2.RepairEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrubTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/ScrubTree',
+            cdir_dot_v1_dot_scrub__pb2.ScrubTreeRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.ScrubTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/CheckTree',
+            cdir_dot_v1_dot_check__pb2.CheckTreeRequest.SerializeToString,
+            cdir_dot_v1_dot_check__pb2.CheckTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/RestoreEntry',
+            cdir_dot_v1_dot_directory__service__pb2.RestoreEntryRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.RestoreEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/ListTrash',
+            cdir_dot_v1_dot_directory__service__pb2.ListTrashRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.ListTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmptyTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/EmptyTrash',
+            cdir_dot_v1_dot_directory__service__pb2.EmptyTrashRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.EmptyTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScanEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/ScanEntry',
+            cdir_dot_v1_dot_directory__service__pb2.ScanEntryRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.ScanEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/GetScans',
+            cdir_dot_v1_dot_directory__service__pb2.GetScansRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.GetScansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/AdoptEntries',
+            cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.AdoptEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,9 @@
 isort:skip_file
 """
 
+from cdir.v1 import check_pb2 as _check_pb2
 from cdir.v1 import directory_service_pb2 as _directory_service_pb2
+from cdir.v1 import scrub_pb2 as _scrub_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -94,6 +96,44 @@ class DirectoryServiceStub:
     """UnsetPolicy removes what is set on a path. Errors: NOT_FOUND (nothing is set there)."""
     RepairEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
+    ScrubTree: _grpc.UnaryStreamMultiCallable[_scrub_pb2.ScrubTreeRequest, _scrub_pb2.ScrubTreeResponse]
+    """ScrubTree proves the copies at or below a path: by the providers' own checksums where they state them, else by reading, oldest proof
+    first. What is found wrong is owed and repaired. The scrub goes on when the caller leaves after the first message.
+    Errors: NOT_FOUND (path or provider), INVALID_ARGUMENT, RATE_LIMITED (too many scrubs wait already).
+    """
+    CheckTree: _grpc.UnaryStreamMultiCallable[_check_pb2.CheckTreeRequest, _check_pb2.CheckTreeResponse]
+    """CheckTree holds the catalog against the providers: it lists each completely and sends what differs, as it is found. A check of
+    everything audits the catalog as well. It changes nothing. Errors: NOT_FOUND (path or provider).
+    """
+    RestoreEntry: _grpc.UnaryStreamMultiCallable[_directory_service_pb2.RestoreEntryRequest, _directory_service_pb2.RestoreEntryResponse]
+    """RestoreEntry makes older contents current again, each as a new generation: of a file by generation or as of a time; of a directory
+    as of a time; without either, what the latest removal at or below the path took away. A provider that can copies by itself, so
+    that no byte moves. What is current meanwhile is kept as a version; files that are not part of what is restored stay as they
+    are. One message as each file is done; a file that fails does not stop the others.
+    Errors: NOT_FOUND (nothing of the kind is kept), IS_DIRECTORY (a directory without recursive, or with a generation; of one file: a
+    directory lies there now), INVALID_ARGUMENT (a time in the future; both generation and at; a file that is there, with
+    neither). Of one file: CONFLICT (it was changed meanwhile) and the errors of WriteFiles and ReadFiles.
+    """
+    ListTrash: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListTrashRequest, _directory_service_pb2.ListTrashResponse]
+    """ListTrash returns the removed files that can be restored, in pages, ordered by (dirname, basename) in bytes. A path with nothing
+    below it gives an empty page. Errors: INVALID_PATH.
+    """
+    EmptyTrash: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.EmptyTrashRequest, _directory_service_pb2.EmptyTrashResponse]
+    """EmptyTrash lets go of all versions of removed files at once, however long their policy would keep them. Their objects are cleared
+    away in the background. Cannot be undone. Idempotent. Errors: INVALID_PATH.
+    """
+    ScanEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ScanEntryRequest, _directory_service_pb2.ScanEntryResponse]
+    """ScanEntry looks now at what other programs did at or below a path at the providers: files they made become entries, newer edits
+    become the current content, what they removed is repaired or removed as the policy says. Returns at once with the scans to wait for.
+    Errors: NOT_FOUND (provider).
+    """
+    GetScans: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetScansRequest, _directory_service_pb2.GetScansResponse]
+    """GetScans returns how far scans are. Ids of scans that are gone are left out."""
+    AdoptEntries: _grpc.UnaryStreamMultiCallable[_directory_service_pb2.AdoptEntriesRequest, _directory_service_pb2.AdoptEntriesResponse]
+    """AdoptEntries makes files of what already lies at a provider, without moving bytes first: copies to the other providers are owed, and
+    objects whose names differ are renamed there, in the background. One message as each object is done; one that fails does not stop
+    the others. Errors: NOT_FOUND (provider, or nothing lies there), IS_DIRECTORY (a folder without recursive), those of the provider.
+    """
     WatchChanges: _grpc.UnaryStreamMultiCallable[_directory_service_pb2.WatchChangesRequest, _directory_service_pb2.WatchChangesResponse]
     """WatchChanges sends the workspace's change log from a revision on, then each change as it happens, until the caller ends it.
     Errors: CURSOR_EXPIRED.
@@ -165,6 +205,44 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """UnsetPolicy removes what is set on a path. Errors: NOT_FOUND (nothing is set there)."""
     RepairEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]  # type: ignore[assignment]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
+    ScrubTree: _aio.UnaryStreamMultiCallable[_scrub_pb2.ScrubTreeRequest, _scrub_pb2.ScrubTreeResponse]  # type: ignore[assignment]
+    """ScrubTree proves the copies at or below a path: by the providers' own checksums where they state them, else by reading, oldest proof
+    first. What is found wrong is owed and repaired. The scrub goes on when the caller leaves after the first message.
+    Errors: NOT_FOUND (path or provider), INVALID_ARGUMENT, RATE_LIMITED (too many scrubs wait already).
+    """
+    CheckTree: _aio.UnaryStreamMultiCallable[_check_pb2.CheckTreeRequest, _check_pb2.CheckTreeResponse]  # type: ignore[assignment]
+    """CheckTree holds the catalog against the providers: it lists each completely and sends what differs, as it is found. A check of
+    everything audits the catalog as well. It changes nothing. Errors: NOT_FOUND (path or provider).
+    """
+    RestoreEntry: _aio.UnaryStreamMultiCallable[_directory_service_pb2.RestoreEntryRequest, _directory_service_pb2.RestoreEntryResponse]  # type: ignore[assignment]
+    """RestoreEntry makes older contents current again, each as a new generation: of a file by generation or as of a time; of a directory
+    as of a time; without either, what the latest removal at or below the path took away. A provider that can copies by itself, so
+    that no byte moves. What is current meanwhile is kept as a version; files that are not part of what is restored stay as they
+    are. One message as each file is done; a file that fails does not stop the others.
+    Errors: NOT_FOUND (nothing of the kind is kept), IS_DIRECTORY (a directory without recursive, or with a generation; of one file: a
+    directory lies there now), INVALID_ARGUMENT (a time in the future; both generation and at; a file that is there, with
+    neither). Of one file: CONFLICT (it was changed meanwhile) and the errors of WriteFiles and ReadFiles.
+    """
+    ListTrash: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListTrashRequest, _directory_service_pb2.ListTrashResponse]  # type: ignore[assignment]
+    """ListTrash returns the removed files that can be restored, in pages, ordered by (dirname, basename) in bytes. A path with nothing
+    below it gives an empty page. Errors: INVALID_PATH.
+    """
+    EmptyTrash: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.EmptyTrashRequest, _directory_service_pb2.EmptyTrashResponse]  # type: ignore[assignment]
+    """EmptyTrash lets go of all versions of removed files at once, however long their policy would keep them. Their objects are cleared
+    away in the background. Cannot be undone. Idempotent. Errors: INVALID_PATH.
+    """
+    ScanEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ScanEntryRequest, _directory_service_pb2.ScanEntryResponse]  # type: ignore[assignment]
+    """ScanEntry looks now at what other programs did at or below a path at the providers: files they made become entries, newer edits
+    become the current content, what they removed is repaired or removed as the policy says. Returns at once with the scans to wait for.
+    Errors: NOT_FOUND (provider).
+    """
+    GetScans: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetScansRequest, _directory_service_pb2.GetScansResponse]  # type: ignore[assignment]
+    """GetScans returns how far scans are. Ids of scans that are gone are left out."""
+    AdoptEntries: _aio.UnaryStreamMultiCallable[_directory_service_pb2.AdoptEntriesRequest, _directory_service_pb2.AdoptEntriesResponse]  # type: ignore[assignment]
+    """AdoptEntries makes files of what already lies at a provider, without moving bytes first: copies to the other providers are owed, and
+    objects whose names differ are renamed there, in the background. One message as each object is done; one that fails does not stop
+    the others. Errors: NOT_FOUND (provider, or nothing lies there), IS_DIRECTORY (a folder without recursive), those of the provider.
+    """
     WatchChanges: _aio.UnaryStreamMultiCallable[_directory_service_pb2.WatchChangesRequest, _directory_service_pb2.WatchChangesResponse]  # type: ignore[assignment]
     """WatchChanges sends the workspace's change log from a revision on, then each change as it happens, until the caller ends it.
     Errors: CURSOR_EXPIRED.
@@ -341,6 +419,92 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.RepairEntryResponse, _abc.Awaitable[_directory_service_pb2.RepairEntryResponse]]:
         """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ScrubTree(
+        self,
+        request: _scrub_pb2.ScrubTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scrub_pb2.ScrubTreeResponse], _abc.AsyncIterator[_scrub_pb2.ScrubTreeResponse]]:
+        """ScrubTree proves the copies at or below a path: by the providers' own checksums where they state them, else by reading, oldest proof
+        first. What is found wrong is owed and repaired. The scrub goes on when the caller leaves after the first message.
+        Errors: NOT_FOUND (path or provider), INVALID_ARGUMENT, RATE_LIMITED (too many scrubs wait already).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckTree(
+        self,
+        request: _check_pb2.CheckTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_check_pb2.CheckTreeResponse], _abc.AsyncIterator[_check_pb2.CheckTreeResponse]]:
+        """CheckTree holds the catalog against the providers: it lists each completely and sends what differs, as it is found. A check of
+        everything audits the catalog as well. It changes nothing. Errors: NOT_FOUND (path or provider).
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreEntry(
+        self,
+        request: _directory_service_pb2.RestoreEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_directory_service_pb2.RestoreEntryResponse], _abc.AsyncIterator[_directory_service_pb2.RestoreEntryResponse]]:
+        """RestoreEntry makes older contents current again, each as a new generation: of a file by generation or as of a time; of a directory
+        as of a time; without either, what the latest removal at or below the path took away. A provider that can copies by itself, so
+        that no byte moves. What is current meanwhile is kept as a version; files that are not part of what is restored stay as they
+        are. One message as each file is done; a file that fails does not stop the others.
+        Errors: NOT_FOUND (nothing of the kind is kept), IS_DIRECTORY (a directory without recursive, or with a generation; of one file: a
+        directory lies there now), INVALID_ARGUMENT (a time in the future; both generation and at; a file that is there, with
+        neither). Of one file: CONFLICT (it was changed meanwhile) and the errors of WriteFiles and ReadFiles.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTrash(
+        self,
+        request: _directory_service_pb2.ListTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.ListTrashResponse, _abc.Awaitable[_directory_service_pb2.ListTrashResponse]]:
+        """ListTrash returns the removed files that can be restored, in pages, ordered by (dirname, basename) in bytes. A path with nothing
+        below it gives an empty page. Errors: INVALID_PATH.
+        """
+
+    @_abc_1.abstractmethod
+    def EmptyTrash(
+        self,
+        request: _directory_service_pb2.EmptyTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.EmptyTrashResponse, _abc.Awaitable[_directory_service_pb2.EmptyTrashResponse]]:
+        """EmptyTrash lets go of all versions of removed files at once, however long their policy would keep them. Their objects are cleared
+        away in the background. Cannot be undone. Idempotent. Errors: INVALID_PATH.
+        """
+
+    @_abc_1.abstractmethod
+    def ScanEntry(
+        self,
+        request: _directory_service_pb2.ScanEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.ScanEntryResponse, _abc.Awaitable[_directory_service_pb2.ScanEntryResponse]]:
+        """ScanEntry looks now at what other programs did at or below a path at the providers: files they made become entries, newer edits
+        become the current content, what they removed is repaired or removed as the policy says. Returns at once with the scans to wait for.
+        Errors: NOT_FOUND (provider).
+        """
+
+    @_abc_1.abstractmethod
+    def GetScans(
+        self,
+        request: _directory_service_pb2.GetScansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.GetScansResponse, _abc.Awaitable[_directory_service_pb2.GetScansResponse]]:
+        """GetScans returns how far scans are. Ids of scans that are gone are left out."""
+
+    @_abc_1.abstractmethod
+    def AdoptEntries(
+        self,
+        request: _directory_service_pb2.AdoptEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_directory_service_pb2.AdoptEntriesResponse], _abc.AsyncIterator[_directory_service_pb2.AdoptEntriesResponse]]:
+        """AdoptEntries makes files of what already lies at a provider, without moving bytes first: copies to the other providers are owed, and
+        objects whose names differ are renamed there, in the background. One message as each object is done; one that fails does not stop
+        the others. Errors: NOT_FOUND (provider, or nothing lies there), IS_DIRECTORY (a folder without recursive), those of the provider.
+        """
 
     @_abc_1.abstractmethod
     def WatchChanges(

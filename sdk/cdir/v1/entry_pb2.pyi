@@ -116,6 +116,34 @@ CHANGE_KIND_DIRECTORY_MADE: ChangeKind.ValueType  # 4
 """CHANGE_KIND_DIRECTORY_MADE is a new directory."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
+class _OutsideDeletion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutsideDeletionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutsideDeletion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTSIDE_DELETION_UNSPECIFIED: _OutsideDeletion.ValueType  # 0
+    """OUTSIDE_DELETION_UNSPECIFIED inherits."""
+    OUTSIDE_DELETION_REPAIR: _OutsideDeletion.ValueType  # 1
+    """OUTSIDE_DELETION_REPAIR makes the copy anew from another provider."""
+    OUTSIDE_DELETION_ACCEPT: _OutsideDeletion.ValueType  # 2
+    """OUTSIDE_DELETION_ACCEPT removes the file from the virtual directory; its content stays restorable at the other providers."""
+    OUTSIDE_DELETION_ASK: _OutsideDeletion.ValueType  # 3
+    """OUTSIDE_DELETION_ASK leaves all as it is and shows the file as absent there."""
+
+class OutsideDeletion(_OutsideDeletion, metaclass=_OutsideDeletionEnumTypeWrapper):
+    """OutsideDeletion says what it means when a file is missing in a complete listing of a provider that held it."""
+
+OUTSIDE_DELETION_UNSPECIFIED: OutsideDeletion.ValueType  # 0
+"""OUTSIDE_DELETION_UNSPECIFIED inherits."""
+OUTSIDE_DELETION_REPAIR: OutsideDeletion.ValueType  # 1
+"""OUTSIDE_DELETION_REPAIR makes the copy anew from another provider."""
+OUTSIDE_DELETION_ACCEPT: OutsideDeletion.ValueType  # 2
+"""OUTSIDE_DELETION_ACCEPT removes the file from the virtual directory; its content stays restorable at the other providers."""
+OUTSIDE_DELETION_ASK: OutsideDeletion.ValueType  # 3
+"""OUTSIDE_DELETION_ASK leaves all as it is and shows the file as absent there."""
+Global___OutsideDeletion: _TypeAlias = OutsideDeletion  # noqa: Y015
+
 @_typing.final
 class Entry(_message.Message):
     """Entry is a directory or a file of a workspace."""
@@ -132,6 +160,7 @@ class Entry(_message.Message):
     VERSION_ID_FIELD_NUMBER: _builtins.int
     OWED_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
+    CONFLICT_OF_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """workspace is the workspace's name; empty for the user's own."""
     path: _builtins.str
@@ -141,7 +170,9 @@ class Entry(_message.Message):
     size: _builtins.int
     """size is in bytes; 0 for a directory."""
     sha256: _builtins.bytes
-    """sha256 is the digest of the current content, 32 bytes; empty for a directory."""
+    """sha256 is the digest of the current content, 32 bytes; empty for a directory, and for a content that was found at a provider and
+    not read yet.
+    """
     generation: _builtins.int
     """generation counts the contents this path has had: 1, 2, 3…; 0 for a directory."""
     version_id: _builtins.str
@@ -150,6 +181,10 @@ class Entry(_message.Message):
     """owed is the number of providers that should hold the current content under its name and do not yet; 0 for a directory."""
     author: _builtins.str
     """author is who wrote the current content or made the directory."""
+    conflict_of: _builtins.str
+    """conflict_of is set on a file that was kept as a conflicting copy: the path that its content was meant for. Renaming or
+    removing the copy settles the conflict. Else empty.
+    """
     @_builtins.property
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified is the time the writer gave to the content, in UTC with nanoseconds; for a directory when it was made."""
@@ -167,10 +202,11 @@ class Entry(_message.Message):
         version_id: _builtins.str = ...,
         owed: _builtins.int = ...,
         author: _builtins.str = ...,
+        conflict_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "generation", b"generation", "kind", b"kind", "modified", b"modified", "owed", b"owed", "path", b"path", "sha256", b"sha256", "size", b"size", "version_id", b"version_id", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "conflict_of", b"conflict_of", "generation", b"generation", "kind", b"kind", "modified", b"modified", "owed", b"owed", "path", b"path", "sha256", b"sha256", "size", b"size", "version_id", b"version_id", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,7 +234,7 @@ class Version(_message.Message):
     size: _builtins.int
     """size is in bytes."""
     sha256: _builtins.bytes
-    """sha256 is the digest of the whole content, 32 bytes."""
+    """sha256 is the digest of the whole content, 32 bytes; empty for one that was found at a provider and not read yet."""
     block_digests: _builtins.bytes
     """block_digests are the BLAKE3-256 digests of each 4 MiB block in order, 32 bytes each, concatenated. Empty for a content
     of at most 4 MiB, which sha256 covers by itself.
@@ -255,6 +291,7 @@ class Replica(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     PROVIDER_REVISION_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """provider_id names the provider for services."""
     provider: _builtins.str
@@ -275,6 +312,10 @@ class Replica(_message.Message):
     """attempts counts the failed repairs since the last success."""
     provider_revision: _builtins.int
     """provider_revision counts the changes of the provider's options; adapters use it to notice that theirs are old."""
+    absent: _builtins.bool
+    """absent is true when a complete listing did not show the object, and nothing was concluded from that: the policy wants a person to
+    decide, or the delete guard has held it back. Remove the file, or repair it.
+    """
     @_builtins.property
     def alternate_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """alternate_keys are where else it may be for a moment, while it is being renamed; tried in order when key has nothing."""
@@ -303,10 +344,11 @@ class Replica(_message.Message):
         attempts: _builtins.int = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
         provider_revision: _builtins.int = ...,
+        absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before", "proven", b"proven"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternate_keys", b"alternate_keys", "attempts", b"attempts", "checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "not_before", b"not_before", "proven", b"proven", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "state", b"state", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "alternate_keys", b"alternate_keys", "attempts", b"attempts", "checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "not_before", b"not_before", "proven", b"proven", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "state", b"state", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,6 +432,7 @@ class Policy(_message.Message):
     PREFER_FIELD_NUMBER: _builtins.int
     KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
     KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    OUTSIDE_DELETION_FIELD_NUMBER: _builtins.int
     copies: _builtins.int
     """copies is how many providers hold each file. Default: absent, every registered provider. At least 1; more than there are
     providers means every provider.
@@ -402,6 +445,8 @@ class Policy(_message.Message):
     """keep_versions is how many older versions of a file are kept. Default 10; 0 keeps none."""
     keep_seconds: _builtins.int
     """keep_seconds is how long a replaced or deleted version is kept at most. Default 2592000 (30 days)."""
+    outside_deletion: Global___OutsideDeletion.ValueType
+    """outside_deletion says what it means when others removed a file at a provider. Default repair."""
     @_builtins.property
     def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """providers restricts the choice to these names; empty means every registered provider."""
@@ -419,10 +464,11 @@ class Policy(_message.Message):
         prefer: _abc.Iterable[_builtins.str] | None = ...,
         keep_versions: _builtins.int | None = ...,
         keep_seconds: _builtins.int | None = ...,
+        outside_deletion: Global___OutsideDeletion.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_copies", b"_copies", "_keep_seconds", b"_keep_seconds", "_keep_versions", b"_keep_versions", "_min_copies", b"_min_copies", "copies", b"copies", "keep_seconds", b"keep_seconds", "keep_versions", b"keep_versions", "min_copies", b"min_copies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copies", b"_copies", "_keep_seconds", b"_keep_seconds", "_keep_versions", b"_keep_versions", "_min_copies", b"_min_copies", "copies", b"copies", "keep_seconds", b"keep_seconds", "keep_versions", b"keep_versions", "min_copies", b"min_copies", "prefer", b"prefer", "providers", b"providers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copies", b"_copies", "_keep_seconds", b"_keep_seconds", "_keep_versions", b"_keep_versions", "_min_copies", b"_min_copies", "copies", b"copies", "keep_seconds", b"keep_seconds", "keep_versions", b"keep_versions", "min_copies", b"min_copies", "outside_deletion", b"outside_deletion", "prefer", b"prefer", "providers", b"providers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__copies: _TypeAlias = _typing.Literal["copies"]  # noqa: Y015
     _WhichOneofArgType__copies: _TypeAlias = _typing.Literal["_copies", b"_copies"]  # noqa: Y015

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from cdir.v1 import exit_pb2 as cdir_dot_v1_dot_exit__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x64ir/v1/provider.proto\x12\x07\x63\x64ir.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x03\n\x08Provider\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12/\n\x07options\x18\x04 \x03(\x0b\x32\x1e.cdir.v1.Provider.OptionsEntry\x12\x14\n\x0csecret_names\x18\x05 \x03(\t\x12\x10\n\x08location\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0c\n\x04\x63ost\x18\x08 \x01(\t\x12\x11\n\tread_only\x18\t \x01(\x08\x12\x11\n\tbandwidth\x18\n \x01(\x03\x12+\n\ncapability\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05state\x18\x0c \x01(\x0e\x32\x16.cdir.v1.ProviderState\x12/\n\x0bstate_since\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\x0e \x01(\t\x12\x10\n\x08revision\x18\x0f \x01(\x03\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\nOptionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\x12\x15\n\rdefault_value\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"w\n\x08KindSpec\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x07options\x18\x03 \x03(\x0b\x32\x13.cdir.v1.OptionSpec\x12\x11\n\tavailable\x18\x04 \x01(\x08\x12\x0f\n\x07missing\x18\x05 \x01(\t\"C\n\x11\x43onformanceResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\xaf\x01\n\rProviderState\x12\x1e\n\x1aPROVIDER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROVIDER_STATE_UP\x10\x01\x12\x17\n\x13PROVIDER_STATE_SLOW\x10\x02\x12\x17\n\x13PROVIDER_STATE_DOWN\x10\x03\x12\x19\n\x15PROVIDER_STATE_PAUSED\x10\x04\x12\x1a\n\x16PROVIDER_STATE_UNKNOWN\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x64ir/v1/provider.proto\x12\x07\x63\x64ir.v1\x1a\x12\x63\x64ir/v1/exit.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n\x08Provider\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12/\n\x07options\x18\x04 \x03(\x0b\x32\x1e.cdir.v1.Provider.OptionsEntry\x12\x14\n\x0csecret_names\x18\x05 \x03(\t\x12\x10\n\x08location\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0c\n\x04\x63ost\x18\x08 \x01(\t\x12\x11\n\tread_only\x18\t \x01(\x08\x12\x11\n\tbandwidth\x18\n \x01(\x03\x12+\n\ncapability\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05state\x18\x0c \x01(\x0e\x32\x16.cdir.v1.ProviderState\x12/\n\x0bstate_since\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\x0e \x01(\t\x12\x10\n\x08revision\x18\x0f \x01(\x03\x12#\n\x04\x65xit\x18\x10 \x01(\x0b\x32\x15.cdir.v1.ProviderExit\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\nOptionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\x12\x15\n\rdefault_value\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"w\n\x08KindSpec\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12$\n\x07options\x18\x03 \x03(\x0b\x32\x13.cdir.v1.OptionSpec\x12\x11\n\tavailable\x18\x04 \x01(\x08\x12\x0f\n\x07missing\x18\x05 \x01(\t\"C\n\x11\x43onformanceResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*\xaf\x01\n\rProviderState\x12\x1e\n\x1aPROVIDER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROVIDER_STATE_UP\x10\x01\x12\x17\n\x13PROVIDER_STATE_SLOW\x10\x02\x12\x17\n\x13PROVIDER_STATE_DOWN\x10\x03\x12\x19\n\x15PROVIDER_STATE_PAUSED\x10\x04\x12\x1a\n\x16PROVIDER_STATE_UNKNOWN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROVIDER_OPTIONSENTRY']._loaded_options = None
   _globals['_PROVIDER_OPTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_PROVIDERSTATE']._serialized_start=851
-  _globals['_PROVIDERSTATE']._serialized_end=1026
-  _globals['_PROVIDER']._serialized_start=99
-  _globals['_PROVIDER']._serialized_end=538
-  _globals['_PROVIDER_OPTIONSENTRY']._serialized_start=492
-  _globals['_PROVIDER_OPTIONSENTRY']._serialized_end=538
-  _globals['_OPTIONSPEC']._serialized_start=540
-  _globals['_OPTIONSPEC']._serialized_end=658
-  _globals['_KINDSPEC']._serialized_start=660
-  _globals['_KINDSPEC']._serialized_end=779
-  _globals['_CONFORMANCERESULT']._serialized_start=781
-  _globals['_CONFORMANCERESULT']._serialized_end=848
+  _globals['_PROVIDERSTATE']._serialized_start=908
+  _globals['_PROVIDERSTATE']._serialized_end=1083
+  _globals['_PROVIDER']._serialized_start=119
+  _globals['_PROVIDER']._serialized_end=595
+  _globals['_PROVIDER_OPTIONSENTRY']._serialized_start=549
+  _globals['_PROVIDER_OPTIONSENTRY']._serialized_end=595
+  _globals['_OPTIONSPEC']._serialized_start=597
+  _globals['_OPTIONSPEC']._serialized_end=715
+  _globals['_KINDSPEC']._serialized_start=717
+  _globals['_KINDSPEC']._serialized_end=836
+  _globals['_CONFORMANCERESULT']._serialized_start=838
+  _globals['_CONFORMANCERESULT']._serialized_end=905
 # @@protoc_insertion_point(module_scope)

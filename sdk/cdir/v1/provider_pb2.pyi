@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cdir.v1 import exit_pb2 as _exit_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -98,6 +99,7 @@ class Provider(_message.Message):
     STATE_SINCE_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """provider_id is given by cdir and never changes, 32 hex digits."""
     name: _builtins.str
@@ -136,6 +138,10 @@ class Provider(_message.Message):
     def state_since(self) -> _timestamp_pb2.Timestamp:
         """state_since is when it came into this state."""
 
+    @_builtins.property
+    def exit(self) -> _exit_pb2.ProviderExit:
+        """exit is set while it is given up, see ProviderService.EvacuateProvider; kept by the catalog, ignored when a provider is changed."""
+
     def __init__(
         self,
         *,
@@ -154,10 +160,11 @@ class Provider(_message.Message):
         state_since: _timestamp_pb2.Timestamp | None = ...,
         state_reason: _builtins.str = ...,
         revision: _builtins.int = ...,
+        exit: _exit_pb2.ProviderExit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "state_since", b"state_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "exit", b"exit", "state_since", b"state_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth", b"bandwidth", "capability", b"capability", "cost", b"cost", "kind", b"kind", "location", b"location", "name", b"name", "options", b"options", "priority", b"priority", "provider_id", b"provider_id", "read_only", b"read_only", "revision", b"revision", "secret_names", b"secret_names", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth", b"bandwidth", "capability", b"capability", "cost", b"cost", "exit", b"exit", "kind", b"kind", "location", b"location", "name", b"name", "options", b"options", "priority", b"priority", "provider_id", b"provider_id", "read_only", b"read_only", "revision", b"revision", "secret_names", b"secret_names", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

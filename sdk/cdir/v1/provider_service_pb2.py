@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from cdir.v1 import exit_pb2 as cdir_dot_v1_dot_exit__pb2
 from cdir.v1 import provider_pb2 as cdir_dot_v1_dot_provider__pb2
+from cdir.v1 import scan_pb2 as cdir_dot_v1_dot_scan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x64ir/v1/provider_service.proto\x12\x07\x63\x64ir.v1\x1a\x16\x63\x64ir/v1/provider.proto\"\x12\n\x10ListKindsRequest\"5\n\x11ListKindsResponse\x12 \n\x05kinds\x18\x01 \x03(\x0b\x32\x11.cdir.v1.KindSpec\"\xb3\x01\n\x12\x41\x64\x64ProviderRequest\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\x12\x39\n\x07secrets\x18\x02 \x03(\x0b\x32(.cdir.v1.AddProviderRequest.SecretsEntry\x12\r\n\x05\x61\x64opt\x18\x03 \x01(\x08\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x13\x41\x64\x64ProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"\x16\n\x14ListProvidersRequest\"=\n\x15ListProvidersResponse\x12$\n\tproviders\x18\x01 \x03(\x0b\x32\x11.cdir.v1.Provider\"\"\n\x12GetProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x13GetProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"\xf5\x03\n\x15UpdateProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12<\n\x07options\x18\x02 \x03(\x0b\x32+.cdir.v1.UpdateProviderRequest.OptionsEntry\x12<\n\x07secrets\x18\x03 \x03(\x0b\x32+.cdir.v1.UpdateProviderRequest.SecretsEntry\x12\x15\n\x08new_name\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08location\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x07 \x01(\tH\x03\x88\x01\x01\x12\x16\n\tread_only\x18\x08 \x01(\x08H\x04\x88\x01\x01\x12\x16\n\tbandwidth\x18\t \x01(\x03H\x05\x88\x01\x01\x12\x13\n\x06paused\x18\n \x01(\x08H\x06\x88\x01\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_new_nameB\x0b\n\t_locationB\x0b\n\t_priorityB\x07\n\x05_costB\x0c\n\n_read_onlyB\x0c\n\n_bandwidthB\t\n\x07_paused\"=\n\x16UpdateProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"2\n\x14\x43heckProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\"C\n\x15\x43heckProviderResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.cdir.v1.ConformanceResult\"4\n\x15RemoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"4\n\x16RemoveProviderResponse\x12\x1a\n\x12\x66orgotten_replicas\x18\x01 \x01(\x03\"\x19\n\x17GetProviderUsageRequest\"U\n\rProviderUsage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04used\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04\x66ree\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x07\n\x05_usedB\x07\n\x05_free\"B\n\x18GetProviderUsageResponse\x12&\n\x06usages\x18\x01 \x03(\x0b\x32\x16.cdir.v1.ProviderUsage2\x8a\x05\n\x0fProviderService\x12\x42\n\tListKinds\x12\x19.cdir.v1.ListKindsRequest\x1a\x1a.cdir.v1.ListKindsResponse\x12H\n\x0b\x41\x64\x64Provider\x12\x1b.cdir.v1.AddProviderRequest\x1a\x1c.cdir.v1.AddProviderResponse\x12N\n\rListProviders\x12\x1d.cdir.v1.ListProvidersRequest\x1a\x1e.cdir.v1.ListProvidersResponse\x12H\n\x0bGetProvider\x12\x1b.cdir.v1.GetProviderRequest\x1a\x1c.cdir.v1.GetProviderResponse\x12Q\n\x0eUpdateProvider\x12\x1e.cdir.v1.UpdateProviderRequest\x1a\x1f.cdir.v1.UpdateProviderResponse\x12P\n\rCheckProvider\x12\x1d.cdir.v1.CheckProviderRequest\x1a\x1e.cdir.v1.CheckProviderResponse0\x01\x12Q\n\x0eRemoveProvider\x12\x1e.cdir.v1.RemoveProviderRequest\x1a\x1f.cdir.v1.RemoveProviderResponse\x12W\n\x10GetProviderUsage\x12 .cdir.v1.GetProviderUsageRequest\x1a!.cdir.v1.GetProviderUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x64ir/v1/provider_service.proto\x12\x07\x63\x64ir.v1\x1a\x12\x63\x64ir/v1/exit.proto\x1a\x16\x63\x64ir/v1/provider.proto\x1a\x12\x63\x64ir/v1/scan.proto\"\x12\n\x10ListKindsRequest\"5\n\x11ListKindsResponse\x12 \n\x05kinds\x18\x01 \x03(\x0b\x32\x11.cdir.v1.KindSpec\"\xb3\x01\n\x12\x41\x64\x64ProviderRequest\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\x12\x39\n\x07secrets\x18\x02 \x03(\x0b\x32(.cdir.v1.AddProviderRequest.SecretsEntry\x12\r\n\x05\x61\x64opt\x18\x03 \x01(\x08\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x13\x41\x64\x64ProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"\x16\n\x14ListProvidersRequest\"=\n\x15ListProvidersResponse\x12$\n\tproviders\x18\x01 \x03(\x0b\x32\x11.cdir.v1.Provider\"\"\n\x12GetProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x13GetProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"\xf5\x03\n\x15UpdateProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12<\n\x07options\x18\x02 \x03(\x0b\x32+.cdir.v1.UpdateProviderRequest.OptionsEntry\x12<\n\x07secrets\x18\x03 \x03(\x0b\x32+.cdir.v1.UpdateProviderRequest.SecretsEntry\x12\x15\n\x08new_name\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08location\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x07 \x01(\tH\x03\x88\x01\x01\x12\x16\n\tread_only\x18\x08 \x01(\x08H\x04\x88\x01\x01\x12\x16\n\tbandwidth\x18\t \x01(\x03H\x05\x88\x01\x01\x12\x13\n\x06paused\x18\n \x01(\x08H\x06\x88\x01\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_new_nameB\x0b\n\t_locationB\x0b\n\t_priorityB\x07\n\x05_costB\x0c\n\n_read_onlyB\x0c\n\n_bandwidthB\t\n\x07_paused\"=\n\x16UpdateProviderResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"2\n\x14\x43heckProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\"C\n\x15\x43heckProviderResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.cdir.v1.ConformanceResult\"4\n\x15RemoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"4\n\x16RemoveProviderResponse\x12\x1a\n\x12\x66orgotten_replicas\x18\x01 \x01(\x03\"\x19\n\x17GetProviderUsageRequest\"U\n\rProviderUsage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04used\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04\x66ree\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x07\n\x05_usedB\x07\n\x05_free\"B\n\x18GetProviderUsageResponse\x12&\n\x06usages\x18\x01 \x03(\x0b\x32\x16.cdir.v1.ProviderUsage\"S\n\x17\x45vacuateProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x03(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"\\\n\x18\x45vacuateProviderResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.cdir.v1.EvacuationPlan\x12\x19\n\x03job\x18\x02 \x01(\x0b\x32\x0c.cdir.v1.Job\"\'\n\x17\x43\x61ncelEvacuationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x18\x43\x61ncelEvacuationResponse\x12#\n\x08provider\x18\x01 \x01(\x0b\x32\x11.cdir.v1.Provider\"R\n\x16ReplaceProviderRequest\x12\x0b\n\x03old\x18\x01 \x01(\t\x12\x0b\n\x03new\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"[\n\x17ReplaceProviderResponse\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.cdir.v1.EvacuationPlan\x12\x19\n\x03job\x18\x02 \x01(\x0b\x32\x0c.cdir.v1.Job\"O\n\x15\x44rillProvidersRequest\x12\x0f\n\x07without\x18\x01 \x03(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xc4\x01\n\x16\x44rillProvidersResponse\x12\x0c\n\x04seen\x18\x01 \x01(\x03\x12\x0c\n\x04lost\x18\x02 \x01(\x03\x12\x12\n\nlost_bytes\x18\x03 \x01(\x03\x12\x12\n\nunreadable\x18\x04 \x01(\x03\x12\x18\n\x10unreadable_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06scarce\x18\x06 \x01(\x03\x12#\n\x05\x66iles\x18\x07 \x03(\x0b\x32\x14.cdir.v1.DrilledFile\x12\x17\n\x0fnext_page_token\x18\x08 \x01(\t\"2\n\x0fListJobsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\x08\".\n\x10ListJobsResponse\x12\x1a\n\x04jobs\x18\x01 \x03(\x0b\x32\x0c.cdir.v1.Job2\xf3\x08\n\x0fProviderService\x12\x42\n\tListKinds\x12\x19.cdir.v1.ListKindsRequest\x1a\x1a.cdir.v1.ListKindsResponse\x12H\n\x0b\x41\x64\x64Provider\x12\x1b.cdir.v1.AddProviderRequest\x1a\x1c.cdir.v1.AddProviderResponse\x12N\n\rListProviders\x12\x1d.cdir.v1.ListProvidersRequest\x1a\x1e.cdir.v1.ListProvidersResponse\x12H\n\x0bGetProvider\x12\x1b.cdir.v1.GetProviderRequest\x1a\x1c.cdir.v1.GetProviderResponse\x12Q\n\x0eUpdateProvider\x12\x1e.cdir.v1.UpdateProviderRequest\x1a\x1f.cdir.v1.UpdateProviderResponse\x12P\n\rCheckProvider\x12\x1d.cdir.v1.CheckProviderRequest\x1a\x1e.cdir.v1.CheckProviderResponse0\x01\x12K\n\x0c\x41\x63\x63\x65ptLosses\x12\x1c.cdir.v1.AcceptLossesRequest\x1a\x1d.cdir.v1.AcceptLossesResponse\x12Q\n\x0eRemoveProvider\x12\x1e.cdir.v1.RemoveProviderRequest\x1a\x1f.cdir.v1.RemoveProviderResponse\x12W\n\x10GetProviderUsage\x12 .cdir.v1.GetProviderUsageRequest\x1a!.cdir.v1.GetProviderUsageResponse\x12W\n\x10\x45vacuateProvider\x12 .cdir.v1.EvacuateProviderRequest\x1a!.cdir.v1.EvacuateProviderResponse\x12W\n\x10\x43\x61ncelEvacuation\x12 .cdir.v1.CancelEvacuationRequest\x1a!.cdir.v1.CancelEvacuationResponse\x12T\n\x0fReplaceProvider\x12\x1f.cdir.v1.ReplaceProviderRequest\x1a .cdir.v1.ReplaceProviderResponse\x12Q\n\x0e\x44rillProviders\x12\x1e.cdir.v1.DrillProvidersRequest\x1a\x1f.cdir.v1.DrillProvidersResponse\x12?\n\x08ListJobs\x12\x18.cdir.v1.ListJobsRequest\x1a\x19.cdir.v1.ListJobsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,46 +40,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROVIDERREQUEST_OPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._loaded_options = None
   _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
-  _globals['_LISTKINDSREQUEST']._serialized_start=67
-  _globals['_LISTKINDSREQUEST']._serialized_end=85
-  _globals['_LISTKINDSRESPONSE']._serialized_start=87
-  _globals['_LISTKINDSRESPONSE']._serialized_end=140
-  _globals['_ADDPROVIDERREQUEST']._serialized_start=143
-  _globals['_ADDPROVIDERREQUEST']._serialized_end=322
-  _globals['_ADDPROVIDERREQUEST_SECRETSENTRY']._serialized_start=276
-  _globals['_ADDPROVIDERREQUEST_SECRETSENTRY']._serialized_end=322
-  _globals['_ADDPROVIDERRESPONSE']._serialized_start=324
-  _globals['_ADDPROVIDERRESPONSE']._serialized_end=382
-  _globals['_LISTPROVIDERSREQUEST']._serialized_start=384
-  _globals['_LISTPROVIDERSREQUEST']._serialized_end=406
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=408
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=469
-  _globals['_GETPROVIDERREQUEST']._serialized_start=471
-  _globals['_GETPROVIDERREQUEST']._serialized_end=505
-  _globals['_GETPROVIDERRESPONSE']._serialized_start=507
-  _globals['_GETPROVIDERRESPONSE']._serialized_end=565
-  _globals['_UPDATEPROVIDERREQUEST']._serialized_start=568
-  _globals['_UPDATEPROVIDERREQUEST']._serialized_end=1069
-  _globals['_UPDATEPROVIDERREQUEST_OPTIONSENTRY']._serialized_start=888
-  _globals['_UPDATEPROVIDERREQUEST_OPTIONSENTRY']._serialized_end=934
-  _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._serialized_start=276
-  _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._serialized_end=322
-  _globals['_UPDATEPROVIDERRESPONSE']._serialized_start=1071
-  _globals['_UPDATEPROVIDERRESPONSE']._serialized_end=1132
-  _globals['_CHECKPROVIDERREQUEST']._serialized_start=1134
-  _globals['_CHECKPROVIDERREQUEST']._serialized_end=1184
-  _globals['_CHECKPROVIDERRESPONSE']._serialized_start=1186
-  _globals['_CHECKPROVIDERRESPONSE']._serialized_end=1253
-  _globals['_REMOVEPROVIDERREQUEST']._serialized_start=1255
-  _globals['_REMOVEPROVIDERREQUEST']._serialized_end=1307
-  _globals['_REMOVEPROVIDERRESPONSE']._serialized_start=1309
-  _globals['_REMOVEPROVIDERRESPONSE']._serialized_end=1361
-  _globals['_GETPROVIDERUSAGEREQUEST']._serialized_start=1363
-  _globals['_GETPROVIDERUSAGEREQUEST']._serialized_end=1388
-  _globals['_PROVIDERUSAGE']._serialized_start=1390
-  _globals['_PROVIDERUSAGE']._serialized_end=1475
-  _globals['_GETPROVIDERUSAGERESPONSE']._serialized_start=1477
-  _globals['_GETPROVIDERUSAGERESPONSE']._serialized_end=1543
-  _globals['_PROVIDERSERVICE']._serialized_start=1546
-  _globals['_PROVIDERSERVICE']._serialized_end=2196
+  _globals['_LISTKINDSREQUEST']._serialized_start=107
+  _globals['_LISTKINDSREQUEST']._serialized_end=125
+  _globals['_LISTKINDSRESPONSE']._serialized_start=127
+  _globals['_LISTKINDSRESPONSE']._serialized_end=180
+  _globals['_ADDPROVIDERREQUEST']._serialized_start=183
+  _globals['_ADDPROVIDERREQUEST']._serialized_end=362
+  _globals['_ADDPROVIDERREQUEST_SECRETSENTRY']._serialized_start=316
+  _globals['_ADDPROVIDERREQUEST_SECRETSENTRY']._serialized_end=362
+  _globals['_ADDPROVIDERRESPONSE']._serialized_start=364
+  _globals['_ADDPROVIDERRESPONSE']._serialized_end=422
+  _globals['_LISTPROVIDERSREQUEST']._serialized_start=424
+  _globals['_LISTPROVIDERSREQUEST']._serialized_end=446
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=448
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=509
+  _globals['_GETPROVIDERREQUEST']._serialized_start=511
+  _globals['_GETPROVIDERREQUEST']._serialized_end=545
+  _globals['_GETPROVIDERRESPONSE']._serialized_start=547
+  _globals['_GETPROVIDERRESPONSE']._serialized_end=605
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_start=608
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_end=1109
+  _globals['_UPDATEPROVIDERREQUEST_OPTIONSENTRY']._serialized_start=928
+  _globals['_UPDATEPROVIDERREQUEST_OPTIONSENTRY']._serialized_end=974
+  _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._serialized_start=316
+  _globals['_UPDATEPROVIDERREQUEST_SECRETSENTRY']._serialized_end=362
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_start=1111
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_end=1172
+  _globals['_CHECKPROVIDERREQUEST']._serialized_start=1174
+  _globals['_CHECKPROVIDERREQUEST']._serialized_end=1224
+  _globals['_CHECKPROVIDERRESPONSE']._serialized_start=1226
+  _globals['_CHECKPROVIDERRESPONSE']._serialized_end=1293
+  _globals['_REMOVEPROVIDERREQUEST']._serialized_start=1295
+  _globals['_REMOVEPROVIDERREQUEST']._serialized_end=1347
+  _globals['_REMOVEPROVIDERRESPONSE']._serialized_start=1349
+  _globals['_REMOVEPROVIDERRESPONSE']._serialized_end=1401
+  _globals['_GETPROVIDERUSAGEREQUEST']._serialized_start=1403
+  _globals['_GETPROVIDERUSAGEREQUEST']._serialized_end=1428
+  _globals['_PROVIDERUSAGE']._serialized_start=1430
+  _globals['_PROVIDERUSAGE']._serialized_end=1515
+  _globals['_GETPROVIDERUSAGERESPONSE']._serialized_start=1517
+  _globals['_GETPROVIDERUSAGERESPONSE']._serialized_end=1583
+  _globals['_EVACUATEPROVIDERREQUEST']._serialized_start=1585
+  _globals['_EVACUATEPROVIDERREQUEST']._serialized_end=1668
+  _globals['_EVACUATEPROVIDERRESPONSE']._serialized_start=1670
+  _globals['_EVACUATEPROVIDERRESPONSE']._serialized_end=1762
+  _globals['_CANCELEVACUATIONREQUEST']._serialized_start=1764
+  _globals['_CANCELEVACUATIONREQUEST']._serialized_end=1803
+  _globals['_CANCELEVACUATIONRESPONSE']._serialized_start=1805
+  _globals['_CANCELEVACUATIONRESPONSE']._serialized_end=1868
+  _globals['_REPLACEPROVIDERREQUEST']._serialized_start=1870
+  _globals['_REPLACEPROVIDERREQUEST']._serialized_end=1952
+  _globals['_REPLACEPROVIDERRESPONSE']._serialized_start=1954
+  _globals['_REPLACEPROVIDERRESPONSE']._serialized_end=2045
+  _globals['_DRILLPROVIDERSREQUEST']._serialized_start=2047
+  _globals['_DRILLPROVIDERSREQUEST']._serialized_end=2126
+  _globals['_DRILLPROVIDERSRESPONSE']._serialized_start=2129
+  _globals['_DRILLPROVIDERSRESPONSE']._serialized_end=2325
+  _globals['_LISTJOBSREQUEST']._serialized_start=2327
+  _globals['_LISTJOBSREQUEST']._serialized_end=2377
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2379
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2425
+  _globals['_PROVIDERSERVICE']._serialized_start=2428
+  _globals['_PROVIDERSERVICE']._serialized_end=3567
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cdir.v1 import exit_pb2 as _exit_pb2
 from cdir.v1 import provider_pb2 as _provider_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -553,3 +554,313 @@ class GetProviderUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetProviderUsageResponse: _TypeAlias = GetProviderUsageResponse  # noqa: Y015
+
+@_typing.final
+class EvacuateProviderRequest(_message.Message):
+    """EvacuateProviderRequest names a provider to do without."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    PURGE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the provider."""
+    purge: _builtins.bool
+    """purge removes its copies once others hold everything. By default they stay there under their names."""
+    dry_run: _builtins.bool
+    """dry_run plans and begins nothing; problems are in the plan then, not errors."""
+    @_builtins.property
+    def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """to are the names of the providers its copies may go to where a policy leaves the choice; empty for any."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to: _abc.Iterable[_builtins.str] | None = ...,
+        purge: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "purge", b"purge", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuateProviderRequest: _TypeAlias = EvacuateProviderRequest  # noqa: Y015
+
+@_typing.final
+class EvacuateProviderResponse(_message.Message):
+    """EvacuateProviderResponse answers EvacuateProvider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> _exit_pb2.EvacuationPlan:
+        """plan as things are."""
+
+    @_builtins.property
+    def job(self) -> _exit_pb2.Job:
+        """job that was begun; absent with dry_run."""
+
+    def __init__(
+        self,
+        *,
+        plan: _exit_pb2.EvacuationPlan | None = ...,
+        job: _exit_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuateProviderResponse: _TypeAlias = EvacuateProviderResponse  # noqa: Y015
+
+@_typing.final
+class CancelEvacuationRequest(_message.Message):
+    """CancelEvacuationRequest names a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name of the provider."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelEvacuationRequest: _TypeAlias = CancelEvacuationRequest  # noqa: Y015
+
+@_typing.final
+class CancelEvacuationResponse(_message.Message):
+    """CancelEvacuationResponse answers CancelEvacuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> _provider_pb2.Provider:
+        """provider as it is now."""
+
+    def __init__(
+        self,
+        *,
+        provider: _provider_pb2.Provider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelEvacuationResponse: _TypeAlias = CancelEvacuationResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceProviderRequest(_message.Message):
+    """ReplaceProviderRequest names two providers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    PURGE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    old: _builtins.str
+    """old is the name of the provider to do without."""
+    new: _builtins.str
+    """new is the name of the registered provider that takes its place."""
+    purge: _builtins.bool
+    """purge, see EvacuateProviderRequest."""
+    dry_run: _builtins.bool
+    """dry_run, see EvacuateProviderRequest."""
+    def __init__(
+        self,
+        *,
+        old: _builtins.str = ...,
+        new: _builtins.str = ...,
+        purge: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "new", b"new", "old", b"old", "purge", b"purge"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceProviderRequest: _TypeAlias = ReplaceProviderRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceProviderResponse(_message.Message):
+    """ReplaceProviderResponse answers ReplaceProvider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> _exit_pb2.EvacuationPlan:
+        """plan as things are."""
+
+    @_builtins.property
+    def job(self) -> _exit_pb2.Job:
+        """job that was begun; absent with dry_run."""
+
+    def __init__(
+        self,
+        *,
+        plan: _exit_pb2.EvacuationPlan | None = ...,
+        job: _exit_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceProviderResponse: _TypeAlias = ReplaceProviderResponse  # noqa: Y015
+
+@_typing.final
+class DrillProvidersRequest(_message.Message):
+    """DrillProvidersRequest asks for one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is how many files are looked at; 0 means 1000, 5000 are the most."""
+    page_token: _builtins.str
+    """page_token continues where a page ended; empty for the first."""
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """without are the names of the providers that are to be gone, at least one."""
+
+    def __init__(
+        self,
+        *,
+        without: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillProvidersRequest: _TypeAlias = DrillProvidersRequest  # noqa: Y015
+
+@_typing.final
+class DrillProvidersResponse(_message.Message):
+    """DrillProvidersResponse is one page; the counts are of this page alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEEN_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    LOST_BYTES_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    UNREADABLE_BYTES_FIELD_NUMBER: _builtins.int
+    SCARCE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    seen: _builtins.int
+    """seen is how many files were looked at."""
+    lost: _builtins.int
+    """lost counts files without any good copy elsewhere."""
+    lost_bytes: _builtins.int
+    """lost_bytes is their size."""
+    unreadable: _builtins.int
+    """unreadable counts files whose other copies are at providers that are paused or down."""
+    unreadable_bytes: _builtins.int
+    """unreadable_bytes is their size."""
+    scarce: _builtins.int
+    """scarce counts files with fewer readable copies than their policy's min_copies."""
+    next_page_token: _builtins.str
+    """next_page_token asks for the next page; empty after the last. A page can be empty and have a next one."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[_exit_pb2.DrilledFile]:
+        """files that would suffer, in no order."""
+
+    def __init__(
+        self,
+        *,
+        seen: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        lost_bytes: _builtins.int = ...,
+        unreadable: _builtins.int = ...,
+        unreadable_bytes: _builtins.int = ...,
+        scarce: _builtins.int = ...,
+        files: _abc.Iterable[_exit_pb2.DrilledFile] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "lost", b"lost", "lost_bytes", b"lost_bytes", "next_page_token", b"next_page_token", "scarce", b"scarce", "seen", b"seen", "unreadable", b"unreadable", "unreadable_bytes", b"unreadable_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillProvidersResponse: _TypeAlias = DrillProvidersResponse  # noqa: Y015
+
+@_typing.final
+class ListJobsRequest(_message.Message):
+    """ListJobsRequest says which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id of one; empty for all."""
+    running: _builtins.bool
+    """running leaves out those that have ended. Default false."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        running: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsResponse(_message.Message):
+    """ListJobsResponse answers ListJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_exit_pb2.Job]:
+        """jobs that run, then the newest of those that ended, at most 100 of them; empty when none matches."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_exit_pb2.Job] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015

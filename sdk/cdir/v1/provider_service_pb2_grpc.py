@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from cdir.v1 import provider_service_pb2 as cdir_dot_v1_dot_provider__service__pb2
+from cdir.v1 import scan_pb2 as cdir_dot_v1_dot_scan__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -65,6 +66,11 @@ class ProviderServiceStub:
                 request_serializer=cdir_dot_v1_dot_provider__service__pb2.CheckProviderRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_provider__service__pb2.CheckProviderResponse.FromString,
                 _registered_method=True)
+        self.AcceptLosses = channel.unary_unary(
+                '/cdir.v1.ProviderService/AcceptLosses',
+                request_serializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.FromString,
+                _registered_method=True)
         self.RemoveProvider = channel.unary_unary(
                 '/cdir.v1.ProviderService/RemoveProvider',
                 request_serializer=cdir_dot_v1_dot_provider__service__pb2.RemoveProviderRequest.SerializeToString,
@@ -74,6 +80,31 @@ class ProviderServiceStub:
                 '/cdir.v1.ProviderService/GetProviderUsage',
                 request_serializer=cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageResponse.FromString,
+                _registered_method=True)
+        self.EvacuateProvider = channel.unary_unary(
+                '/cdir.v1.ProviderService/EvacuateProvider',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderResponse.FromString,
+                _registered_method=True)
+        self.CancelEvacuation = channel.unary_unary(
+                '/cdir.v1.ProviderService/CancelEvacuation',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.FromString,
+                _registered_method=True)
+        self.ReplaceProvider = channel.unary_unary(
+                '/cdir.v1.ProviderService/ReplaceProvider',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderResponse.FromString,
+                _registered_method=True)
+        self.DrillProviders = channel.unary_unary(
+                '/cdir.v1.ProviderService/DrillProviders',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/cdir.v1.ProviderService/ListJobs',
+                request_serializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
 
 
@@ -129,6 +160,14 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptLosses(self, request, context):
+        """AcceptLosses takes the files for lost that the delete guard has held back at a provider, as the policy's outside_deletion says: they
+        are copied there again, or removed. The provider is then used as before. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveProvider(self, request, context):
         """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
         good copy of some files, and force is not set).
@@ -139,6 +178,50 @@ class ProviderServiceServicer:
 
     def GetProviderUsage(self, request, context):
         """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvacuateProvider(self, request, context):
+        """EvacuateProvider plans what it takes to do without a provider and then begins it: nothing new is written there, others get its
+        copies, and when that is proven the provider counts as evacuated. It returns at once; ListJobs shows how far it is. Writes that
+        began before are taken along. Idempotent: a provider that is leaving already goes on, with the new choice of targets.
+        Errors: NOT_FOUND, INVALID_ARGUMENT (to names the provider itself), PRECONDITION_FAILED (some files may be nowhere else or, with
+        to, not within it; a target is down, paused, read-only or leaving; the provider is paused and holds only good copies; purge of a
+        read-only provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelEvacuation(self, request, context):
+        """CancelEvacuation takes an evacuation back, also one that has ended: the provider is in use again and gets what it then misses.
+        Errors: NOT_FOUND, PRECONDITION_FAILED (it is not leaving).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceProvider(self, request, context):
+        """ReplaceProvider puts one provider in another's place: rules that name the old one name the new one, and the old one is evacuated,
+        preferably to the new one. Errors: those of EvacuateProvider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrillProviders(self, request, context):
+        """DrillProviders says what would become of files if providers vanished now, a page at a time; nothing is changed. Providers that are
+        paused or down count as unreadable. Errors: NOT_FOUND, INVALID_ARGUMENT (no provider is named), PRECONDITION_FAILED (one of them is
+        paused: what only it holds cannot be read already).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """ListJobs returns the work that goes on for long, the running first, then the newest. Always succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +260,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_provider__service__pb2.CheckProviderRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_provider__service__pb2.CheckProviderResponse.SerializeToString,
             ),
+            'AcceptLosses': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLosses,
+                    request_deserializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.SerializeToString,
+            ),
             'RemoveProvider': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveProvider,
                     request_deserializer=cdir_dot_v1_dot_provider__service__pb2.RemoveProviderRequest.FromString,
@@ -186,6 +274,31 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.GetProviderUsage,
                     request_deserializer=cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageResponse.SerializeToString,
+            ),
+            'EvacuateProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvacuateProvider,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderResponse.SerializeToString,
+            ),
+            'CancelEvacuation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelEvacuation,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.SerializeToString,
+            ),
+            'ReplaceProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceProvider,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderResponse.SerializeToString,
+            ),
+            'DrillProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrillProviders,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -362,6 +475,33 @@ class ProviderService:
             _registered_method=True)
 
     @staticmethod
+    def AcceptLosses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/AcceptLosses',
+            cdir_dot_v1_dot_scan__pb2.AcceptLossesRequest.SerializeToString,
+            cdir_dot_v1_dot_scan__pb2.AcceptLossesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RemoveProvider(request,
             target,
             options=(),
@@ -405,6 +545,141 @@ class ProviderService:
             '/cdir.v1.ProviderService/GetProviderUsage',
             cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageRequest.SerializeToString,
             cdir_dot_v1_dot_provider__service__pb2.GetProviderUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvacuateProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/EvacuateProvider',
+            cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.EvacuateProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelEvacuation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/CancelEvacuation',
+            cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.CancelEvacuationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/ReplaceProvider',
+            cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.ReplaceProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrillProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/DrillProviders',
+            cdir_dot_v1_dot_provider__service__pb2.DrillProvidersRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.DrillProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ProviderService/ListJobs',
+            cdir_dot_v1_dot_provider__service__pb2.ListJobsRequest.SerializeToString,
+            cdir_dot_v1_dot_provider__service__pb2.ListJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

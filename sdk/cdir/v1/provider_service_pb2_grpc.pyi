@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from cdir.v1 import provider_service_pb2 as _provider_service_pb2
+from cdir.v1 import scan_pb2 as _scan_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -54,12 +55,39 @@ class ProviderServiceStub:
     """CheckProvider reaches the provider now. With full set it also runs the conformance suite in a scratch folder there and cleans up.
     One result a message as the cases end; the first is named "reachable". Errors: NOT_FOUND.
     """
+    AcceptLosses: _grpc.UnaryUnaryMultiCallable[_scan_pb2.AcceptLossesRequest, _scan_pb2.AcceptLossesResponse]
+    """AcceptLosses takes the files for lost that the delete guard has held back at a provider, as the policy's outside_deletion says: they
+    are copied there again, or removed. The provider is then used as before. Errors: NOT_FOUND.
+    """
     RemoveProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.RemoveProviderRequest, _provider_service_pb2.RemoveProviderResponse]
     """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
     good copy of some files, and force is not set).
     """
     GetProviderUsage: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.GetProviderUsageRequest, _provider_service_pb2.GetProviderUsageResponse]
     """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank."""
+    EvacuateProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.EvacuateProviderRequest, _provider_service_pb2.EvacuateProviderResponse]
+    """EvacuateProvider plans what it takes to do without a provider and then begins it: nothing new is written there, others get its
+    copies, and when that is proven the provider counts as evacuated. It returns at once; ListJobs shows how far it is. Writes that
+    began before are taken along. Idempotent: a provider that is leaving already goes on, with the new choice of targets.
+    Errors: NOT_FOUND, INVALID_ARGUMENT (to names the provider itself), PRECONDITION_FAILED (some files may be nowhere else or, with
+    to, not within it; a target is down, paused, read-only or leaving; the provider is paused and holds only good copies; purge of a
+    read-only provider).
+    """
+    CancelEvacuation: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.CancelEvacuationRequest, _provider_service_pb2.CancelEvacuationResponse]
+    """CancelEvacuation takes an evacuation back, also one that has ended: the provider is in use again and gets what it then misses.
+    Errors: NOT_FOUND, PRECONDITION_FAILED (it is not leaving).
+    """
+    ReplaceProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ReplaceProviderRequest, _provider_service_pb2.ReplaceProviderResponse]
+    """ReplaceProvider puts one provider in another's place: rules that name the old one name the new one, and the old one is evacuated,
+    preferably to the new one. Errors: those of EvacuateProvider.
+    """
+    DrillProviders: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.DrillProvidersRequest, _provider_service_pb2.DrillProvidersResponse]
+    """DrillProviders says what would become of files if providers vanished now, a page at a time; nothing is changed. Providers that are
+    paused or down count as unreadable. Errors: NOT_FOUND, INVALID_ARGUMENT (no provider is named), PRECONDITION_FAILED (one of them is
+    paused: what only it holds cannot be read already).
+    """
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.ListJobsRequest, _provider_service_pb2.ListJobsResponse]
+    """ListJobs returns the work that goes on for long, the running first, then the newest. Always succeeds."""
 
 @_typing.type_check_only
 class ProviderServiceAsyncStub(ProviderServiceStub):
@@ -87,12 +115,39 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     """CheckProvider reaches the provider now. With full set it also runs the conformance suite in a scratch folder there and cleans up.
     One result a message as the cases end; the first is named "reachable". Errors: NOT_FOUND.
     """
+    AcceptLosses: _aio.UnaryUnaryMultiCallable[_scan_pb2.AcceptLossesRequest, _scan_pb2.AcceptLossesResponse]  # type: ignore[assignment]
+    """AcceptLosses takes the files for lost that the delete guard has held back at a provider, as the policy's outside_deletion says: they
+    are copied there again, or removed. The provider is then used as before. Errors: NOT_FOUND.
+    """
     RemoveProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.RemoveProviderRequest, _provider_service_pb2.RemoveProviderResponse]  # type: ignore[assignment]
     """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
     good copy of some files, and force is not set).
     """
     GetProviderUsage: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetProviderUsageRequest, _provider_service_pb2.GetProviderUsageResponse]  # type: ignore[assignment]
     """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank."""
+    EvacuateProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.EvacuateProviderRequest, _provider_service_pb2.EvacuateProviderResponse]  # type: ignore[assignment]
+    """EvacuateProvider plans what it takes to do without a provider and then begins it: nothing new is written there, others get its
+    copies, and when that is proven the provider counts as evacuated. It returns at once; ListJobs shows how far it is. Writes that
+    began before are taken along. Idempotent: a provider that is leaving already goes on, with the new choice of targets.
+    Errors: NOT_FOUND, INVALID_ARGUMENT (to names the provider itself), PRECONDITION_FAILED (some files may be nowhere else or, with
+    to, not within it; a target is down, paused, read-only or leaving; the provider is paused and holds only good copies; purge of a
+    read-only provider).
+    """
+    CancelEvacuation: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.CancelEvacuationRequest, _provider_service_pb2.CancelEvacuationResponse]  # type: ignore[assignment]
+    """CancelEvacuation takes an evacuation back, also one that has ended: the provider is in use again and gets what it then misses.
+    Errors: NOT_FOUND, PRECONDITION_FAILED (it is not leaving).
+    """
+    ReplaceProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ReplaceProviderRequest, _provider_service_pb2.ReplaceProviderResponse]  # type: ignore[assignment]
+    """ReplaceProvider puts one provider in another's place: rules that name the old one name the new one, and the old one is evacuated,
+    preferably to the new one. Errors: those of EvacuateProvider.
+    """
+    DrillProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.DrillProvidersRequest, _provider_service_pb2.DrillProvidersResponse]  # type: ignore[assignment]
+    """DrillProviders says what would become of files if providers vanished now, a page at a time; nothing is changed. Providers that are
+    paused or down count as unreadable. Errors: NOT_FOUND, INVALID_ARGUMENT (no provider is named), PRECONDITION_FAILED (one of them is
+    paused: what only it holds cannot be read already).
+    """
+    ListJobs: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListJobsRequest, _provider_service_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """ListJobs returns the work that goes on for long, the running first, then the newest. Always succeeds."""
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """ProviderService registers storage providers and shows how they are. Served by the gateway."""
@@ -155,6 +210,16 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def AcceptLosses(
+        self,
+        request: _scan_pb2.AcceptLossesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scan_pb2.AcceptLossesResponse, _abc.Awaitable[_scan_pb2.AcceptLossesResponse]]:
+        """AcceptLosses takes the files for lost that the delete guard has held back at a provider, as the policy's outside_deletion says: they
+        are copied there again, or removed. The provider is then used as before. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def RemoveProvider(
         self,
         request: _provider_service_pb2.RemoveProviderRequest,
@@ -171,5 +236,58 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_provider_service_pb2.GetProviderUsageResponse, _abc.Awaitable[_provider_service_pb2.GetProviderUsageResponse]]:
         """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank."""
+
+    @_abc_1.abstractmethod
+    def EvacuateProvider(
+        self,
+        request: _provider_service_pb2.EvacuateProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.EvacuateProviderResponse, _abc.Awaitable[_provider_service_pb2.EvacuateProviderResponse]]:
+        """EvacuateProvider plans what it takes to do without a provider and then begins it: nothing new is written there, others get its
+        copies, and when that is proven the provider counts as evacuated. It returns at once; ListJobs shows how far it is. Writes that
+        began before are taken along. Idempotent: a provider that is leaving already goes on, with the new choice of targets.
+        Errors: NOT_FOUND, INVALID_ARGUMENT (to names the provider itself), PRECONDITION_FAILED (some files may be nowhere else or, with
+        to, not within it; a target is down, paused, read-only or leaving; the provider is paused and holds only good copies; purge of a
+        read-only provider).
+        """
+
+    @_abc_1.abstractmethod
+    def CancelEvacuation(
+        self,
+        request: _provider_service_pb2.CancelEvacuationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.CancelEvacuationResponse, _abc.Awaitable[_provider_service_pb2.CancelEvacuationResponse]]:
+        """CancelEvacuation takes an evacuation back, also one that has ended: the provider is in use again and gets what it then misses.
+        Errors: NOT_FOUND, PRECONDITION_FAILED (it is not leaving).
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceProvider(
+        self,
+        request: _provider_service_pb2.ReplaceProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.ReplaceProviderResponse, _abc.Awaitable[_provider_service_pb2.ReplaceProviderResponse]]:
+        """ReplaceProvider puts one provider in another's place: rules that name the old one name the new one, and the old one is evacuated,
+        preferably to the new one. Errors: those of EvacuateProvider.
+        """
+
+    @_abc_1.abstractmethod
+    def DrillProviders(
+        self,
+        request: _provider_service_pb2.DrillProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.DrillProvidersResponse, _abc.Awaitable[_provider_service_pb2.DrillProvidersResponse]]:
+        """DrillProviders says what would become of files if providers vanished now, a page at a time; nothing is changed. Providers that are
+        paused or down count as unreadable. Errors: NOT_FOUND, INVALID_ARGUMENT (no provider is named), PRECONDITION_FAILED (one of them is
+        paused: what only it holds cannot be read already).
+        """
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _provider_service_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_service_pb2.ListJobsResponse, _abc.Awaitable[_provider_service_pb2.ListJobsResponse]]:
+        """ListJobs returns the work that goes on for long, the running first, then the newest. Always succeeds."""
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,32 +22,38 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from cdir.v1 import scan_pb2 as cdir_dot_v1_dot_scan__pb2
+from cdir.v1 import scrub_pb2 as cdir_dot_v1_dot_scrub__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cdir/v1/replicator_service.proto\x12\x07\x63\x64ir.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12GetProgressRequest\"\xbc\x01\n\x13GetProgressResponse\x12\x0e\n\x06paused\x18\x01 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x05\x12\x0e\n\x06\x63opied\x18\x03 \x01(\x03\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x03\x12\x11\n\trelocated\x18\x05 \x01(\x03\x12\x0f\n\x07removed\x18\x06 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x03\x12+\n\x07started\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x12StartRepairRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"\"\n\x13StartRepairResponse\x12\x0b\n\x03\x64ue\x18\x01 \x01(\x03\"\x12\n\x10PauseWorkRequest\"\x13\n\x11PauseWorkResponse\"\x13\n\x11ResumeWorkRequest\"\x14\n\x12ResumeWorkResponse2\xb2\x02\n\x11ReplicatorService\x12H\n\x0bGetProgress\x12\x1b.cdir.v1.GetProgressRequest\x1a\x1c.cdir.v1.GetProgressResponse\x12H\n\x0bStartRepair\x12\x1b.cdir.v1.StartRepairRequest\x1a\x1c.cdir.v1.StartRepairResponse\x12\x42\n\tPauseWork\x12\x19.cdir.v1.PauseWorkRequest\x1a\x1a.cdir.v1.PauseWorkResponse\x12\x45\n\nResumeWork\x12\x1a.cdir.v1.ResumeWorkRequest\x1a\x1b.cdir.v1.ResumeWorkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cdir/v1/replicator_service.proto\x12\x07\x63\x64ir.v1\x1a\x12\x63\x64ir/v1/scan.proto\x1a\x13\x63\x64ir/v1/scrub.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12GetProgressRequest\"\xbc\x01\n\x13GetProgressResponse\x12\x0e\n\x06paused\x18\x01 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x05\x12\x0e\n\x06\x63opied\x18\x03 \x01(\x03\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x03\x12\x11\n\trelocated\x18\x05 \x01(\x03\x12\x0f\n\x07removed\x18\x06 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x03\x12+\n\x07started\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x12StartRepairRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"\"\n\x13StartRepairResponse\x12\x0b\n\x03\x64ue\x18\x01 \x01(\x03\"\x12\n\x10PauseWorkRequest\"\x13\n\x11PauseWorkResponse\"\x13\n\x11ResumeWorkRequest\"\x14\n\x12ResumeWorkResponse\"E\n\x10StartScanRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"1\n\x11StartScanResponse\x12\x1c\n\x05scans\x18\x01 \x03(\x0b\x32\r.cdir.v1.Scan2\xbf\x03\n\x11ReplicatorService\x12H\n\x0bGetProgress\x12\x1b.cdir.v1.GetProgressRequest\x1a\x1c.cdir.v1.GetProgressResponse\x12H\n\x0bStartRepair\x12\x1b.cdir.v1.StartRepairRequest\x1a\x1c.cdir.v1.StartRepairResponse\x12\x42\n\tStartScan\x12\x19.cdir.v1.StartScanRequest\x1a\x1a.cdir.v1.StartScanResponse\x12G\n\nStartScrub\x12\x1a.cdir.v1.StartScrubRequest\x1a\x1b.cdir.v1.StartScrubResponse0\x01\x12\x42\n\tPauseWork\x12\x19.cdir.v1.PauseWorkRequest\x1a\x1a.cdir.v1.PauseWorkResponse\x12\x45\n\nResumeWork\x12\x1a.cdir.v1.ResumeWorkRequest\x1a\x1b.cdir.v1.ResumeWorkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cdir.v1.replicator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETPROGRESSREQUEST']._serialized_start=78
-  _globals['_GETPROGRESSREQUEST']._serialized_end=98
-  _globals['_GETPROGRESSRESPONSE']._serialized_start=101
-  _globals['_GETPROGRESSRESPONSE']._serialized_end=289
-  _globals['_STARTREPAIRREQUEST']._serialized_start=291
-  _globals['_STARTREPAIRREQUEST']._serialized_end=362
-  _globals['_STARTREPAIRRESPONSE']._serialized_start=364
-  _globals['_STARTREPAIRRESPONSE']._serialized_end=398
-  _globals['_PAUSEWORKREQUEST']._serialized_start=400
-  _globals['_PAUSEWORKREQUEST']._serialized_end=418
-  _globals['_PAUSEWORKRESPONSE']._serialized_start=420
-  _globals['_PAUSEWORKRESPONSE']._serialized_end=439
-  _globals['_RESUMEWORKREQUEST']._serialized_start=441
-  _globals['_RESUMEWORKREQUEST']._serialized_end=460
-  _globals['_RESUMEWORKRESPONSE']._serialized_start=462
-  _globals['_RESUMEWORKRESPONSE']._serialized_end=482
-  _globals['_REPLICATORSERVICE']._serialized_start=485
-  _globals['_REPLICATORSERVICE']._serialized_end=791
+  _globals['_GETPROGRESSREQUEST']._serialized_start=119
+  _globals['_GETPROGRESSREQUEST']._serialized_end=139
+  _globals['_GETPROGRESSRESPONSE']._serialized_start=142
+  _globals['_GETPROGRESSRESPONSE']._serialized_end=330
+  _globals['_STARTREPAIRREQUEST']._serialized_start=332
+  _globals['_STARTREPAIRREQUEST']._serialized_end=403
+  _globals['_STARTREPAIRRESPONSE']._serialized_start=405
+  _globals['_STARTREPAIRRESPONSE']._serialized_end=439
+  _globals['_PAUSEWORKREQUEST']._serialized_start=441
+  _globals['_PAUSEWORKREQUEST']._serialized_end=459
+  _globals['_PAUSEWORKRESPONSE']._serialized_start=461
+  _globals['_PAUSEWORKRESPONSE']._serialized_end=480
+  _globals['_RESUMEWORKREQUEST']._serialized_start=482
+  _globals['_RESUMEWORKREQUEST']._serialized_end=501
+  _globals['_RESUMEWORKRESPONSE']._serialized_start=503
+  _globals['_RESUMEWORKRESPONSE']._serialized_end=523
+  _globals['_STARTSCANREQUEST']._serialized_start=525
+  _globals['_STARTSCANREQUEST']._serialized_end=594
+  _globals['_STARTSCANRESPONSE']._serialized_start=596
+  _globals['_STARTSCANRESPONSE']._serialized_end=645
+  _globals['_REPLICATORSERVICE']._serialized_start=648
+  _globals['_REPLICATORSERVICE']._serialized_end=1095
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from cdir.v1 import scan_pb2 as _scan_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -205,3 +208,57 @@ class ResumeWorkResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeWorkResponse: _TypeAlias = ResumeWorkResponse  # noqa: Y015
+
+@_typing.final
+class StartScanRequest(_message.Message):
+    """StartScanRequest says where to look."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace is the workspace's name; empty for the user's own."""
+    path: _builtins.str
+    """path of a file or directory; "/" for everything. It need not exist: others may just have made it."""
+    provider: _builtins.str
+    """provider restricts it to one; empty for every provider that is not paused."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "provider", b"provider", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScanRequest: _TypeAlias = StartScanRequest  # noqa: Y015
+
+@_typing.final
+class StartScanResponse(_message.Message):
+    """StartScanResponse answers StartScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scans(self) -> _containers.RepeatedCompositeFieldContainer[_scan_pb2.Scan]:
+        """scans that are due now, one for each provider."""
+
+    def __init__(
+        self,
+        *,
+        scans: _abc.Iterable[_scan_pb2.Scan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scans", b"scans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScanResponse: _TypeAlias = StartScanResponse  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from cdir.v1 import replicator_service_pb2 as cdir_dot_v1_dot_replicator__service__pb2
+from cdir.v1 import scrub_pb2 as cdir_dot_v1_dot_scrub__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -45,6 +46,16 @@ class ReplicatorServiceStub:
                 request_serializer=cdir_dot_v1_dot_replicator__service__pb2.StartRepairRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_replicator__service__pb2.StartRepairResponse.FromString,
                 _registered_method=True)
+        self.StartScan = channel.unary_unary(
+                '/cdir.v1.ReplicatorService/StartScan',
+                request_serializer=cdir_dot_v1_dot_replicator__service__pb2.StartScanRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_replicator__service__pb2.StartScanResponse.FromString,
+                _registered_method=True)
+        self.StartScrub = channel.unary_stream(
+                '/cdir.v1.ReplicatorService/StartScrub',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.StartScrubRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.StartScrubResponse.FromString,
+                _registered_method=True)
         self.PauseWork = channel.unary_unary(
                 '/cdir.v1.ReplicatorService/PauseWork',
                 request_serializer=cdir_dot_v1_dot_replicator__service__pb2.PauseWorkRequest.SerializeToString,
@@ -76,6 +87,21 @@ class ReplicatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartScan(self, request, context):
+        """StartScan has what lies at providers at or below a path looked at now. It returns at once; the work goes on in the background.
+        Errors: NOT_FOUND (provider), INVALID_PATH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartScrub(self, request, context):
+        """StartScrub is DirectoryService.ScrubTree, done by this replicator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseWork(self, request, context):
         """PauseWork stops taking new work; what is under way is finished. Idempotent.
         """
@@ -102,6 +128,16 @@ def add_ReplicatorServiceServicer_to_server(servicer, server):
                     servicer.StartRepair,
                     request_deserializer=cdir_dot_v1_dot_replicator__service__pb2.StartRepairRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_replicator__service__pb2.StartRepairResponse.SerializeToString,
+            ),
+            'StartScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartScan,
+                    request_deserializer=cdir_dot_v1_dot_replicator__service__pb2.StartScanRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_replicator__service__pb2.StartScanResponse.SerializeToString,
+            ),
+            'StartScrub': grpc.unary_stream_rpc_method_handler(
+                    servicer.StartScrub,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.StartScrubRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.StartScrubResponse.SerializeToString,
             ),
             'PauseWork': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseWork,
@@ -169,6 +205,60 @@ class ReplicatorService:
             '/cdir.v1.ReplicatorService/StartRepair',
             cdir_dot_v1_dot_replicator__service__pb2.StartRepairRequest.SerializeToString,
             cdir_dot_v1_dot_replicator__service__pb2.StartRepairResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.ReplicatorService/StartScan',
+            cdir_dot_v1_dot_replicator__service__pb2.StartScanRequest.SerializeToString,
+            cdir_dot_v1_dot_replicator__service__pb2.StartScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.ReplicatorService/StartScrub',
+            cdir_dot_v1_dot_scrub__pb2.StartScrubRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.StartScrubResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from cdir.v1 import replicator_service_pb2 as _replicator_service_pb2
+from cdir.v1 import scrub_pb2 as _scrub_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -39,6 +40,12 @@ class ReplicatorServiceStub:
     """StartRepair makes all debt at or below a path due now: back-offs are forgotten, quarantine is lifted. It returns at once; the
     work goes on in the background. Idempotent. Errors: NOT_FOUND (path or provider).
     """
+    StartScan: _grpc.UnaryUnaryMultiCallable[_replicator_service_pb2.StartScanRequest, _replicator_service_pb2.StartScanResponse]
+    """StartScan has what lies at providers at or below a path looked at now. It returns at once; the work goes on in the background.
+    Errors: NOT_FOUND (provider), INVALID_PATH.
+    """
+    StartScrub: _grpc.UnaryStreamMultiCallable[_scrub_pb2.StartScrubRequest, _scrub_pb2.StartScrubResponse]
+    """StartScrub is DirectoryService.ScrubTree, done by this replicator."""
     PauseWork: _grpc.UnaryUnaryMultiCallable[_replicator_service_pb2.PauseWorkRequest, _replicator_service_pb2.PauseWorkResponse]
     """PauseWork stops taking new work; what is under way is finished. Idempotent."""
     ResumeWork: _grpc.UnaryUnaryMultiCallable[_replicator_service_pb2.ResumeWorkRequest, _replicator_service_pb2.ResumeWorkResponse]
@@ -55,6 +62,12 @@ class ReplicatorServiceAsyncStub(ReplicatorServiceStub):
     """StartRepair makes all debt at or below a path due now: back-offs are forgotten, quarantine is lifted. It returns at once; the
     work goes on in the background. Idempotent. Errors: NOT_FOUND (path or provider).
     """
+    StartScan: _aio.UnaryUnaryMultiCallable[_replicator_service_pb2.StartScanRequest, _replicator_service_pb2.StartScanResponse]  # type: ignore[assignment]
+    """StartScan has what lies at providers at or below a path looked at now. It returns at once; the work goes on in the background.
+    Errors: NOT_FOUND (provider), INVALID_PATH.
+    """
+    StartScrub: _aio.UnaryStreamMultiCallable[_scrub_pb2.StartScrubRequest, _scrub_pb2.StartScrubResponse]  # type: ignore[assignment]
+    """StartScrub is DirectoryService.ScrubTree, done by this replicator."""
     PauseWork: _aio.UnaryUnaryMultiCallable[_replicator_service_pb2.PauseWorkRequest, _replicator_service_pb2.PauseWorkResponse]  # type: ignore[assignment]
     """PauseWork stops taking new work; what is under way is finished. Idempotent."""
     ResumeWork: _aio.UnaryUnaryMultiCallable[_replicator_service_pb2.ResumeWorkRequest, _replicator_service_pb2.ResumeWorkResponse]  # type: ignore[assignment]
@@ -80,6 +93,24 @@ class ReplicatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """StartRepair makes all debt at or below a path due now: back-offs are forgotten, quarantine is lifted. It returns at once; the
         work goes on in the background. Idempotent. Errors: NOT_FOUND (path or provider).
         """
+
+    @_abc_1.abstractmethod
+    def StartScan(
+        self,
+        request: _replicator_service_pb2.StartScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replicator_service_pb2.StartScanResponse, _abc.Awaitable[_replicator_service_pb2.StartScanResponse]]:
+        """StartScan has what lies at providers at or below a path looked at now. It returns at once; the work goes on in the background.
+        Errors: NOT_FOUND (provider), INVALID_PATH.
+        """
+
+    @_abc_1.abstractmethod
+    def StartScrub(
+        self,
+        request: _scrub_pb2.StartScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scrub_pb2.StartScrubResponse], _abc.AsyncIterator[_scrub_pb2.StartScrubResponse]]:
+        """StartScrub is DirectoryService.ScrubTree, done by this replicator."""
 
     @_abc_1.abstractmethod
     def PauseWork(

@@ -24,7 +24,7 @@ from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
 from cdir_adapters import registry
 from cdir_adapters.adapter import Adapter
 from cdir_adapters.capability import Capability
-from cdir_adapters.layers import stack
+from cdir_adapters.layers import LayerSettings, stack
 from cdir_runtime.credentials import Sealer
 
 __all__ = ["AdapterPool", "LiveAdapter"]
@@ -120,9 +120,16 @@ class _Slot:
 class AdapterPool:
     """An async context manager: at its exit every adapter is closed, those with calls under way included."""
 
-    def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        sealer: Sealer,
+        layers: LayerSettings | None = None,
+    ) -> None:
+        """``layers`` sets the timeouts, retries, limits and breaker of every provider; ``None`` for the defaults."""
         self._catalog = catalog
         self._sealer = sealer
+        self._layers = layers
         self._slots: dict[str, _Slot] = {}
         self._candidates: dict[str, _Opened] = {}
         self._home_id = ""
@@ -222,6 +229,7 @@ class AdapterPool:
             opened,
             stack(
                 opened.adapter,
+                self._layers,
                 capability=_capability_of(record),
                 bandwidth=record.bandwidth,
             ),
@@ -266,7 +274,7 @@ class AdapterPool:
         opened = self._take(provider_id, slot, kind, merged) or await _open(kind, name, merged)
         in_use = slot is not None and slot.live is not None and slot.live.opened is opened
         try:
-            with LiveAdapter(opened, stack(opened.adapter), 0) as adapter:
+            with LiveAdapter(opened, stack(opened.adapter, self._layers), 0) as adapter:
                 yield adapter
         except BaseException:
             if not in_use:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import grpc.aio
 
 from cdir.v1 import catalog_service_pb2_grpc
+from cdir_adapters.layers import LayerSettings
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.servicer import AdapterServicer
 from cdir_runtime.credentials import Sealer
@@ -16,12 +17,14 @@ __all__ = ["open_adapters"]
 
 
 @asynccontextmanager
-async def open_adapters(catalog_channel: grpc.aio.Channel, sealer: Sealer) -> AsyncIterator[AdapterServicer]:
+async def open_adapters(
+    catalog_channel: grpc.aio.Channel, sealer: Sealer, layers: LayerSettings | None = None
+) -> AsyncIterator[AdapterServicer]:
     """Give the servicer of the providers that the catalog behind ``catalog_channel`` knows.
 
-    ``sealer`` opens their secrets. Nothing is contacted before it is called for. At the exit every adapter is closed;
-    the server has drained by then.
+    ``sealer`` opens their secrets; ``layers`` sets their timeouts, retries, limits and breaker. Nothing is contacted
+    before it is called for. At the exit every adapter is closed; the server has drained by then.
     """
     catalog = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
-    async with AdapterPool(catalog, sealer) as pool:
+    async with AdapterPool(catalog, sealer, layers) as pool:
         yield AdapterServicer(pool)

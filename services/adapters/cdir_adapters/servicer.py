@@ -151,10 +151,13 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         check_prefix(request.prefix)
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
+            ordered = adapter.capability.list_ordered
+            listing = adapter.list(request.prefix, recursive=request.recursive, start_after=request.start_after or None)
             # a caller who leaves early must not keep a directory or a request at the provider open
-            async with closing(adapter.list(request.prefix, recursive=request.recursive)) as pages:
+            async with closing(listing) as pages:
                 async for page in pages:
-                    yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects])
+                    yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects], ordered=ordered)
+            yield pb.ListObjectsResponse(complete=True, ordered=ordered)
 
     async def FetchObject(self, request: pb.FetchObjectRequest, context: Context) -> pb.FetchObjectResponse:
         check_key(request.key)
@@ -165,7 +168,10 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
             found = await adapter.fetch(request.key, range=ByteRange(request.offset, request.length))
-        return pb.FetchObjectResponse(data=found.data, size=found.info.size)
+        response = pb.FetchObjectResponse(data=found.data, size=found.info.size, etag=found.info.etag or "")
+        if not response.etag and found.info.modified is not None:
+            response.modified.FromDatetime(found.info.modified)
+        return response
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

@@ -7,14 +7,15 @@ thread writes, a few read. On PostgreSQL it runs on the event loop over asyncpg,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -41,6 +42,8 @@ _PRAGMAS = (
 _RETRYABLE_STATES = {"40001", "40P01"}
 """SQLSTATE of a serialization failure and of a deadlock: the same transaction can succeed when run again."""
 
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
 
 class Database(ABC):
     """Runs store functions, each in one transaction."""
@@ -52,6 +55,13 @@ class Database(ABC):
     @abstractmethod
     async def write(self, function: StoreFunction[T]) -> T:
         """Run ``function`` in a writing transaction and commit it; any exception rolls it back and passes."""
+
+    @abstractmethod
+    def iterate(self, function: StoreFunction[Iterator[T]]) -> AsyncGenerator[T, None]:
+        """Yield what the iterator of ``function`` yields, on one snapshot from first to last; it must not write.
+
+        Close the generator when it is left early.
+        """
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -161,6 +171,16 @@ class SQLiteDatabase(Database):
     async def write(self, function: StoreFunction[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, function, True)
 
+    async def iterate(self, function: StoreFunction[Iterator[T]]) -> AsyncGenerator[T, None]:
+        iteration = _Iteration(self._engine, function)
+        loop = asyncio.get_running_loop()
+        try:
+            with _explained(str(self._path)):
+                while items := await loop.run_in_executor(self._readers, iteration.step):
+                    yield items[0]
+        finally:
+            await loop.run_in_executor(self._readers, iteration.close)
+
     def _run(self, function: StoreFunction[T], writing: bool) -> T:
         with _explained(str(self._path)):
             connection = self._connection(writing)
@@ -186,6 +206,31 @@ class SQLiteDatabase(Database):
         self._engine.dispose()
 
 
+class _Iteration(Generic[T]):
+    """An iterator over a connection of its own. Each step may be another thread's; no two run at once."""
+
+    def __init__(self, engine: Engine, function: StoreFunction[Iterator[T]]) -> None:
+        self._engine = engine
+        self._function = function
+        self._connection: Connection | None = None
+        self._items: Iterator[T] = iter(())
+        self._lock = threading.Lock()  # a step that nobody waits for any more must end before the connection is closed
+
+    def step(self) -> list[T]:
+        """Return the next item in a list, an empty one at the end."""
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+                self._connection.begin()
+                self._items = self._function(self._connection)
+            return list(itertools.islice(self._items, 1))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+
 class PostgresDatabase(Database):
     """A PostgreSQL database, or what speaks its protocol, shared by any number of catalogs."""
 
@@ -201,12 +246,24 @@ class PostgresDatabase(Database):
             raise ConfigInvalid("asyncpg is missing for PostgreSQL: pip install 'cdir[postgres]'") from None
 
     async def read(self, function: StoreFunction[T]) -> T:
-        return await self._run(function, isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return await self._run(function, **_SNAPSHOT)
 
     async def write(self, function: StoreFunction[T]) -> T:
         # read committed, because each function first takes the lock of what it changes and must then see what the
         # holders before it have committed
         return await self._run(function, isolation_level="READ COMMITTED")
+
+    async def iterate(self, function: StoreFunction[Iterator[T]]) -> AsyncGenerator[T, None]:
+        with _explained(self._where):
+            try:
+                async with self._engine.connect() as connection:
+                    await connection.execution_options(**_SNAPSHOT)
+                    async with connection.begin():
+                        iterator = await connection.run_sync(function)
+                        while items := await connection.run_sync(lambda _: list(itertools.islice(iterator, 1))):
+                            yield items[0]
+            except OSError as error:
+                raise ProviderUnavailable(f"the database of the catalog {self._where} cannot be reached") from error
 
     async def _run(self, function: StoreFunction[T], **options: Any) -> T:
         with _explained(self._where):

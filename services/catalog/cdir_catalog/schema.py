@@ -17,11 +17,18 @@ __all__ = [
     "identity",
     "intents",
     "is_owed",
+    "is_settled",
+    "jobs",
+    "locations",
     "metadata",
     "placements",
     "policies",
     "providers",
     "replicas",
+    "scans",
+    "sightings",
+    "snapshots",
+    "vacancies",
     "versions",
     "workspaces",
 ]
@@ -80,8 +87,12 @@ entries = sa.Table(
     sa.Column("author", sa.Text(), nullable=False),
     sa.Column("created_at", sa.BigInteger(), nullable=False),
     sa.Column("removed_at", sa.BigInteger()),
+    sa.Column("removed_by", sa.Text()),
+    sa.Column("conflict_of", _bytewise()),
 )
-"""Directories and files. A removed file's row stays, out of the listing's index, while versions of it are kept."""
+"""Directories and files. A removed file's row stays, out of the listing's index, while versions of it are kept.
+
+``conflict_of`` is set on a conflicting copy: the path that its content was meant for."""
 
 sa.Index(
     "ux_entries_live",
@@ -110,6 +121,14 @@ sa.Index(
     postgresql_where=entries.c.folded.is_not(None),
 )
 
+sa.Index(
+    "ix_entries_conflict",
+    entries.c.workspace_id,
+    entries.c.conflict_of,
+    sqlite_where=entries.c.conflict_of.is_not(None),
+    postgresql_where=entries.c.conflict_of.is_not(None),
+)
+
 versions = sa.Table(
     "versions",
     metadata,
@@ -125,10 +144,12 @@ versions = sa.Table(
     sa.Column("committed_at", sa.BigInteger(), nullable=False),
     sa.Column("superseded_at", sa.BigInteger()),
     sa.Column("expires_at", sa.BigInteger()),
+    sa.Column("modified_step", sa.BigInteger()),
     sa.UniqueConstraint("entry_id", "generation"),
 )
 """Contents. ``superseded_at`` is null for the current one; ``expires_at`` is when an older one is to be let go, null
-when it is current or let go already."""
+when it is current or let go already. ``modified_step`` is how coarse ``modified_at`` is where it came from a provider's
+listing, in nanoseconds; null when it is exact. ``sha256`` is empty while nobody has read a content made by others."""
 
 sa.Index(
     "ix_versions_expires_at",
@@ -136,6 +157,22 @@ sa.Index(
     sqlite_where=versions.c.expires_at.is_not(None),
     postgresql_where=versions.c.expires_at.is_not(None),
 )
+
+locations = sa.Table(
+    "locations",
+    metadata,
+    sa.Column("version_id", sa.ForeignKey(versions.c.id, ondelete="CASCADE"), primary_key=True),
+    sa.Column("until_at", sa.BigInteger(), primary_key=True),
+    sa.Column("workspace_id", sa.ForeignKey(workspaces.c.id), nullable=False),
+    sa.Column("dirname", _bytewise(), nullable=False),
+    sa.Column("basename", _bytewise(), nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Where a content was before its file was moved: at this path until then.
+
+Where it was at some time says the row with the smallest ``until_at`` after that time; without one, its entry."""
+
+sa.Index("ix_locations_path", locations.c.workspace_id, locations.c.dirname, locations.c.basename)
 
 providers = sa.Table(
     "providers",
@@ -150,9 +187,10 @@ providers = sa.Table(
     sa.Column("state_reason", sa.Text(), nullable=False),
     sa.Column("state_since", sa.BigInteger(), nullable=False),
     sa.Column("revision", sa.BigInteger(), nullable=False),
+    sa.Column("guard", sa.Text()),
 )
 """``record`` is the serialized ``cdir.v1.Provider`` without state; ``state`` is what was observed, a pause stands
-apart."""
+apart. ``guard`` is set while the delete guard holds: why nothing is concluded from what is missing there."""
 
 replicas = sa.Table(
     "replicas",
@@ -176,6 +214,10 @@ replicas = sa.Table(
     sa.Column("lease_until", sa.BigInteger()),
     sa.Column("lease_kind", sa.SmallInteger()),
     sa.Column("lease_key", _bytewise()),
+    sa.Column("changed_at", sa.BigInteger()),
+    sa.Column("absent_at", sa.BigInteger()),
+    sa.Column("seen_size", sa.BigInteger()),
+    sa.Column("seen_modified", sa.BigInteger()),
     sa.UniqueConstraint("version_id", "provider_id"),
     sqlite_autoincrement=True,  # the id is handed out as debt_id: it must not come back with another meaning
 )
@@ -185,12 +227,30 @@ version.
 A row without a version is a leftover: an object at ``key`` that no content explains, to be removed. ``owed`` is 1 where
 what is differs from what should be; ``due_at`` is when work on it may begin, null when there is none to do or a person
 must look first. A lease pushes ``due_at`` to its own end; ``lease_key`` is the key its holder works on.
+
+``changed_at`` is when what is recorded of the object at ``key`` last became something else: a listing begun before
+says nothing about it. ``absent_at`` is when a complete listing did not show it, until something follows from that. The
+``seen`` columns hold what a listing said: ``seen_size`` is set while an object is suspected to be others' content,
+until it was inspected; ``seen_modified`` is the provider's own time, of a suspected object or of one that has no better
+mark.
 """
 
 is_owed: sa.ColumnElement[bool] = replicas.c.owed == sa.literal_column("1")
 """The condition for owed copies, with the number written out: only then SQLite uses the index made for them."""
 
+is_settled: sa.ColumnElement[bool] = sa.and_(
+    replicas.c.actual == sa.literal_column("1"), replicas.c.owed == sa.literal_column("0")
+)
+"""The condition for copies that are good and in their place, written out for the index of proofs."""
+
 sa.Index("ix_replicas_key", replicas.c.key, replicas.c.provider_id)
+sa.Index(
+    "ix_replicas_absent",
+    replicas.c.provider_id,
+    replicas.c.key,
+    sqlite_where=replicas.c.absent_at.is_not(None),
+    postgresql_where=replicas.c.absent_at.is_not(None),
+)
 sa.Index(
     "ix_replicas_due",
     replicas.c.provider_id,
@@ -203,6 +263,13 @@ sa.Index(
     replicas.c.version_id,
     sqlite_where=sa.text("owed = 1"),
     postgresql_where=sa.text("owed = 1"),
+)
+sa.Index(
+    "ix_replicas_proven",
+    replicas.c.provider_id,
+    replicas.c.proven_at,
+    sqlite_where=sa.text("actual = 1 AND owed = 0"),
+    postgresql_where=sa.text("actual = 1 AND owed = 0"),
 )
 sa.Index(
     "ix_replicas_move_to",
@@ -253,6 +320,7 @@ intents = sa.Table(
     sa.Column("sha256", sa.LargeBinary(), nullable=False),
     sa.Column("modified_at", sa.BigInteger(), nullable=False),
     sa.Column("author", sa.Text(), nullable=False),
+    sa.Column("conflict_of", _bytewise()),
     sa.Column("owner", sa.Text(), nullable=False),
     sa.Column("lease_until", sa.BigInteger(), nullable=False),
     sa.UniqueConstraint("workspace_id", "path"),
@@ -302,3 +370,99 @@ placements = sa.Table(
     sa.UniqueConstraint("workspace_id", "path"),
 )
 """Subtrees to be placed anew and how far that has come: first the entries that live, then those ``removed``."""
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("name", _bytewise(), primary_key=True),
+    sa.Column("base", _bytewise(), nullable=False),
+    sa.Column("state", sa.Text(), nullable=False),
+    sa.Column("begun_at", sa.BigInteger(), nullable=False),
+    sa.Column("finished_at", sa.BigInteger()),
+    sa.Column("lease_owner", sa.Text(), nullable=False),
+    sa.Column("lease_until", sa.BigInteger(), nullable=False),
+)
+"""The last snapshots of this catalog that providers hold, and the one being made; ``base`` is empty for a whole one.
+``state`` is what the catalog was at, see :mod:`cdir_catalog.store.snapshots`. Not part of a snapshot itself."""
+
+sightings = sa.Table(
+    "sightings",
+    metadata,
+    sa.Column("key", _bytewise(), primary_key=True),
+    sa.Column("provider", _bytewise(), primary_key=True),
+    sa.Column("size", sa.BigInteger(), nullable=False),
+    sa.Column("modified_at", sa.BigInteger()),
+    sa.Column("exact", sa.SmallInteger(), nullable=False),
+    sa.Column("etag", sa.Text(), nullable=False),
+    sa.Column("checksum", sa.Text(), nullable=False),
+    sa.Column("version_id", sa.BigInteger()),
+    sqlite_with_rowid=False,
+)
+"""What lies at providers (by ``provider_id``) while a catalog is rebuilt; ``version_id`` is the row of the version that
+explains it, once one does. Not part of a snapshot."""
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _row_id(),
+    sa.Column("job_id", _bytewise(), nullable=False, unique=True),
+    sa.Column("kind", sa.SmallInteger(), nullable=False),
+    sa.Column("state", sa.SmallInteger(), nullable=False),
+    sa.Column("subject", _bytewise(), nullable=False),
+    sa.Column("author", sa.Text(), nullable=False),
+    sa.Column("message", sa.Text(), nullable=False),
+    sa.Column("started_at", sa.BigInteger(), nullable=False),
+    sa.Column("measured_at", sa.BigInteger()),
+    sa.Column("ended_at", sa.BigInteger()),
+    sa.Column("files", sa.BigInteger(), nullable=False),
+    sa.Column("bytes", sa.BigInteger(), nullable=False),
+    sa.Column("files_left", sa.BigInteger(), nullable=False),
+    sa.Column("bytes_left", sa.BigInteger(), nullable=False),
+    sa.Column("versions_left", sa.BigInteger(), nullable=False),
+    sa.Column("bytes_begun", sa.BigInteger(), nullable=False),
+    sa.Column("outcome", sa.LargeBinary(), nullable=False),
+)
+"""Work that goes on for long, about ``subject``. ``bytes_begun`` is what was left when it was measured first: from that
+its pace is told. ``outcome`` is what it proves in the end, a message of its kind, serialized."""
+
+scans = sa.Table(
+    "scans",
+    metadata,
+    _row_id(),
+    sa.Column("provider_id", sa.ForeignKey(providers.c.id), nullable=False),
+    sa.Column("prefix", _bytewise(), nullable=False),
+    sa.Column("recursive", sa.SmallInteger(), nullable=False),
+    sa.Column("due_at", sa.BigInteger(), nullable=False),
+    sa.Column("interval", sa.BigInteger(), nullable=False),
+    sa.Column("cursor", sa.Text(), nullable=False),
+    sa.Column("passes", sa.BigInteger(), nullable=False),
+    sa.Column("under_way", sa.SmallInteger(), nullable=False),
+    sa.Column("counts", sa.LargeBinary(), nullable=False),
+    sa.Column("error", sa.Text(), nullable=False),
+    sa.Column("lease_owner", sa.Text()),
+    sa.Column("lease_until", sa.BigInteger()),
+    sa.UniqueConstraint("provider_id", "prefix", "recursive"),
+    sqlite_autoincrement=True,  # a worker may still name a scan that was dropped
+)
+"""Which parts of which provider are to be listed, and when; ``interval`` is in nanoseconds.
+
+``counts`` is a serialized ``cdir.v1.ScanCounts`` of the pass that is ``under_way``, else of the last one.
+"""
+
+sa.Index("ix_scans_due_at", scans.c.due_at)
+
+vacancies = sa.Table(
+    "vacancies",
+    metadata,
+    _row_id(),
+    sa.Column("provider_id", sa.ForeignKey(providers.c.id), nullable=False),
+    sa.Column("key", _bytewise(), nullable=False),
+    sa.Column("at", sa.BigInteger(), nullable=False),
+    sa.Column("size", sa.BigInteger()),
+    sa.Column("modified_at", sa.BigInteger()),
+    sa.Column("etag", sa.Text(), nullable=False),
+    sa.Index("ix_vacancies_key", "key", "provider_id"),
+    sa.Index("ix_vacancies_at", "at"),
+)
+"""Keys that cdir itself has emptied lately, with what was there as far as it was known: a listing that still shows it
+is old."""

@@ -8,20 +8,47 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, directory_service_pb2
+from cdir.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    check_pb2,
+    directory_service_pb2,
+    provider_service_pb2,
+    scan_pb2,
+    scrub_pb2,
+)
 from cdir_catalog.database import Database
 from cdir_catalog.group_commit import GroupCommit
+from cdir_catalog.provider_card import ProviderCard
+from cdir_catalog.snapshot_servicer import SnapshotMethods
+from cdir_catalog.store.adopting import adopt_objects
+from cdir_catalog.store.audit import audit_catalog
 from cdir_catalog.store.begin import begin_writes
 from cdir_catalog.store.changes import changes_after, get_identity, last_revision
 from cdir_catalog.store.commit import commit_writes
+from cdir_catalog.store.comparing import compare_listing
 from cdir_catalog.store.debt import claim_debt
+from cdir_catalog.store.drill import drill_providers
 from cdir_catalog.store.entries import make_directory
+from cdir_catalog.store.evacuation import (
+    cancel_evacuation,
+    measure_evacuation,
+    record_evacuation,
+    start_evacuation,
+)
+from cdir_catalog.store.evacuation_plan import plan_evacuation
+from cdir_catalog.store.history import list_restorable
 from cdir_catalog.store.intents import abort_writes, claim_lapsed_writes, release_owner, renew_writes
+from cdir_catalog.store.inventory import explain_objects, list_copies
+from cdir_catalog.store.jobs import list_jobs
+from cdir_catalog.store.learning import learn_versions
 from cdir_catalog.store.listing import list_entries, search_entries
+from cdir_catalog.store.losses import accept_losses
 from cdir_catalog.store.moving import move_entry
 from cdir_catalog.store.outcomes import finish_debt, make_due, record_replicas
 from cdir_catalog.store.placing import place_entries
 from cdir_catalog.store.policies import explain_placement, get_policy, set_policy, unset_policy
+from cdir_catalog.store.proofs import claim_proofs, finish_proofs, prove_objects, read_proofs
 from cdir_catalog.store.providers import (
     change_provider,
     create_provider,
@@ -32,7 +59,10 @@ from cdir_catalog.store.providers import (
 from cdir_catalog.store.removing import remove_entry
 from cdir_catalog.store.resolving import get_file_status, list_versions, resolve_entries
 from cdir_catalog.store.retention import reap_versions
+from cdir_catalog.store.scans import claim_scan, finish_scan, make_scan_due, read_scans
 from cdir_catalog.store.status import get_tree_status
+from cdir_catalog.store.trash import empty_trash, list_trash
+from cdir_runtime.crash import crash_point
 
 __all__ = ["CatalogServicer"]
 
@@ -51,21 +81,45 @@ def _author(context: Any) -> str:
     return ""
 
 
-class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
+class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceServicer):
     """Serves one catalog; made by :func:`cdir_catalog.service.open_catalog`."""
 
-    def __init__(self, database: Database, commits: GroupCommit) -> None:
+    def __init__(self, database: Database, commits: GroupCommit, card: ProviderCard | None = None) -> None:
         self._database = database
         self._commits = commits
+        self._card = card
 
     async def _read(self, function: Callable[[Connection, Request], Response], request: Request) -> Response:
         return await self._database.read(lambda connection: function(connection, request))
 
     async def _write(
-        self, function: Callable[[Connection, Request, str], Response], request: Request, context: Any
+        self,
+        function: Callable[[Connection, Request, str], Response],
+        request: Request,
+        context: Any,
+        *,
+        crash: tuple[str, str] | None = None,
     ) -> Response:
+        """Run a store function in a transaction. ``crash`` names the crash points right before and after its commit."""
         author = _author(context)
-        return await self._commits.run(lambda connection: function(connection, request, author))
+        if crash is None:
+            return await self._commits.run(lambda connection: function(connection, request, author))
+        in_transaction, committed = crash
+
+        def run(connection: Connection) -> Response:
+            response = function(connection, request, author)
+            crash_point(in_transaction)
+            return response
+
+        response = await self._commits.run(run)
+        crash_point(committed)
+        return response
+
+    async def _written_down(self, response: Response) -> Response:
+        """Pass on the answer to a change of the providers once they stand on the card as they are now."""
+        if self._card is not None:
+            await self._card.keep(self._database)
+        return response
 
     async def ResolveEntries(
         self, request: catalog_service_pb2.ResolveEntriesRequest, context: Any
@@ -90,12 +144,12 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     async def MoveEntry(
         self, request: directory_service_pb2.MoveEntryRequest, context: Any
     ) -> directory_service_pb2.MoveEntryResponse:
-        return await self._write(move_entry, request, context)
+        return await self._write(move_entry, request, context, crash=("move.in_commit", "move.committed"))
 
     async def RemoveEntry(
         self, request: directory_service_pb2.RemoveEntryRequest, context: Any
     ) -> directory_service_pb2.RemoveEntryResponse:
-        return await self._write(remove_entry, request, context)
+        return await self._write(remove_entry, request, context, crash=("remove.in_commit", "remove.committed"))
 
     async def ListVersions(
         self, request: directory_service_pb2.ListVersionsRequest, context: Any
@@ -132,6 +186,21 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     ) -> directory_service_pb2.UnsetPolicyResponse:
         return await self._write(unset_policy, request, context)
 
+    async def ListRestorable(
+        self, request: catalog_service_pb2.ListRestorableRequest, context: Any
+    ) -> catalog_service_pb2.ListRestorableResponse:
+        return await self._read(list_restorable, request)
+
+    async def ListTrash(
+        self, request: directory_service_pb2.ListTrashRequest, context: Any
+    ) -> directory_service_pb2.ListTrashResponse:
+        return await self._read(list_trash, request)
+
+    async def EmptyTrash(
+        self, request: directory_service_pb2.EmptyTrashRequest, context: Any
+    ) -> directory_service_pb2.EmptyTrashResponse:
+        return await self._write(empty_trash, request, context)
+
     async def WatchChanges(
         self, request: directory_service_pb2.WatchChangesRequest, context: Any
     ) -> AsyncIterator[directory_service_pb2.WatchChangesResponse]:
@@ -149,12 +218,12 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     async def BeginWrites(
         self, request: catalog_service_pb2.BeginWritesRequest, context: Any
     ) -> catalog_service_pb2.BeginWritesResponse:
-        return await self._write(begin_writes, request, context)
+        return await self._write(begin_writes, request, context, crash=("write.in_begin", "write.begun"))
 
     async def CommitWrites(
         self, request: catalog_service_pb2.CommitWritesRequest, context: Any
     ) -> catalog_service_pb2.CommitWritesResponse:
-        return await self._write(commit_writes, request, context)
+        return await self._write(commit_writes, request, context, crash=("write.in_commit", "write.committed"))
 
     async def AbortWrites(
         self, request: catalog_service_pb2.AbortWritesRequest, context: Any
@@ -189,12 +258,37 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     async def FinishDebt(
         self, request: catalog_service_pb2.FinishDebtRequest, context: Any
     ) -> catalog_service_pb2.FinishDebtResponse:
-        return await self._write(finish_debt, request, context)
+        return await self._write(finish_debt, request, context, crash=("repair.in_finish", "repair.finished"))
 
     async def MakeDue(
         self, request: catalog_service_pb2.MakeDueRequest, context: Any
     ) -> catalog_service_pb2.MakeDueResponse:
         return await self._write(make_due, request, context)
+
+    async def CompareListing(
+        self, request: scan_pb2.CompareListingRequest, context: Any
+    ) -> scan_pb2.CompareListingResponse:
+        return await self._write(compare_listing, request, context, crash=("scan.in_compare", "scan.compared"))
+
+    async def ClaimScan(self, request: scan_pb2.ClaimScanRequest, context: Any) -> scan_pb2.ClaimScanResponse:
+        return await self._write(claim_scan, request, context)
+
+    async def FinishScan(self, request: scan_pb2.FinishScanRequest, context: Any) -> scan_pb2.FinishScanResponse:
+        return await self._write(finish_scan, request, context)
+
+    async def MakeScanDue(self, request: scan_pb2.MakeScanDueRequest, context: Any) -> scan_pb2.MakeScanDueResponse:
+        return await self._write(make_scan_due, request, context)
+
+    async def ReadScans(self, request: scan_pb2.ReadScansRequest, context: Any) -> scan_pb2.ReadScansResponse:
+        return await self._read(read_scans, request)
+
+    async def LearnVersions(
+        self, request: scan_pb2.LearnVersionsRequest, context: Any
+    ) -> scan_pb2.LearnVersionsResponse:
+        return await self._write(learn_versions, request, context)
+
+    async def AcceptLosses(self, request: scan_pb2.AcceptLossesRequest, context: Any) -> scan_pb2.AcceptLossesResponse:
+        return await self._write(accept_losses, request, context)
 
     async def PlaceEntries(
         self, request: catalog_service_pb2.PlaceEntriesRequest, context: Any
@@ -209,17 +303,17 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
     async def CreateProvider(
         self, request: catalog_service_pb2.CreateProviderRequest, context: Any
     ) -> catalog_service_pb2.CreateProviderResponse:
-        return await self._write(create_provider, request, context)
+        return await self._written_down(await self._write(create_provider, request, context))
 
     async def ChangeProvider(
         self, request: catalog_service_pb2.ChangeProviderRequest, context: Any
     ) -> catalog_service_pb2.ChangeProviderResponse:
-        return await self._write(change_provider, request, context)
+        return await self._written_down(await self._write(change_provider, request, context))
 
     async def DropProvider(
         self, request: catalog_service_pb2.DropProviderRequest, context: Any
     ) -> catalog_service_pb2.DropProviderResponse:
-        return await self._write(drop_provider, request, context)
+        return await self._written_down(await self._write(drop_provider, request, context))
 
     async def ReadProviders(
         self, request: catalog_service_pb2.ReadProvidersRequest, context: Any
@@ -230,6 +324,73 @@ class CatalogServicer(catalog_service_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_service_pb2.RecordProviderStatesRequest, context: Any
     ) -> catalog_service_pb2.RecordProviderStatesResponse:
         return await self._write(record_provider_states, request, context)
+
+    async def ClaimProofs(self, request: scrub_pb2.ClaimProofsRequest, context: Any) -> scrub_pb2.ClaimProofsResponse:
+        return await self._write(claim_proofs, request, context)
+
+    async def FinishProofs(
+        self, request: scrub_pb2.FinishProofsRequest, context: Any
+    ) -> scrub_pb2.FinishProofsResponse:
+        return await self._write(finish_proofs, request, context)
+
+    async def ProveObjects(
+        self, request: scrub_pb2.ProveObjectsRequest, context: Any
+    ) -> scrub_pb2.ProveObjectsResponse:
+        return await self._write(prove_objects, request, context)
+
+    async def ReadProofs(self, request: scrub_pb2.ReadProofsRequest, context: Any) -> scrub_pb2.ReadProofsResponse:
+        return await self._read(read_proofs, request)
+
+    async def AdoptObjects(self, request: scan_pb2.AdoptObjectsRequest, context: Any) -> scan_pb2.AdoptObjectsResponse:
+        return await self._write(adopt_objects, request, context)
+
+    async def AuditCatalog(
+        self, request: check_pb2.AuditCatalogRequest, context: Any
+    ) -> check_pb2.AuditCatalogResponse:
+        return await self._read(audit_catalog, request)
+
+    async def ListCopies(self, request: check_pb2.ListCopiesRequest, context: Any) -> check_pb2.ListCopiesResponse:
+        return await self._read(list_copies, request)
+
+    async def ExplainObjects(
+        self, request: check_pb2.ExplainObjectsRequest, context: Any
+    ) -> check_pb2.ExplainObjectsResponse:
+        return await self._read(explain_objects, request)
+
+    async def PlanEvacuation(
+        self, request: catalog_service_pb2.PlanEvacuationRequest, context: Any
+    ) -> catalog_service_pb2.PlanEvacuationResponse:
+        return await self._read(plan_evacuation, request)
+
+    async def StartEvacuation(
+        self, request: catalog_service_pb2.StartEvacuationRequest, context: Any
+    ) -> catalog_service_pb2.StartEvacuationResponse:
+        return await self._write(start_evacuation, request, context, crash=("evacuate.in_start", "evacuate.started"))
+
+    async def CancelEvacuation(
+        self, request: provider_service_pb2.CancelEvacuationRequest, context: Any
+    ) -> provider_service_pb2.CancelEvacuationResponse:
+        return await self._write(cancel_evacuation, request, context)
+
+    async def MeasureEvacuation(
+        self, request: catalog_service_pb2.MeasureEvacuationRequest, context: Any
+    ) -> catalog_service_pb2.MeasureEvacuationResponse:
+        return await self._read(measure_evacuation, request)
+
+    async def RecordEvacuation(
+        self, request: catalog_service_pb2.RecordEvacuationRequest, context: Any
+    ) -> catalog_service_pb2.RecordEvacuationResponse:
+        return await self._write(record_evacuation, request, context, crash=("evacuate.in_record", "evacuate.recorded"))
+
+    async def DrillProviders(
+        self, request: provider_service_pb2.DrillProvidersRequest, context: Any
+    ) -> provider_service_pb2.DrillProvidersResponse:
+        return await self._read(drill_providers, request)
+
+    async def ListJobs(
+        self, request: provider_service_pb2.ListJobsRequest, context: Any
+    ) -> provider_service_pb2.ListJobsResponse:
+        return await self._read(list_jobs, request)
 
     async def GetIdentity(
         self, request: catalog_service_pb2.GetIdentityRequest, context: Any

@@ -45,6 +45,7 @@ def entry_message(workspace: str, row: Any, owed: int = 0) -> entry_pb2.Entry:
         version_id=row.version,
         owed=owed,
         author=row.version_author,
+        conflict_of=row.conflict_of,
     )
 
 

@@ -13,8 +13,10 @@ from cdir_runtime.service import run_service
 def main() -> int:
     parser = argparse.ArgumentParser(prog="cdir_embedded", description="Run cdir in one process on this machine.")
     parser.add_argument("--listen", metavar="HOST:PORT", help="serve on this address too, besides the home's socket")
+    parser.add_argument("--new-catalog", action="store_true", help="begin an empty catalog where the home's is gone")
     options = parser.parse_args()
-    return run_service("daemon", functools.partial(run, listen=options.listen), patience=8.0)
+    start = functools.partial(run, listen=options.listen, new_catalog=options.new_catalog)
+    return run_service("daemon", start, patience=8.0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 from cdir.errors import ConfigInvalid
 from cdir.locations import home as find_home
 from cdir_embedded.composition import open_deployment
-from cdir_embedded.home import database_url, occupy, open_sealer
+from cdir_embedded.home import database_url, occupy, open_sealer, require_catalog
+from cdir_replicator.allowance import ScrubPace
 from cdir_runtime.server import is_loopback, serve
 from cdir_runtime.service import until_stopped
 from cdir_runtime.settings import Settings
@@ -20,11 +21,12 @@ __all__ = ["run"]
 _DRAIN_SECONDS = 3.0
 
 
-async def run(settings: Settings, listen: str | None) -> None:
+async def run(settings: Settings, listen: str | None, *, new_catalog: bool = False) -> None:
     """Serve until asked to stop. ``listen`` is a second address, for callers that are not on this machine's socket.
 
     Whoever opens the socket is this user, so local files may be named there; a second address makes that uncertain, and
-    then nobody may. Once everything answers, one line of JSON on standard output says so: ``{"address", "pid"}``.
+    then nobody may. ``new_catalog`` begins an empty catalog where the home's is gone. Once everything answers, one line
+    of JSON on standard output says so: ``{"address", "pid"}``.
     """
     token = settings.token()
     if listen is not None and token is None and not is_loopback(listen):
@@ -34,9 +36,18 @@ async def run(settings: Settings, listen: str | None) -> None:
         )
     home = find_home()
     with occupy(home):
+        if not new_catalog:
+            require_catalog(home)
         async with AsyncExitStack() as exits:
             deployment = await exits.enter_async_context(
-                open_deployment(database_url(home), open_sealer(home), local_files=listen is None)
+                open_deployment(
+                    database_url(home),
+                    open_sealer(home),
+                    local_files=listen is None,
+                    scan_calls_per_minute=settings.scan_calls_per_minute(),
+                    scrub_pace=ScrubPace.of(settings),
+                    provider_card=home.provider_card,
+                )
             )
             address = await exits.enter_async_context(serve(home.address, deployment.registrars, drain=_DRAIN_SECONDS))
             if listen is not None:

@@ -13,19 +13,31 @@ from cdir.errors import AlreadyExists, CdirError, ConfigInvalid, PreconditionFai
 from cdir.locations import Home
 from cdir_runtime.credentials import Sealer, load_or_create_key
 
-__all__ = ["database_url", "occupy", "open_sealer"]
+__all__ = ["database_url", "occupy", "open_sealer", "require_catalog"]
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 def database_url(home: Home) -> str:
     """The embedded catalog of a home."""
-    return f"sqlite:///{home.path / 'catalog.sqlite3'}"
+    return f"sqlite:///{home.catalog}"
+
+
+def require_catalog(home: Home) -> None:
+    """Raise ConfigInvalid when the home has had a catalog that is gone.
+
+    An empty one in its place would look as if every file were lost.
+    """
+    if home.provider_card.exists() and not home.catalog.exists():
+        raise ConfigInvalid(
+            f"the catalog {home.catalog} is gone; `cdir rebuild` makes it anew from what the providers hold (to begin"
+            f" with nothing instead, delete {home.provider_card})"
+        )
 
 
 def open_sealer(home: Home) -> Sealer:
     """Seal under the home's key, which is made at the first start."""
-    return Sealer(load_or_create_key(home.path / "key"))
+    return Sealer(load_or_create_key(home.key))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cdir.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from cdir.v1.provider_service_pb2_grpc import add_ProviderServiceServicer_to_server
+from cdir.v1.recovery_service_pb2_grpc import add_RecoveryServiceServicer_to_server
 from cdir_gateway.service import open_gateway
 from cdir_runtime.channel import open_channel
 from cdir_runtime.credentials import Sealer, load_or_create_key
@@ -28,8 +29,9 @@ async def run(settings: Settings) -> None:
         )
         directory = partial(add_DirectoryServiceServicer_to_server, gateway.directory)
         providers = partial(add_ProviderServiceServicer_to_server, gateway.providers)
+        recovery = partial(add_RecoveryServiceServicer_to_server, gateway.recovery)
         listen = settings.listen or "127.0.0.1:7070"
-        await exits.enter_async_context(serve(listen, [directory, providers], token=settings.token()))
+        await exits.enter_async_context(serve(listen, [directory, providers, recovery], token=settings.token()))
         await until_stopped()
 
 

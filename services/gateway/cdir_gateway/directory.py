@@ -20,6 +20,7 @@ from cdir.v1 import (
     entry_pb2,
     replicator_service_pb2,
     replicator_service_pb2_grpc,
+    scrub_pb2,
 )
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS, user_metadata
@@ -109,6 +110,16 @@ class Directory:
                 timeout=CALL_SECONDS,
             )
         return pb.RepairEntryResponse(due=started.due)
+
+    async def scrub(self, request: scrub_pb2.ScrubTreeRequest) -> AsyncGenerator[scrub_pb2.ScrubTreeResponse, None]:
+        """Have copies proven and yield how far that is; it goes on when the caller leaves."""
+        call = self._replicator.StartScrub(scrub_pb2.StartScrubRequest(scrub=normal(request, "path")))
+        try:
+            with translated():
+                async for step in call:
+                    yield scrub_pb2.ScrubTreeResponse(progress=step.progress)
+        finally:
+            call.cancel()
 
     async def copy(self, request: pb.CopyEntryRequest, user: str) -> AsyncGenerator[pb.CopyEntryResponse, None]:
         """Copy a file or a tree; yield one outcome per file as it is done."""

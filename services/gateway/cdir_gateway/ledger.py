@@ -14,6 +14,7 @@ from cdir.errors import CdirError
 from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, entry_pb2
 from cdir_gateway.batching import Batcher
+from cdir_runtime.crash import crash_point
 from cdir_runtime.interceptors import USER_KEY
 
 __all__ = ["CALL_SECONDS", "Ledger", "user_metadata"]
@@ -118,6 +119,7 @@ class Ledger:
         request = catalog_service_pb2.BeginWritesRequest(
             owner=self.owner, lease_seconds=_LEASE_SECONDS, intents=intents
         )
+        crash_point("write.before_begin")
         with translated():
             response = await self._catalog.BeginWrites(request, timeout=CALL_SECONDS, metadata=user_metadata(user))
         return [from_failure(begun.failure) if begun.HasField("failure") else begun for begun in response.results]
@@ -126,8 +128,10 @@ class Ledger:
         self, user: str, commitments: list[catalog_service_pb2.WriteCommitment]
     ) -> Sequence[entry_pb2.Entry | Exception]:
         request = catalog_service_pb2.CommitWritesRequest(commitments=commitments)
+        crash_point("write.before_commit")
         with translated():
             response = await self._catalog.CommitWrites(request, timeout=CALL_SECONDS, metadata=user_metadata(user))
+        crash_point("write.after_commit")
         return [from_failure(done.failure) if done.HasField("failure") else done.entry for done in response.results]
 
     async def _abort_many(self, _: str, aborts: list[catalog_service_pb2.AbortedWrite]) -> Sequence[None]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from cdir.errors import CdirError, RateLimited
 from cdir.status import translated
-from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
+from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2, scan_pb2
 from cdir_gateway.ledger import CALL_SECONDS
 from cdir_transfer.health import ProviderHealth
 
@@ -34,6 +34,7 @@ class Observations:
         self._catalog = catalog
         self._health = health
         self._replicas: dict[tuple[str, str, str], catalog_service_pb2.ReplicaObservation] = {}
+        self._learnt: dict[tuple[str, str], scan_pb2.LearntVersion] = {}
         self._failures: dict[str, tuple[float, str]] = {}
         """When each provider failed first since it answered last, and why it failed last."""
         self._noticed = asyncio.Event()
@@ -42,6 +43,12 @@ class Observations:
         """Note a copy that is missing or corrupt."""
         if len(self._replicas) < _MOST_NOTES:
             self._replicas[(observation.version_id, observation.provider_id, observation.key)] = observation
+            self._noticed.set()
+
+    def content_learnt(self, learnt: scan_pb2.LearntVersion) -> None:
+        """Note the digests of a content that nobody had read before."""
+        if len(self._learnt) < _MOST_NOTES:
+            self._learnt[learnt.version_id, learnt.provider_id] = learnt
             self._noticed.set()
 
     def provider_failed(self, provider_id: str, error: CdirError) -> None:
@@ -64,9 +71,14 @@ class Observations:
     async def flush(self) -> None:
         """Send what was noted so far."""
         replicas, self._replicas = list(self._replicas.values()), {}
+        learnt, self._learnt = list(self._learnt.values()), {}
         failures = self._outages()
         try:
             with translated():
+                if learnt:
+                    await self._catalog.LearnVersions(
+                        scan_pb2.LearnVersionsRequest(learnt=learnt), timeout=CALL_SECONDS
+                    )
                 if replicas:
                     await self._catalog.RecordReplicas(
                         catalog_service_pb2.RecordReplicasRequest(observations=replicas), timeout=CALL_SECONDS

@@ -10,7 +10,7 @@ from typing import Final
 
 from google.protobuf.struct_pb2 import Struct
 
-from cdir.errors import AlreadyExists, CdirError, InvalidArgument, NotFound
+from cdir.errors import AlreadyExists, CdirError, InvalidArgument, NotFound, PreconditionFailed
 from cdir.status import translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -31,6 +31,10 @@ _CHECK_SECONDS: Final = 30.0
 _USAGE_SECONDS: Final = 5.0
 _CONFORMANCE_SECONDS: Final = 1800.0
 _DEFAULT_PRIORITY: Final = 100
+
+_UP: Final = provider_pb2.PROVIDER_STATE_UP
+_DOWN: Final = provider_pb2.PROVIDER_STATE_DOWN
+_UNKNOWN: Final = provider_pb2.PROVIDER_STATE_UNKNOWN
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -93,7 +97,7 @@ class Providers:
                 ),
                 timeout=CALL_SECONDS,
             )
-        await self._record_up(provider_id)
+        await self._record(provider_id, _UP)
         return await self.get(asked.name)
 
     async def update(self, request: pb.UpdateProviderRequest) -> provider_pb2.Provider:
@@ -142,12 +146,15 @@ class Providers:
                     adapter_service_pb2.CheckMarkRequest(provider=ref), timeout=_CHECK_SECONDS
                 )
         except CdirError as error:
+            # without the right mark it answers, and nothing is known of what is there
+            state = _UNKNOWN if isinstance(error, PreconditionFailed) else _DOWN
+            await self._record(provider.provider_id, state, error.message)
             yield provider_pb2.ConformanceResult(name="reachable", outcome="failed", message=error.message)
             return
         yield provider_pb2.ConformanceResult(
             name="reachable", outcome="passed", message=f"answered in {mark.seconds * 1000:.0f} ms"
         )
-        await self._record_up(provider.provider_id)
+        await self._record(provider.provider_id, _UP)
         if not full:
             return
         call = self._adapters.RunConformance(
@@ -237,14 +244,12 @@ class Providers:
             )
         return probed.capability
 
-    async def _record_up(self, provider_id: str) -> None:
+    async def _record(self, provider_id: str, state: provider_pb2.ProviderState.ValueType, reason: str = "") -> None:
         with translated():
             await self._catalog.RecordProviderStates(
                 catalog_service_pb2.RecordProviderStatesRequest(
                     observations=[
-                        catalog_service_pb2.ProviderObservation(
-                            provider_id=provider_id, state=provider_pb2.PROVIDER_STATE_UP
-                        )
+                        catalog_service_pb2.ProviderObservation(provider_id=provider_id, state=state, reason=reason)
                     ]
                 ),
                 timeout=CALL_SECONDS,

@@ -19,6 +19,8 @@ class OpenFile:
 
     entry: entry_pb2.Entry
     content: OpenContent
+    replicas: Sequence[entry_pb2.Replica]
+    """Its copies when it was opened, best first."""
 
 
 class FileReader:
@@ -48,7 +50,7 @@ class FileReader:
                 raise NotFound(f"{path} was replaced or moved while it was read", path=path)
             return _at(now.replicas, provider)
 
-        return OpenFile(found.entry, self._reader.open(version, replicas, resolve_again, label=path))
+        return OpenFile(found.entry, self._reader.open(version, replicas, resolve_again, label=path), replicas)
 
     async def _resolve(self, workspace: str, path: str, generation: int | None) -> catalog_service_pb2.ResolvedEntry:
         return await self._ledger.resolve(

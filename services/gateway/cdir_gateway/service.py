@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,19 +13,26 @@ import grpc.aio
 
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
 from cdir_gateway.background import Background
+from cdir_gateway.checking import Checker
 from cdir_gateway.directory import Directory
+from cdir_gateway.evacuation import Evacuations
 from cdir_gateway.ledger import Ledger
 from cdir_gateway.local_files import LocalFiles
 from cdir_gateway.observations import Observations
+from cdir_gateway.outside import Outside
 from cdir_gateway.providers import Providers
 from cdir_gateway.read_stream import ReadStreams
 from cdir_gateway.reading import FileReader
+from cdir_gateway.rebuilding import Rebuilder
+from cdir_gateway.recovery import RecoveryServicer
+from cdir_gateway.restoring import Restorer
 from cdir_gateway.servicer import DirectoryServicer, ProviderServicer
 from cdir_gateway.write_stream import WriteStreams
 from cdir_gateway.writing import FileWriter
 from cdir_runtime.credentials import Sealer
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.reader import VerifiedReader
+from cdir_transfer.snapshots import SnapshotStore
 from cdir_transfer.writer import ProviderWriter
 
 __all__ = ["Gateway", "open_gateway"]
@@ -39,6 +47,7 @@ class Gateway:
 
     directory: DirectoryServicer
     providers: ProviderServicer
+    recovery: RecoveryServicer
 
 
 @asynccontextmanager
@@ -69,12 +78,20 @@ async def open_gateway(
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
         writer = FileWriter(ledger, ProviderWriter(adapters, health, observations, patience=patience), background)
-        reader = FileReader(ledger, VerifiedReader(adapters, health, observations))
+        verified = VerifiedReader(adapters, health, observations)
+        reader = FileReader(ledger, verified)
+        checker = Checker(catalog, adapters, verified)
+        outside = Outside(catalog, adapters, replicator)
+        restorer = Restorer(catalog, reader, writer)
         directory = Directory(catalog, replicator, reader, writer, local_files=local_files, deployment=deployment)
+        snapshots = SnapshotStore(catalog, adapters, owner=f"gateway-{uuid.uuid4().hex}")
         try:
             yield Gateway(
-                directory=DirectoryServicer(directory, WriteStreams(writer, local), ReadStreams(reader, local)),
-                providers=ProviderServicer(Providers(catalog, adapters, sealer)),
+                directory=DirectoryServicer(
+                    directory, WriteStreams(writer, local), ReadStreams(reader, local), checker, outside, restorer
+                ),
+                recovery=RecoveryServicer(snapshots, Rebuilder(catalog, adapters, snapshots)),
+                providers=ProviderServicer(Providers(catalog, adapters, sealer), Evacuations(catalog), outside),
             )
         finally:
             await writer.wait_for_late_copies(_LATE_SECONDS)

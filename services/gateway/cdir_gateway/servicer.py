@@ -10,13 +10,17 @@ import grpc.aio
 
 from cdir.paths import normalize_path
 from cdir.status import translated
+from cdir.v1 import check_pb2, directory_service_pb2_grpc, provider_service_pb2_grpc, scan_pb2, scrub_pb2
 from cdir.v1 import directory_service_pb2 as directory_pb
-from cdir.v1 import directory_service_pb2_grpc, provider_service_pb2_grpc
 from cdir.v1 import provider_service_pb2 as provider_pb
+from cdir_gateway.checking import Checker
 from cdir_gateway.directory import TREE_SECONDS, Directory, normal
+from cdir_gateway.evacuation import Evacuations
 from cdir_gateway.ledger import CALL_SECONDS, user_metadata
+from cdir_gateway.outside import Outside
 from cdir_gateway.providers import Providers
 from cdir_gateway.read_stream import ReadStreams
+from cdir_gateway.restoring import Restorer
 from cdir_gateway.write_stream import WriteStreams
 from cdir_runtime.interceptors import user_of
 
@@ -28,10 +32,21 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     """Serves the virtual directory. What the catalog answers alone is passed to it with paths in normal form."""
 
-    def __init__(self, directory: Directory, writes: WriteStreams, reads: ReadStreams) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        writes: WriteStreams,
+        reads: ReadStreams,
+        checker: Checker,
+        outside: Outside,
+        restorer: Restorer,
+    ) -> None:
         self._directory = directory
+        self._checker = checker
         self._writes = writes
         self._reads = reads
+        self._outside = outside
+        self._restorer = restorer
 
     async def GetServer(
         self, request: directory_pb.GetServerRequest, context: Context
@@ -128,6 +143,35 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     ) -> directory_pb.RepairEntryResponse:
         return await self._directory.repair(request)
 
+    async def ScanEntry(
+        self, request: directory_pb.ScanEntryRequest, context: Context
+    ) -> directory_pb.ScanEntryResponse:
+        return directory_pb.ScanEntryResponse(scans=await self._outside.scan(request))
+
+    async def GetScans(self, request: directory_pb.GetScansRequest, context: Context) -> directory_pb.GetScansResponse:
+        return directory_pb.GetScansResponse(scans=await self._outside.scans(request.scan_ids))
+
+    async def AdoptEntries(
+        self, request: directory_pb.AdoptEntriesRequest, context: Context
+    ) -> AsyncGenerator[directory_pb.AdoptEntriesResponse, None]:
+        async with aclosing(self._outside.adopt(request, user_of(context) or "")) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def ScrubTree(
+        self, request: scrub_pb2.ScrubTreeRequest, context: Context
+    ) -> AsyncGenerator[scrub_pb2.ScrubTreeResponse, None]:
+        async with aclosing(self._directory.scrub(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def CheckTree(
+        self, request: check_pb2.CheckTreeRequest, context: Context
+    ) -> AsyncGenerator[check_pb2.CheckTreeResponse, None]:
+        async with aclosing(self._checker.check(request)) as responses:
+            async for response in responses:
+                yield response
+
     async def CopyEntry(
         self, request: directory_pb.CopyEntryRequest, context: Context
     ) -> AsyncGenerator[directory_pb.CopyEntryResponse, None]:
@@ -149,6 +193,24 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
             async for response in responses:
                 yield response
 
+    async def RestoreEntry(
+        self, request: directory_pb.RestoreEntryRequest, context: Context
+    ) -> AsyncGenerator[directory_pb.RestoreEntryResponse, None]:
+        async with aclosing(self._restorer.restore(request, user_of(context) or "")) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def ListTrash(
+        self, request: directory_pb.ListTrashRequest, context: Context
+    ) -> directory_pb.ListTrashResponse:
+        with translated():
+            return await self._directory.catalog.ListTrash(normal(request, "path"), timeout=CALL_SECONDS)
+
+    async def EmptyTrash(
+        self, request: directory_pb.EmptyTrashRequest, context: Context
+    ) -> directory_pb.EmptyTrashResponse:
+        return await self._restorer.empty_trash(request, user_of(context) or "")
+
     async def WatchChanges(
         self, request: directory_pb.WatchChangesRequest, context: Context
     ) -> AsyncGenerator[directory_pb.WatchChangesResponse, None]:
@@ -160,8 +222,10 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
 class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):
     """Serves the registered providers."""
 
-    def __init__(self, providers: Providers) -> None:
+    def __init__(self, providers: Providers, evacuations: Evacuations, outside: Outside) -> None:
         self._providers = providers
+        self._evacuations = evacuations
+        self._outside = outside
 
     async def ListKinds(self, request: provider_pb.ListKindsRequest, context: Context) -> provider_pb.ListKindsResponse:
         return provider_pb.ListKindsResponse(kinds=await self._providers.kinds())
@@ -193,6 +257,11 @@ class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):
             async for result in results:
                 yield provider_pb.CheckProviderResponse(result=result)
 
+    async def AcceptLosses(
+        self, request: scan_pb2.AcceptLossesRequest, context: Context
+    ) -> scan_pb2.AcceptLossesResponse:
+        return scan_pb2.AcceptLossesResponse(accepted=await self._outside.accept_losses(request.name))
+
     async def RemoveProvider(
         self, request: provider_pb.RemoveProviderRequest, context: Context
     ) -> provider_pb.RemoveProviderResponse:
@@ -203,6 +272,29 @@ class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):
         self, request: provider_pb.GetProviderUsageRequest, context: Context
     ) -> provider_pb.GetProviderUsageResponse:
         return provider_pb.GetProviderUsageResponse(usages=await self._providers.usages())
+
+    async def EvacuateProvider(
+        self, request: provider_pb.EvacuateProviderRequest, context: Context
+    ) -> provider_pb.EvacuateProviderResponse:
+        return await self._evacuations.evacuate(request, user_of(context) or "")
+
+    async def CancelEvacuation(
+        self, request: provider_pb.CancelEvacuationRequest, context: Context
+    ) -> provider_pb.CancelEvacuationResponse:
+        return await self._evacuations.cancel(request)
+
+    async def ReplaceProvider(
+        self, request: provider_pb.ReplaceProviderRequest, context: Context
+    ) -> provider_pb.ReplaceProviderResponse:
+        return await self._evacuations.replace(request, user_of(context) or "")
+
+    async def DrillProviders(
+        self, request: provider_pb.DrillProvidersRequest, context: Context
+    ) -> provider_pb.DrillProvidersResponse:
+        return await self._evacuations.drill(request)
+
+    async def ListJobs(self, request: provider_pb.ListJobsRequest, context: Context) -> provider_pb.ListJobsResponse:
+        return await self._evacuations.jobs(request)
 
 
 def _on_behalf(context: Context) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, IntegrityError, InvalidArgument
+from cdir.errors import CdirError, Conflict, IntegrityError, InvalidArgument
 from cdir.paths import normalize_path
 from cdir.status import to_failure
 from cdir.v1 import directory_service_pb2 as pb
@@ -188,13 +188,22 @@ class _WriteStream:
                     stored = await self._writer.store(order, content.data, content.sha256)
             else:
                 async with self._large:
-                    stored = await self._write_large(step, order)
+                    stored = await self._write_large_or_again(step, order)
         except CdirError as error:
             await self._fail(step.id, error)
             return
         finally:
             self._whole.release()
         await self._report(step.id, stored)
+
+    async def _write_large_or_again(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:
+        try:
+            return await self._write_large(step, order)
+        except Conflict as error:
+            if not order.may_keep_copy(error):
+                raise
+        # it lapsed before it was committed; the file can be read again
+        return await self._write_large(step, order)
 
     async def _write_large(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:
         source = await self._local.open_source(step.open.local_source)
@@ -242,6 +251,7 @@ class _WriteStream:
             user=self._user,
             base_generation=opened.base_generation if opened.HasField("base_generation") else None,
             minimum=opened.wait == pb.WAIT_FOR_MINIMUM,
+            keep_copy=opened.on_conflict == pb.ON_CONFLICT_KEEP_COPY,
         )
 
     async def _fail(self, file_id: int, error: CdirError) -> None:

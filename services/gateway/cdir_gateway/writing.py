@@ -8,18 +8,22 @@ ends a write before that, the intent is given up, and the catalog is told which 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, Conflict, DeadlineExceeded, InternalError, ProviderUnavailable, Retry
+from cdir.errors import CdirError, Conflict, DeadlineExceeded, InternalError, IsDirectory, ProviderUnavailable, Retry
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
 from cdir_gateway.background import Background
+from cdir_gateway.conflicts import conflict_path
 from cdir_gateway.ledger import Ledger
+from cdir_transfer.copying import HeldContent, copy_held
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
 
@@ -29,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 _BEGIN_ATTEMPTS: Final = 6
 """How often a write is begun while the path is busy for a moment."""
+
+_FREE_ATTEMPTS: Final = 8
+_FREE_PAUSE: Final = 0.25
+"""How often, and after how many seconds each time, it is looked whether another write to the path was given up."""
+
+_COPY_NAMES: Final = 100
+"""How many names are tried for a conflicting copy."""
 
 _ABORT_SECONDS: Final = 30.0
 _COMMIT_TRIES: Final = 3
@@ -40,6 +51,7 @@ class WriteOrder:
     """What shall be written.
 
     ``base_generation`` as in WriteOpen. ``minimum`` answers once enough copies are durable, the others going on.
+    ``keep_copy`` keeps the content beside the path when it may not take it; then ``conflict_of`` is the path meant.
     """
 
     workspace: str
@@ -48,21 +60,47 @@ class WriteOrder:
     user: str
     base_generation: int | None = None
     minimum: bool = False
+    keep_copy: bool = False
+    conflict_of: str = ""
+
+    def may_keep_copy(self, error: Conflict) -> bool:
+        """Whether a content that was refused so is to be kept beside its path. "Later" means no other edit."""
+        return self.keep_copy and error.retry is not Retry.LATER
+
+    def beside(self, time: datetime, number: int) -> WriteOrder:
+        """The same as a conflicting copy, under its first, second… name."""
+        return dataclasses.replace(
+            self,
+            path=conflict_path(self.path, self.user, time, number),
+            base_generation=0,
+            keep_copy=False,
+            conflict_of=self.path,
+        )
 
 
 class StoredFile:
-    """A committed file: its entry, who holds it, who is owed."""
+    """A committed file: its entry, who holds it, who is owed, and the path it was meant for when it is a conflict's."""
 
-    def __init__(self, entry: entry_pb2.Entry, stored: Sequence[str], owed: Sequence[str], late: LateCopies | None):
+    def __init__(
+        self,
+        entry: entry_pb2.Entry,
+        stored: Sequence[str],
+        owed: Sequence[str],
+        late: LateCopies | None,
+        conflict_of: str = "",
+    ) -> None:
         self.entry = entry
         self.stored = stored
         self.owed = owed
         self.late = late
         """The copies that are still under way; ``None`` when there are none."""
+        self.conflict_of = conflict_of
 
     def message(self) -> directory_service_pb2.WriteStored:
         """As the caller is told."""
-        return directory_service_pb2.WriteStored(entry=self.entry, stored=self.stored, owed=self.owed)
+        return directory_service_pb2.WriteStored(
+            entry=self.entry, stored=self.stored, owed=self.owed, conflict_of=self.conflict_of
+        )
 
 
 class LateCopies:
@@ -109,7 +147,8 @@ class LateCopies:
             entry.CopyFrom(self._entry)
             entry.owed = len(self._upload.owed_names)
             late = None if self._ended.is_set() else self
-            yield StoredFile(entry, self._upload.stored_names, self._upload.owed_names, late)
+            upload = self._upload
+            yield StoredFile(entry, upload.stored_names, upload.owed_names, late, upload.order.conflict_of)
             if late is None:
                 return
 
@@ -128,9 +167,25 @@ class FileWriter:
 
         Raises the errors of WriteFiles.
         """
+        try:
+            return await self._store(order, data, sha256)
+        except Conflict as error:
+            if not order.may_keep_copy(error):
+                raise
+        # it lapsed before it was committed; the bytes are still here
+        return await self._store(order, data, sha256)
+
+    async def _store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
         async with self._begun(order, len(data), sha256) as upload:
             upload.put(data)
             return await upload.finish(len(data), sha256, b"")
+
+    async def copy(self, order: WriteOrder, held: HeldContent) -> StoredFile:
+        """Store a content that providers hold already and whose digests are known. Raises the errors of WriteFiles."""
+        version = held.version
+        async with self._begun(order, version.size, version.sha256) as upload:
+            upload.copy(held)
+            return await upload.finish(version.size, version.sha256, version.block_digests)
 
     @asynccontextmanager
     async def upload(self, order: WriteOrder, size: int | None) -> AsyncIterator[Upload]:
@@ -156,15 +211,7 @@ class FileWriter:
 
     @asynccontextmanager
     async def _begun(self, order: WriteOrder, size: int, sha256: bytes) -> AsyncIterator[Upload]:
-        intent = catalog_service_pb2.WriteIntent(
-            workspace=order.workspace,
-            path=order.path,
-            base_generation=order.base_generation,
-            size=size,
-            sha256=sha256,
-            modified=order.modified,
-        )
-        begun = await self._begin(intent, order.user)
+        order, begun = await self._begin_or_beside(order, size, sha256)
         upload = Upload(self._ledger, self._providers, order, begun)
         try:
             late = self._late.get((order.workspace, order.path))
@@ -180,10 +227,48 @@ class FileWriter:
             elif not upload.committed:
                 self._background.start("a commit", self._see_committed(upload, upload.commit))
 
-    async def _begin(self, intent: catalog_service_pb2.WriteIntent, user: str) -> catalog_service_pb2.BegunWrite:
+    async def _begin_or_beside(
+        self, order: WriteOrder, size: int, sha256: bytes
+    ) -> tuple[WriteOrder, catalog_service_pb2.BegunWrite]:
+        """Begin a write, at its path or as a conflicting copy; returns what is being written."""
+        try:
+            return order, await self._begin(order, size, sha256)
+        except Conflict as error:
+            if not order.may_keep_copy(error):
+                raise
+            conflict = error
+        for _ in range(_FREE_ATTEMPTS):
+            if "generation" not in conflict.context:
+                break
+            # the other write may be one that is just being given up: no reason to keep this one apart
+            await asyncio.sleep(_FREE_PAUSE)
+            alone = dataclasses.replace(order, base_generation=int(conflict.context["generation"]))
+            try:
+                return alone, await self._begin(alone, size, sha256)
+            except Conflict as error:
+                conflict = error
+        now = datetime.now(UTC)
+        for number in range(1, _COPY_NAMES + 1):
+            beside = order.beside(now, number)
+            try:
+                return beside, await self._begin(beside, size, sha256)
+            except (Conflict, IsDirectory):
+                continue  # the name is taken
+        raise conflict
+
+    async def _begin(self, order: WriteOrder, size: int, sha256: bytes) -> catalog_service_pb2.BegunWrite:
         """Begin a write; waits while a copy of the path is being moved, which the catalog says by "later"."""
+        intent = catalog_service_pb2.WriteIntent(
+            workspace=order.workspace,
+            path=order.path,
+            base_generation=order.base_generation,
+            size=size,
+            sha256=sha256,
+            modified=order.modified,
+            conflict_of=order.conflict_of,
+        )
         for attempt in range(1, _BEGIN_ATTEMPTS + 1):
-            pending = self._ledger.begin(intent, user)
+            pending = self._ledger.begin(intent, order.user)
             try:
                 return await asyncio.shield(pending)
             except asyncio.CancelledError:
@@ -308,6 +393,17 @@ class Upload:
             record_displaced=self._ledger.record,
         )
 
+    def copy(self, held: HeldContent) -> None:
+        """Begin to write a content that providers hold already."""
+        self._copies = copy_held(
+            self._providers,
+            self._reachable(),
+            held,
+            modified=self.order.modified,
+            needed=self._needed,
+            record_displaced=self._ledger.record,
+        )
+
     async def send(self, piece: bytes) -> None:
         """Pass on the next piece, 1 byte to 4 MiB; raises when too few providers are left."""
         assert isinstance(self._copies, FanOut)
@@ -349,7 +445,7 @@ class Upload:
         entry = await self._commit(commitment)
         if commitment.writing:
             self.late = LateCopies(self, entry, known)
-        return StoredFile(entry, self.stored_names, self.owed_names, self.late)
+        return StoredFile(entry, self.stored_names, self.owed_names, self.late, self.order.conflict_of)
 
     async def record_ended(self, branch: Branch) -> None:
         """Record a copy whose write ended after the commit: it is there, or somebody has to look."""

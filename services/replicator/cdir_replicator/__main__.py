@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 from cdir.v1.replicator_service_pb2_grpc import add_ReplicatorServiceServicer_to_server
+from cdir_replicator.allowance import ScrubPace
 from cdir_replicator.service import open_replicator
 from cdir_runtime.channel import open_channel
 from cdir_runtime.server import serve
@@ -17,7 +18,12 @@ async def run(settings: Settings) -> None:
     async with (
         open_channel(settings.catalog_address) as catalog,
         open_channel(settings.adapters_address) as adapters,
-        open_replicator(catalog, adapters) as servicer,
+        open_replicator(
+            catalog,
+            adapters,
+            scan_calls_per_minute=settings.scan_calls_per_minute(),
+            scrub_pace=ScrubPace.of(settings),
+        ) as servicer,
         serve(settings.listen or "127.0.0.1:7073", [partial(add_ReplicatorServiceServicer_to_server, servicer)]),
     ):
         await until_stopped()

@@ -7,7 +7,16 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from cdir.errors import CdirError, Conflict, IntegrityError, InternalError, IsDirectory, NotFound, Unsupported
+from cdir.errors import (
+    CdirError,
+    Conflict,
+    IntegrityError,
+    InternalError,
+    IsDirectory,
+    NotFound,
+    ProviderUnavailable,
+    Unsupported,
+)
 from cdir.status import from_failure, to_failure, translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -16,9 +25,11 @@ from cdir.v1 import (
     catalog_service_pb2_grpc,
     entry_pb2,
 )
+from cdir_replicator.lookout import Lookout
 from cdir_replicator.notes import Notes
 from cdir_replicator.planner import SOON, judge
 from cdir_replicator.progress import Progress
+from cdir_runtime.crash import crash_point
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.reader import OpenContent, VerifiedReader
 from cdir_transfer.writer import Copies, ProviderWriter
@@ -44,6 +55,7 @@ class Repairer:
         writer: ProviderWriter,
         notes: Notes,
         progress: Progress,
+        lookout: Lookout,
         *,
         owner: str,
         lease_seconds: float,
@@ -54,6 +66,7 @@ class Repairer:
         self._writer = writer
         self._notes = notes
         self._progress = progress
+        self._lookout = lookout
         self._owner = owner
         self._lease_seconds = lease_seconds
 
@@ -133,19 +146,27 @@ class Repairer:
         """Write the content at its target from one of the good copies, verified on its way."""
         begun = time.monotonic()
         version = item.version
+        await self._lookout.require_free(item)
         content = self._reader.open(version, item.sources, self._resolver(item), label=_label(item))
-        if version.size <= BLOCK_SIZE:
-            data = await content.whole()
-            copies = self._writer.put(
-                [_target(item)],
-                data,
-                modified=version.modified,
-                needed=1,
-                record_displaced=self._record_displaced,
-            )
-            stored = await _settled(copies, copies.settled)
-        else:
-            stored = await self._copy_stream(item, content)
+        crash_point("repair.before_copy")
+        try:
+            if version.size <= BLOCK_SIZE:
+                data = await content.whole()
+                copies = self._writer.put(
+                    [_target(item)],
+                    data,
+                    modified=version.modified,
+                    needed=1,
+                    record_displaced=self._record_displaced,
+                )
+                stored = await _settled(copies, copies.settled)
+            else:
+                stored = await self._copy_stream(item, content)
+        except ProviderUnavailable:
+            for provider in content.changed:
+                await self._lookout.ask_for_scan(item, provider)
+            raise
+        crash_point("repair.after_copy")
         self._progress.copied += 1
         self._progress.copied_bytes += version.size
         if time.monotonic() - begun > self._lease_seconds / 2:
@@ -219,6 +240,7 @@ class Repairer:
         replica = item.replica
         if item.HasField("occupant") and item.occupant.version_id:
             await self._move_occupant(item)
+        crash_point("repair.before_relocate")
         try:
             info = await self._move(replica, replica.key, item.target_key)
         except NotFound as error:
@@ -232,6 +254,7 @@ class Repairer:
             )
             await self._notes.record([missing])
             return self.hand_back(item, f"nothing is at {replica.key}: it is copied instead")
+        crash_point("repair.after_relocate")
         if info.directory or info.size != item.version.size:
             raise IntegrityError(
                 f"{item.target_key} at provider {replica.provider} has {info.size} bytes instead of"
@@ -268,6 +291,7 @@ class Repairer:
 
     async def _remove(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
         """Remove objects that no version explains any more, all at one provider."""
+        crash_point("repair.before_delete")
         with translated():
             response = await self._adapters.DeleteObjects(
                 adapter_service_pb2.DeleteObjectsRequest(
@@ -275,6 +299,7 @@ class Repairer:
                 ),
                 timeout=_REMOVE_SECONDS,
             )
+        crash_point("repair.after_delete")
         outcomes = []
         for item, deleted in zip(items, response.outcomes, strict=True):
             # where a directory is now, the object is gone as well
@@ -310,12 +335,12 @@ class Repairer:
             return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, wrong)
         content = self._reader.open(version, [replica], _nowhere_else, label=_label(item))
         try:
-            blocks = content.blocks()
+            pieces = content.pieces()
             try:
-                async for _ in blocks:
+                async for _ in pieces:
                     pass
             finally:
-                await blocks.aclose()
+                await pieces.aclose()
         except IntegrityError as damage:
             return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, damage)
         return self._done(item, info.etag, info.checksum)

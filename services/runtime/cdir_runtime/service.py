@@ -14,6 +14,7 @@ from typing import Final
 
 from cdir.errors import CdirError
 from cdir_runtime.allocator import collect_rarely, keep_freed_memory
+from cdir_runtime.crash import arm
 from cdir_runtime.settings import Settings
 from cdir_runtime.telemetry import configure_logging
 
@@ -45,6 +46,7 @@ def run_service(name: str, serve: Callable[[Settings], Awaitable[None]], *, pati
     """
     try:
         settings = Settings.from_environment()
+        arm(name, os.environ)
         configure_logging(name, level=settings.log_level, style=settings.log_format)
         keep_freed_memory()
         collect_rarely()

@@ -139,6 +139,7 @@ class _Supervisor:
             "CDIR_REPLICATOR_ADDRESS": self._addresses["replicator"],
             "CDIR_DATABASE_URL": database_url,
             "CDIR_KEY_FILE": str(self._plan.folder / "key"),
+            "CDIR_PROVIDER_CARD": str(self._plan.folder / "providers.json"),
             "CDIR_TOKEN_FILE": str(self._plan.token_file),
         }
 

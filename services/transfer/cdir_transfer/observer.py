@@ -1,20 +1,23 @@
-"""What transfers notice about replicas and providers beside their own work."""
+"""What transfers notice about replicas, contents and providers beside their own work."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable, RateLimited, Unauthenticated
-from cdir.v1 import catalog_service_pb2
+from cdir.v1 import catalog_service_pb2, scan_pb2
 
 __all__ = ["TransferObserver", "is_providers_fault"]
 
 
 class TransferObserver(Protocol):
-    """Takes notes of what transfers see; both calls only take the note and return at once."""
+    """Takes notes of what transfers see; every call only takes the note and returns at once."""
 
     def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
         """A copy was found missing or corrupt where the catalog says it is."""
+
+    def content_learnt(self, learnt: scan_pb2.LearntVersion) -> None:
+        """A content whose digests were not known was read to its end."""
 
     def provider_failed(self, provider_id: str, error: CdirError) -> None:
         """A provider could not be reached, did not answer in time, or refused the credentials."""

@@ -4,6 +4,9 @@ A content is read in blocks (:mod:`cdir_transfer.digest`). Each block is one Fet
 handed on, and fails over by itself: to the other keys of the replica, to the keys the catalog knows now (the object may
 have been renamed meanwhile), and to the next replica. A replica that answers later than it nearly always does is
 overtaken: the next one is asked as well, and the first good answer wins.
+
+A content that was found at a provider and whose digests nobody knows yet is the exception: see
+:mod:`cdir_transfer.learning`.
 """
 
 from __future__ import annotations
@@ -14,11 +17,20 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from cdir.errors import CdirError, IntegrityError, IsDirectory, NotFound, ProviderUnavailable, RangeNotSatisfied
+from cdir.errors import (
+    CdirError,
+    IntegrityError,
+    IsDirectory,
+    NotFound,
+    PreconditionFailed,
+    ProviderUnavailable,
+    RangeNotSatisfied,
+)
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2, entry_pb2
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, block_count, block_range, check_block, check_whole
 from cdir_transfer.health import ProviderHealth
+from cdir_transfer.learning import FirstReading, Learning
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 
 __all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
@@ -96,7 +108,9 @@ class VerifiedReader:
         late = self._health.late_after(provider_id, size)
         return _OVERTAKE_UNMEASURED if late is None else max(late, _OVERTAKE_AT_LEAST)
 
-    async def _fetch(self, replica: entry_pb2.Replica, key: str, offset: int, length: int, whole_size: int) -> bytes:
+    async def _fetch(
+        self, replica: entry_pb2.Replica, key: str, offset: int, length: int, whole_size: int
+    ) -> adapter_service_pb2.FetchObjectResponse:
         """One range of one object; IntegrityError when the object has another size than the version."""
         self._overtake_credit = min(self._overtake_credit + _OVERTAKE_SHARE, _OVERTAKE_BURST)
         provider_id = replica.provider_id
@@ -120,7 +134,7 @@ class VerifiedReader:
         self._health.succeeded(provider_id, length, time.monotonic() - began)
         if response.size != whole_size:
             raise IntegrityError(f"the object has {response.size} bytes instead of {whole_size}")
-        return response.data
+        return response
 
 
 class OpenContent:
@@ -141,7 +155,11 @@ class OpenContent:
         self._replicas = replicas
         self._bad: set[str] = set()
         self._label = label
+        self._first = None if version.sha256 else FirstReading(version)
+        self.changed: set[str] = set()
+        """Names of providers where another program has changed the object since it was found there."""
         self.version = version
+        """The content; digests that were not known are filled in once all of it was read."""
 
     async def block(self, index: int) -> bytes:
         """Return one verified block; of an empty content, block 0 is empty.
@@ -149,6 +167,14 @@ class OpenContent:
         Raises ProviderUnavailable when no replica could be reached that might have it, else IntegrityError when every
         replica is damaged or gone.
         """
+        first = self._first
+        if first is not None and first.source is None:
+            async with first.choosing:
+                if first.source is None:
+                    return await self._block(index)
+        return await self._block(index)
+
+    async def _block(self, index: int) -> bytes:
         waiting = deque(self._reader._health.ordered(self._by_trust(), lambda replica: replica.provider_id))
         running: dict[asyncio.Task[bytes], entry_pb2.Replica] = {}
         failures: dict[str, CdirError] = {}
@@ -168,6 +194,8 @@ class OpenContent:
                     try:
                         data = task.result()
                     except CdirError as error:
+                        if isinstance(error, PreconditionFailed):
+                            self.changed.add(replica.provider)
                         failures[replica.provider] = error
                         newest = None
                     else:
@@ -190,7 +218,9 @@ class OpenContent:
 
         Close the generator (``contextlib.aclosing``) when it is left early. Errors are those of :meth:`block`.
         """
-        end = block_count(self.version.size) if stop is None else stop
+        count = block_count(self.version.size)
+        end = count if stop is None else stop
+        learning = self._first.begin() if self._first is not None and first == 0 and end == count > 1 else None
         ahead: deque[asyncio.Task[bytes]] = deque()
         spares = 0
         try:
@@ -207,6 +237,10 @@ class OpenContent:
                 if spares:
                     spares -= 1
                     self._reader._give_spare()
+                if learning is not None:
+                    await learning.take(block)
+                    if not ahead and first == end:
+                        self._learn(learning)
                 yield block
         finally:
             for _ in range(spares):
@@ -224,6 +258,8 @@ class OpenContent:
                 f"{self._label} has {size} bytes; a range cannot begin at {offset}", path=self._label
             )
         end = size if length is None else min(size, offset + length)
+        if not size and self._first is not None:
+            await self.block(0)  # nothing to hand out, but something to learn
         if end <= offset:
             return
         if size <= BLOCK_SIZE:
@@ -244,6 +280,9 @@ class OpenContent:
 
     def _by_trust(self) -> list[entry_pb2.Replica]:
         """The replicas in order, those that were found bad last: one bad block does not make the others bad."""
+        if self._first is not None and self._first.source is not None:
+            # other copies may hold other bytes: without digests nothing tells
+            return [self._first.source]
         return sorted(self._replicas, key=lambda replica: replica.provider_id in self._bad)
 
     async def _from_replica(self, replica: entry_pb2.Replica, index: int) -> bytes:
@@ -276,13 +315,36 @@ class OpenContent:
         raise error
 
     async def _from_key(self, replica: entry_pb2.Replica, key: str, index: int) -> bytes:
-        offset, length = block_range(self.version.size, index)
-        data = await self._reader._fetch(replica, key, offset, length, self.version.size)
-        if len(data) >= INLINE_BYTES:
+        size = self.version.size
+        offset, length = block_range(size, index)
+        first = self._first
+        try:
+            found = await self._reader._fetch(replica, key, offset, length, size)
+        except IntegrityError as error:
+            if first is not None:
+                raise first.of_another_size(replica) from error
+            raise
+        data = found.data
+        if first is not None:
+            first.accept(replica, key, found)
+            if len(data) != length:
+                raise IntegrityError(f"{len(data)} bytes instead of {length} in block {index}")
+            if size <= BLOCK_SIZE:
+                learning = first.begin()
+                await learning.take(data)
+                self._learn(learning)
+        elif len(data) >= INLINE_BYTES:
             await asyncio.to_thread(self._check, index, data)
         else:
             self._check(index, data)
         return data
+
+    def _learn(self, learning: Learning) -> None:
+        """All of the content was read for the first time: from now on it is verified."""
+        learnt = learning.finish()
+        self.version.sha256, self.version.block_digests = learnt.sha256, learnt.block_digests
+        self._first = None
+        self._reader._observer.content_learnt(learnt)
 
     def _check(self, index: int, data: bytes) -> None:
         if self.version.size <= BLOCK_SIZE:

@@ -33,6 +33,7 @@ from cdir.errors import (
 )
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2, entry_pb2
+from cdir_runtime.crash import crash_point
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
@@ -181,14 +182,16 @@ class Branch(ABC):
                     await self._move_aside(self.target.occupant)
                 began = time.monotonic()
                 self.touched = True
+                crash_point("write.before_copy")
                 info, size = await self._write()
+                crash_point("write.after_copy")
             if info.size != size:
                 raise IntegrityError(f"the provider says that it stored {info.size} bytes instead of {size}")
             self.stored = catalog_service_pb2.StoredCopy(
                 provider_id=provider_id, etag=info.etag, checksum=info.checksum
             )
             self.touched = False
-            writer.health.succeeded(provider_id, size, time.monotonic() - began)
+            self._note_pace(size, time.monotonic() - began)
         except CdirError as error:
             self.error = error
             if isinstance(error, _REFUSALS):
@@ -202,6 +205,7 @@ class Branch(ABC):
         seen = catalog_service_pb2.ReplicaObservation(
             version_id=occupant.version_id, provider_id=self.target.provider_id
         )
+        crash_point("replace.before_aside")
         try:
             with translated():
                 moved = await self._writer.adapters.MoveObject(
@@ -219,8 +223,13 @@ class Branch(ABC):
             seen.previous_key = self.target.key
             seen.state = entry_pb2.REPLICA_STATE_OK
             seen.etag, seen.checksum = moved.info.etag, moved.info.checksum
+        crash_point("replace.after_aside")
         # the new content may replace the old only once the catalog knows where the old one is
         await self._record_displaced(seen)
+        crash_point("replace.after_record")
+
+    def _note_pace(self, size: int, seconds: float) -> None:
+        self._writer.health.succeeded(self.target.provider_id, size, seconds)
 
     @abstractmethod
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:

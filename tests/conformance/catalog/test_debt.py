@@ -85,9 +85,12 @@ async def test_what_fails_again_and_again_waits_for_a_person(mirrored: Driver) -
         if path == "/":
             status = await mirrored.status()
             assert (status.owed, status.quarantined) == (1, 1)
+            (copy,) = status.quarantined_copies
+            assert (copy.path, copy.provider, copy.error) == ("/f0", "c", "it broke")
     made = await mirrored.call("MakeDue", catalog.MakeDueRequest(path="/f0", provider="c"))
     assert made.due == 1
     assert (await mirrored.status()).quarantined == 0
+    assert not (await mirrored.status()).quarantined_copies
     await mirrored.finish(await mirrored.claim())
     assert (await mirrored.status()).owed == 0
 

@@ -17,6 +17,7 @@ from cdir.errors import (
     IsDirectory,
     NotFound,
     RangeNotSatisfied,
+    Unsupported,
 )
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2 as pb
@@ -252,6 +253,40 @@ async def test_a_listing_shows_one_directory_or_everything_below(bench: Any, ref
     with pytest.raises(InvalidPath), translated():
         async for _ in bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, prefix="dir/")):
             pass
+
+
+@pytest.mark.parametrize(("kind", "ordered"), [("local", False), ("memory", True)])
+async def test_only_the_last_message_of_a_listing_says_that_it_was_complete(
+    bench: Any, kind: str, ordered: bool
+) -> None:
+    ref = await bench.add("listed", kind)
+    for key in ("a", "b", "c/d"):
+        await bench.put(ref, key, b"x")
+    pages = [page async for page in bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, recursive=True))]
+    assert [page.complete for page in pages] == [False] * (len(pages) - 1) + [True]
+    assert {page.ordered for page in pages} == {ordered}
+    later = bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref, recursive=True, start_after="a"))
+    if ordered:
+        assert [info.key async for page in later for info in page.objects] == ["b", "c/d"]
+    else:
+        with pytest.raises(Unsupported), translated():
+            async for _ in later:
+                pass
+
+
+async def test_what_is_neither_file_nor_folder_is_told_apart(bench: Any) -> None:
+    ref = await bench.add("disk")
+    (bench.folder / "disk/link").symlink_to("nowhere")
+    pages = bench.adapters.ListObjects(pb.ListObjectsRequest(provider=ref))
+    shown = {info.key: (info.special, info.directory) async for page in pages for info in page.objects}
+    assert shown == {"link": (True, False), ".cdir": (False, True)}
+
+
+async def test_a_range_tells_which_object_it_was_read_from(bench: Any) -> None:
+    ref = await bench.add("disk")
+    await bench.put(ref, "a", b"0123456789")
+    response = await bench.adapters.FetchObject(pb.FetchObjectRequest(provider=ref, key="a", length=5))
+    assert response.etag == (await stat(bench, ref, "a")).etag != ""
 
 
 async def test_usage_and_sweeping(bench: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -98,3 +99,28 @@ def test_the_order_is_the_policys_then_priority_then_name() -> None:
     candidates = [Candidate(1, "a", priority=5), Candidate(2, "b", priority=1), Candidate(3, "c", priority=1)]
     policy = effective_policy([entry_pb2.Policy(prefer=["c", "unknown"])])
     assert [one.name for one in place(policy, candidates, "/f").chosen] == ["c", "b", "a"]
+
+
+@given(policy=_policies(), candidates=_candidates, seed=st.text(), data=st.data())
+def test_what_is_evacuated_gets_nothing_and_counts_for_nothing(
+    policy: entry_pb2.Policy, candidates: list[Candidate], seed: str, data: st.DataObject
+) -> None:
+    leaving = data.draw(st.sets(st.sampled_from(candidates))) if candidates else set()
+    mixed = [replace(one, leaving=one in leaving) for one in candidates]
+    without = [one for one in candidates if one not in leaving]
+    holders = {one.id for one in leaving}
+    placement = place(policy, mixed, seed, holders)
+    assert [one.id for one in placement.chosen] == [one.id for one in place(policy, without, seed, holders).chosen]
+    assert placement.reasons.keys() == {one.id for one in candidates}
+
+
+@given(candidates=_candidates, seed=st.text(), copies=st.integers(1, 4), data=st.data())
+def test_the_favoured_come_after_holders_and_before_others(
+    candidates: list[Candidate], seed: str, copies: int, data: st.DataObject
+) -> None:
+    assume(len(candidates) > copies)
+    ids = [one.id for one in candidates]
+    holders = data.draw(st.sets(st.sampled_from(ids), max_size=copies - 1))
+    favoured = data.draw(st.sets(st.sampled_from(ids), min_size=copies))
+    chosen = {one.id for one in place(entry_pb2.Policy(copies=copies), candidates, seed, holders, favoured).chosen}
+    assert holders <= chosen <= holders | favoured

@@ -48,6 +48,8 @@ def test_every_command_explains_itself(
 _CHANGING = {
     ("put",), ("get",), ("mkdir",), ("cp",), ("mv",), ("rm",), ("repair",), ("policy", "set"), ("policy", "unset"),
     ("provider", "add"), ("provider", "set"), ("provider", "pause"), ("provider", "resume"), ("provider", "remove"),
+    ("provider", "evacuate"), ("provider", "replace"), ("restore",), ("trash",),
+    ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"),
 }  # fmt: skip
 
 

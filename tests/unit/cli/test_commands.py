@@ -161,7 +161,7 @@ def test_copy_move_remove(cdir: Commands, folder: str, tree: Path) -> None:
 
 def test_status(cdir: Commands, folder: str, tree: Path) -> None:
     cdir("put", "-r", tree, folder)
-    assert cdir("status", folder).text.startswith("2 files, all on 2 providers\n")
+    assert cdir("status", folder).text.startswith("2 files, all on 2 providers, every copy proven within the last ")
     status = cdir("status", f"{folder}/a.txt", "-o", "json").json
     assert [(replica["provider"], replica["state"]) for replica in status["replicas"]] == [("one", "ok"), ("two", "ok")]
     assert status["owed"] == 0
@@ -204,7 +204,7 @@ def test_providers(cdir: Commands, tmp_path: Path) -> None:
     cdir("provider", "add", "extra", "--kind", "local", "--set", f"root={tmp_path / 'extra'}", "--location", "shelf")
     try:
         rows = {row["name"]: row for row in cdir("provider", "list", "-o", "json").json}
-        assert list(rows["extra"]) == ["name", "kind", "state", "used", "free", "priority", "location"]
+        assert list(rows["extra"]) == ["name", "kind", "state", "used", "free", "priority", "location", "exit"]
         assert rows["extra"]["location"] == "shelf"
         assert "extra: local" in cdir("provider", "show", "extra").text
         assert "passed   reachable" in cdir("provider", "check", "extra").text

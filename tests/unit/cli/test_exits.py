@@ -4,7 +4,7 @@ import pytest
 
 from cdir import errors
 from cdir.cli.exits import Exit, exit_of_error, exit_of_report, one_line
-from cdir.model import Failed, TransferReport
+from cdir.model import Failed, KeptCopy, TransferReport
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_errors(error: type[errors.CdirError], code: int) -> None:
     assert exit_of_error(error("what, where, what to do")) == code
 
 
-def _report(*failed: errors.CdirError, owed: int = 0) -> TransferReport:
+def _report(*failed: errors.CdirError, owed: int = 0, conflicts: tuple[KeptCopy, ...] = ()) -> TransferReport:
     return TransferReport(
         files=1,
         bytes=1,
@@ -36,6 +36,7 @@ def _report(*failed: errors.CdirError, owed: int = 0) -> TransferReport:
         failed=tuple(Failed("p", error) for error in failed),
         owed=owed,
         seconds=0.1,
+        conflicts=conflicts,
     )
 
 
@@ -44,6 +45,9 @@ def test_reports() -> None:
     assert exit_of_report(_report(owed=1)) is Exit.OWED
     assert exit_of_report(_report(errors.Conflict("c"), errors.Conflict("c"), owed=1)) is Exit.CONFLICT
     assert exit_of_report(_report(errors.Conflict("c"), errors.Unsupported("u"))) is Exit.FAILED
+    kept = (KeptCopy("/a", "/a (conflicting copy)"),)
+    assert exit_of_report(_report(owed=1, conflicts=kept)) is Exit.CONFLICT
+    assert exit_of_report(_report(errors.Unsupported("u"), conflicts=kept)) is Exit.FAILED
 
 
 def test_messages_are_one_line() -> None:

@@ -1,10 +1,13 @@
 """The lines of ``status`` and of a transfer that a newcomer reads first."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from cdir import errors
-from cdir.cli.commands.copies import file_status_row, headline, tree_status_row
+from cdir.cli.commands.copies import file_status_row, tree_status_row
 from cdir.cli.commands.transfer import summary
+from cdir.cli.headline import headline, status_line
 from cdir.model import (
     Entry,
     EntryKind,
@@ -12,6 +15,7 @@ from cdir.model import (
     FileStatus,
     ProviderState,
     ProviderStatus,
+    QuarantinedCopy,
     Replica,
     ReplicaState,
     TransferReport,
@@ -21,13 +25,24 @@ from cdir.model import (
 _SINCE = datetime(2020, 5, 6, 7, 8, tzinfo=UTC)
 
 
-def _provider(name: str, files: int, owed: int = 0, state: ProviderState = ProviderState.UP) -> ProviderStatus:
-    down = state is not ProviderState.UP
-    return ProviderStatus(name, "local", state, "connection refused" if down else "", _SINCE, files, files * 10, owed)
+def _provider(
+    name: str,
+    files: int,
+    owed: int = 0,
+    state: ProviderState = ProviderState.UP,
+    proven: datetime | None = None,
+    *,
+    unproven: bool = False,
+) -> ProviderStatus:
+    reason = "" if state is ProviderState.UP else "connection refused"
+    return ProviderStatus(name, "local", state, reason, _SINCE, files, files * 10, owed, proven, unproven)
 
 
-def _tree(files: int, *providers: ProviderStatus, quarantined: int = 0) -> TreeStatus:
-    return TreeStatus(files, files * 10, sum(one.owed for one in providers), quarantined, False, 0, providers)
+def _tree(
+    files: int, *providers: ProviderStatus, quarantined: int = 0, copies: tuple[QuarantinedCopy, ...] = ()
+) -> TreeStatus:
+    owed = sum(one.owed for one in providers)
+    return TreeStatus(files, files * 10, owed, quarantined, False, 0, providers, quarantined_copies=copies)
 
 
 def test_all_is_well() -> None:
@@ -41,16 +56,52 @@ def test_not_every_provider_is_meant_to_hold_all() -> None:
 
 
 def test_who_is_owed_and_why() -> None:
-    lines = headline(_tree(5, _provider("a", 5), _provider("azure", 2, owed=3, state=ProviderState.DOWN)))
-    assert lines[0] == "5 files, 3 copies owed"
-    assert lines[1].startswith("3 files owe a copy to azure, down since 2020-05-06 ")
-    assert lines[1].endswith(": connection refused")
+    (line,) = headline(_tree(5, _provider("a", 5), _provider("azure", 2, owed=3, state=ProviderState.DOWN)))
+    assert line.startswith("5 files, 3 copies owed; 3 files owe a copy to azure, down since 2020-05-06 ")
+    assert line.endswith(": connection refused")
 
 
 def test_a_provider_that_is_down_is_named_even_if_nothing_is_owed() -> None:
-    lines = headline(_tree(5, _provider("a", 5), _provider("b", 5, state=ProviderState.DOWN)))
-    assert lines[0] == "5 files, all on 2 providers"
-    assert lines[1].startswith("b is down since ")
+    (line,) = headline(_tree(5, _provider("a", 5), _provider("b", 5, state=ProviderState.DOWN)))
+    assert line.startswith("5 files, all on 2 providers; b is down since ")
+
+
+def test_the_line_stays_short_when_many_are_in_trouble() -> None:
+    down = [_provider(f"p{number}", 5, state=ProviderState.DOWN) for number in range(6)]
+    assert status_line(_tree(5, *down)).endswith("; and 3 providers more")
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [
+        (timedelta(seconds=5), "minute"),
+        (timedelta(seconds=61), "2 min"),
+        (timedelta(minutes=90), "90 min"),
+        (timedelta(minutes=91), "2 h"),
+        (timedelta(hours=2, seconds=1), "3 h"),
+        (timedelta(hours=49), "3 days"),
+    ],
+)
+def test_the_oldest_proof_of_all_is_told_and_never_made_younger(age: timedelta, text: str) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    young, old = (_provider(name, 5, proven=now - one) for name, one in (("a", timedelta()), ("b", age)))
+    assert (
+        status_line(_tree(5, young, old), now)
+        == f"5 files, all on 2 providers, every copy proven within the last {text}"
+    )
+
+
+def test_what_is_owed_is_not_proven() -> None:
+    owing = _tree(5, _provider("a", 5, proven=_SINCE), _provider("b", 4, owed=1, proven=_SINCE))
+    line = status_line(owing, _SINCE + timedelta(hours=3))
+    assert line == ("5 files, 1 copy owed, every other copy proven within the last 3 h; 1 file owes a copy to b")
+
+
+def test_a_copy_that_was_never_proven_is_not_passed_over() -> None:
+    tree = _tree(5, _provider("a", 5, proven=_SINCE), _provider("b", 5, unproven=True))
+    assert status_line(tree) == "5 files, all on 2 providers, not every copy proven yet"
+    assert tree_status_row(tree)["proven_at"] is None
+    assert tree_status_row(_tree(5, _provider("a", 5, proven=_SINCE)))["proven_at"] == "2020-05-06T07:08:00Z"
 
 
 def test_nothing_yet() -> None:
@@ -59,8 +110,16 @@ def test_nothing_yet() -> None:
 
 
 def test_what_waits_for_a_person_is_said() -> None:
-    lines = headline(_tree(5, _provider("a", 4, owed=1), quarantined=1))
-    assert any("cdir repair" in line for line in lines)
+    broken = QuarantinedCopy("/x", "a", "no such bucket")
+    _, advice, copy = headline(_tree(5, _provider("a", 4, owed=1), quarantined=1, copies=(broken,)))
+    assert "cdir repair" in advice
+    assert copy == "  /x at a: no such bucket"
+
+
+def test_conflicting_copies_are_counted() -> None:
+    tree = TreeStatus(5, 50, 0, 0, False, 0, (_provider("a", 5),), conflicts=2)
+    assert any(line.startswith("2 conflicting copies: ") for line in headline(tree))
+    assert tree_status_row(tree)["conflicts"] == 2
 
 
 def test_a_transfer_in_one_line() -> None:
@@ -80,7 +139,7 @@ def test_the_fields_that_scripts_rely_on() -> None:
         {"provider": "disk", "state": "owed", "key": "a", "etag": "", "proven_at": None, "error": ""}
     ]
     tree = tree_status_row(_tree(1, _provider("a", 1)))
-    assert {"files", "bytes", "owed", "providers"} <= set(tree)
+    assert {"files", "bytes", "owed", "providers", "line", "proven_at"} <= set(tree)
     providers = tree["providers"]
     assert isinstance(providers, list)
     assert {"name", "kind", "state", "files", "bytes", "owed"} <= set(providers[0])

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,10 @@ class Trouble:
     corrupt: bool = False
     """What is read has a wrong first byte."""
     writes_only: bool = False
+    copies_only: bool = False
+    """Only copying at the provider itself."""
+    cuts_listings: bool = False
+    """A listing ends after its first page without saying that it was complete."""
     calls: int = 0
 
 
@@ -77,7 +81,7 @@ class FaultyAdapters(AdapterServicer):
     async def _meet(self, method: str, provider_id: str, *, write: bool) -> Trouble | None:
         self.calls.append((method, provider_id))
         trouble = self.troubles.get(provider_id)
-        if trouble is None or (trouble.writes_only and not write):
+        if trouble is None or (trouble.writes_only and not write) or (trouble.copies_only and method != "CopyObject"):
             return None
         trouble.calls += 1
         if trouble.error is not None:
@@ -98,12 +102,26 @@ class FaultyAdapters(AdapterServicer):
             return adapter_service_pb2.FetchObjectResponse(data=spoiled, size=response.size)
         return response
 
+    async def ListObjects(
+        self, request: adapter_service_pb2.ListObjectsRequest, context: Any
+    ) -> AsyncIterator[adapter_service_pb2.ListObjectsResponse]:
+        trouble = self.troubles.get(request.provider.provider_id)
+        async with aclosing(super().ListObjects(request, context)) as pages:
+            async for page in pages:
+                yield page
+                if trouble is not None and trouble.cuts_listings:
+                    return
+
     async def PutObject(self, request: adapter_service_pb2.PutObjectRequest, context: Any) -> Any:
         trouble = await self._meet("PutObject", request.header.provider.provider_id, write=True)
         response = await super().PutObject(request, context)
         if trouble is not None and trouble.error is not None:
             raise trouble.error
         return response
+
+    async def CopyObject(self, request: adapter_service_pb2.CopyObjectRequest, context: Any) -> Any:
+        await self._meet("CopyObject", request.provider.provider_id, write=True)
+        return await super().CopyObject(request, context)
 
     async def MoveObject(self, request: adapter_service_pb2.MoveObjectRequest, context: Any) -> Any:
         await self._meet("MoveObject", request.provider.provider_id, write=True)

@@ -115,7 +115,9 @@ class Bench:
             raise from_failure(begun.failure)
         return begun
 
-    async def store(self, target: catalog_service_pb2.WriteTarget, data: bytes) -> catalog_service_pb2.StoredCopy:
+    async def store(
+        self, target: catalog_service_pb2.WriteTarget, data: bytes, *, modified: int = 1_600_000_000
+    ) -> catalog_service_pb2.StoredCopy:
         """Write a content at one of its targets, after the occupant was moved aside."""
         ref = adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision)
         with translated():
@@ -139,7 +141,7 @@ class Bench:
                     )
                 )
             header = adapter_service_pb2.ObjectHeader(provider=ref, key=target.key)
-            header.modified.FromSeconds(1_600_000_000)
+            header.modified.FromSeconds(modified)
             if len(data) <= BLOCK_SIZE:
                 put = await self.adapters.PutObject(adapter_service_pb2.PutObjectRequest(header=header, data=data))
                 stored = put.info
@@ -149,11 +151,15 @@ class Bench:
             provider_id=target.provider_id, etag=stored.etag, checksum=stored.checksum
         )
 
-    async def write(self, path: str, data: bytes, *, at: Iterable[str] | None = None) -> entry_pb2.Entry:
+    async def write(
+        self, path: str, data: bytes, *, at: Iterable[str] | None = None, modified: int = 1_600_000_000
+    ) -> entry_pb2.Entry:
         """Write a file at the providers named (default: all); copies at the others are owed."""
         begun = await self.begin(path, data)
         wanted = set(self.providers if at is None else at)
-        stored = [await self.store(target, data) for target in begun.targets if target.provider in wanted]
+        stored = [
+            await self.store(target, data, modified=modified) for target in begun.targets if target.provider in wanted
+        ]
         digest = ContentDigest()
         digest.update(data)
         commitment = catalog_service_pb2.WriteCommitment(
@@ -163,7 +169,7 @@ class Bench:
             block_digests=digest.block_digests(),
             stored=stored,
         )
-        commitment.modified.FromSeconds(1_600_000_000)
+        commitment.modified.FromSeconds(modified)
         with translated():
             response = await self.catalog.CommitWrites(
                 catalog_service_pb2.CommitWritesRequest(commitments=[commitment])

@@ -105,3 +105,11 @@ def test_text_lines() -> None:
 def test_settings_of_logs_that_do_not_exist(level: str, style: str) -> None:
     with pytest.raises(ConfigInvalid):
         configure_logging("gateway", level=level, style=style)
+
+
+def test_the_budget_of_scans_is_a_number_of_calls() -> None:
+    assert Settings().scan_calls_per_minute() == 600
+    assert Settings.from_environment({"CDIR_SCAN_CALLS": "60"}).scan_calls_per_minute() == 60
+    for wrong in ("0", "-1", "many", "1.5"):
+        with pytest.raises(ConfigInvalid, match="CDIR_SCAN_CALLS"):
+            Settings(scan_calls=wrong).scan_calls_per_minute()

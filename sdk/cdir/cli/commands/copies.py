@@ -10,25 +10,33 @@ from typing import TYPE_CHECKING
 import click
 
 from cdir.cli.command import command, dry_run_option
+from cdir.cli.commands.history import conflict_line, conflict_rows
 from cdir.cli.commands.policy import policy_lines, policy_row
 from cdir.cli.exits import Exit
-from cdir.cli.output import NO_PROVIDER, Row, count, human_size, human_time, rfc3339, table
+from cdir.cli.headline import headline, oldest_proof, status_line
+from cdir.cli.output import Row, count, human_size, human_time, rfc3339, table
 from cdir.cli.session import Session
 from cdir.errors import IsDirectory
-from cdir.model import Change, FileStatus, ProviderState, ProviderStatus, TreeStatus
+from cdir.model import Change, FileStatus, ProviderStatus, TreeStatus
 
 if TYPE_CHECKING:
     from cdir.client import Client
 
-__all__ = ["explain", "file_status_row", "headline", "repair", "status", "tree_status_row", "versions", "watch"]
+__all__ = ["explain", "file_status_row", "repair", "status", "tree_status_row", "versions", "watch"]
 
 
-@command("status", "cdir status", "cdir status /photos/cat.jpg", "cdir status --output json")
+@command("status", "cdir status", "cdir status /photos/cat.jpg", "cdir status --conflicts", "cdir status --output json")
 @click.argument("path", default="/")
-async def status(session: Session, path: str) -> None:
+@click.option("--conflicts", is_flag=True, help="List the conflicting copies below PATH instead.")
+async def status(session: Session, path: str, conflicts: bool) -> None:
     """Show which copies there are and which are owed: of a file, of a tree, or of everything."""
     target = session.path(path)
     async with session.client() as client:
+        if conflicts:
+            number = await session.output.stream(conflict_rows(client, target), conflict_line)
+            if not number and session.output.for_people:
+                session.output.say("no conflicting copies")
+            return
         try:
             file = None if target in {"/", "."} or target.endswith("/") else await client.file_status(target)
         except IsDirectory:
@@ -81,12 +89,19 @@ def tree_status_row(tree: TreeStatus) -> dict[str, object]:
                 "owed": provider.owed,
                 "reason": provider.state_reason,
                 "since": rfc3339(provider.state_since),
+                "proven_at": rfc3339(provider.proven),
             }
             for provider in tree.providers
         ],
         "quarantined": tree.quarantined,
         "unplaced": tree.unplaced,
         "removals": tree.removals,
+        "conflicts": tree.conflicts,
+        "line": status_line(tree),
+        "proven_at": rfc3339(oldest_proof(tree)),
+        "quarantined_copies": [
+            {"path": copy.path, "provider": copy.provider, "error": copy.error} for copy in tree.quarantined_copies
+        ],
     }
 
 
@@ -108,48 +123,6 @@ def _file_lines(file: FileStatus) -> list[str]:
         for replica in file.replicas
     ]
     return lines + [f"  {line}" for line in table(rows)]
-
-
-def _state(provider: ProviderStatus) -> str:
-    if provider.state is ProviderState.UP:
-        return "up"
-    since = f" since {human_time(provider.state_since)}" if provider.state_since else ""
-    reason = f": {provider.state_reason}" if provider.state_reason else ""
-    return f"{provider.state.value}{since}{reason}"
-
-
-def headline(tree: TreeStatus) -> list[str]:
-    """Return what a newcomer wants to know first: is all where it should be, and if not, whose fault is it."""
-    if not tree.providers:
-        return [NO_PROVIDER]
-    providers = count(len(tree.providers), "provider")
-    lines = []
-    if not tree.files:
-        lines.append(f"no files yet, {providers}")
-    elif not tree.owed and all(provider.files == tree.files for provider in tree.providers):
-        everywhere = f"all on {providers}" if len(tree.providers) > 1 else f"all on {tree.providers[0].name}"
-        lines.append(f"{count(tree.files, 'file')}, {everywhere}")
-    elif not tree.owed:
-        lines.append(f"{count(tree.files, 'file')}, each wherever its policy wants it")
-    else:
-        lines.append(f"{count(tree.files, 'file')}, {count(tree.owed, 'copy', 'copies')} owed")
-    for provider in tree.providers:
-        if provider.owed:
-            verb = "owes" if provider.owed == 1 else "owe"
-            state = "" if provider.state is ProviderState.UP else f", {_state(provider)}"
-            lines.append(f"{count(provider.owed, 'file')} {verb} a copy to {provider.name}{state}")
-        elif provider.state in {ProviderState.DOWN, ProviderState.PAUSED, ProviderState.SLOW}:
-            lines.append(f"{provider.name} is {_state(provider)}")
-    if tree.quarantined:
-        lines.append(
-            f"{count(tree.quarantined, 'copy', 'copies')} could not be repaired again and again; "
-            "see what `cdir status` says of the files, then run `cdir repair`"
-        )
-    if tree.unplaced:
-        lines.append("a change of providers or policies is still being worked in")
-    if tree.removals:
-        lines.append(f"{count(tree.removals, 'old object')} still to be cleared away")
-    return lines
 
 
 def _provider_table(providers: Sequence[ProviderStatus]) -> list[str]:

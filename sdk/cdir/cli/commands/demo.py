@@ -17,9 +17,9 @@ import click
 
 from cdir import daemon
 from cdir.cli.command import command
-from cdir.cli.commands.copies import headline
 from cdir.cli.commands.transfer import summary
 from cdir.cli.exits import Exit
+from cdir.cli.headline import headline
 from cdir.cli.output import Output, count
 from cdir.cli.session import Session
 from cdir.client import connect

@@ -29,6 +29,9 @@ provider = LazyGroup(
         "set": Lazy("provider", "set_", "Change options of one."),
         "pause": Lazy("provider", "pause", "Leave one alone for a while."),
         "resume": Lazy("provider", "resume", "Take a paused one up again."),
+        "evacuate": Lazy("leaving", "evacuate", "Do without one: others get what it holds."),
+        "replace": Lazy("leaving", "replace", "Put one in the place of another."),
+        "drill": Lazy("leaving", "drill", "Say what would be lost without one."),
         "remove": Lazy("provider", "remove", "Forget one; its objects stay where they are."),
     },
     aliases={"ls": "list", "rm": "remove", "delete": "remove", "update": "set"},
@@ -51,11 +54,18 @@ def _row(info: ProviderInfo) -> dict[str, object]:
         "state_since": rfc3339(info.state_since),
         "state_reason": info.state_reason,
         "capability": dict(info.capability),
+        "exit": _exit(info),
     }
+
+
+def _exit(info: ProviderInfo) -> str | None:
+    return None if info.exit is None else info.exit.value
 
 
 def _state_text(info: ProviderInfo) -> str:
     text = info.state.value
+    if info.exit is not None:
+        text += f", {info.exit.value}"
     if info.state is not ProviderState.UP:
         text += f" since {human_time(info.state_since)}" if info.state_since else ""
         text += f": {info.state_reason}" if info.state_reason else ""
@@ -202,6 +212,7 @@ async def provider_list(session: Session) -> None:
                 "free": usage.free if usage else None,
                 "priority": info.priority,
                 "location": info.location,
+                "exit": _exit(info),
             }
         )
     session.output.rows(
@@ -239,19 +250,43 @@ async def show(session: Session, name: str) -> None:
         ("cost", info.cost or "-"),
         ("read only", "yes" if info.read_only else "no"),
         ("bandwidth", f"{human_size(info.bandwidth)}/s" if info.bandwidth else "no limit"),
+        ("proven by", _proof(info)),
         ("can", ", ".join(name for name, value in sorted(info.capability.items()) if value is True) or "-"),
     ]
     session.output.record(_row(info), [f"{info.name}: {info.kind}", *(f"  {line}" for line in table(pairs))])
 
 
-@command("check", "cdir provider check cloud", "cdir provider check --full cloud")
+def _proof(info: ProviderInfo) -> str:
+    """How copies there are shown to be right, see ``cdir scrub``."""
+    stated = info.capability.get("checksums")
+    if isinstance(stated, list | tuple) and stated:
+        return f"its own checksums ({', '.join(map(str, stated))}), without reading"
+    return "reading a sample: it states no checksums"
+
+
+@command(
+    "check",
+    "cdir provider check cloud",
+    "cdir provider check --full cloud",
+    "cdir provider check old-disk --accept-losses",
+)
 @click.argument("name")
 @click.option("--full", is_flag=True, help="Test all it can do, in a scratch folder there.")
-async def check(session: Session, name: str, full: bool) -> int:
-    """Reach a storage service now. Exit code 1 when a check fails."""
+@click.option("--accept-losses", is_flag=True, help="The files that are missing there are lost; copy them again.")
+async def check(session: Session, name: str, full: bool, accept_losses: bool) -> int:
+    """Reach a storage service now. Exit code 1 when a check fails.
+
+    When very many files are missing there at once, nothing is concluded from it and the service is left alone: it may
+    be the wrong disk or account. --accept-losses says that they are really gone.
+    """
     rows: list[dict[str, object]] = []
     outcomes = {"passed": 0, "failed": 0, "skipped": 0}
     async with session.client() as client:
+        if accept_losses:
+            accepted = await client.providers.accept_losses(name)
+            text = f"{count(accepted, 'file')} taken for lost; what else is missing is looked for now"
+            rows.append({"name": "losses", "outcome": "passed", "message": text})
+            session.output.say(text)
         async for result in client.providers.check(name, full=full):
             outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
             rows.append({"name": result.name, "outcome": result.outcome, "message": result.message})

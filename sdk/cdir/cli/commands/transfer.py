@@ -20,7 +20,8 @@ from cdir.cli.output import Output, count, human_size
 from cdir.cli.progress import shown
 from cdir.cli.session import Session
 from cdir.errors import InvalidArgument
-from cdir.model import ProviderState, ReplicaState, TransferReport, Wait
+from cdir.model import OnConflict, ProviderState, ReplicaState, TransferReport, Wait
+from cdir.progress import kept_copy
 
 if TYPE_CHECKING:
     from cdir.client import Client
@@ -44,6 +45,15 @@ def _parallel_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default=4,
         show_default=True,
         help="Large files under way at once; small ones share a stream.",
+    )(function)
+
+
+def _generation_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--generation",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="An older content, as `cdir versions` counts them; also of a removed file.",
     )(function)
 
 
@@ -84,6 +94,9 @@ async def put(
 
     Symbolic links inside a directory, named pipes, sockets and devices are not stored. They, and files that cannot be
     read, are listed as failed (exit code 1), and the rest goes on.
+
+    A file that somebody else changed meanwhile is not overwritten: yours is kept beside it as a conflicting copy (exit
+    code 6; see `cdir status --conflicts`).
     """
     full = session.path(target)
     if "-" in sources:
@@ -98,12 +111,14 @@ async def put(
                 recursive=recursive,
                 parallel=parallel,
                 wait=Wait(wait),
+                on_conflict=OnConflict.KEEP_COPY,
                 dry_run=dry_run,
                 on_progress=on_progress,
                 on_file=_planned(session.output, "put") if dry_run else None,
             )
         report = await _followed_up(session, client, full, report, require=require == "all")
-    return _finish(session.output, report, "would be put" if dry_run else "", require=require == "all")
+    done = "would be put" if dry_run else ""
+    return _finish(session.output, report, done, putting=True, require=require == "all")
 
 
 async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool, dry_run: bool) -> int:
@@ -112,7 +127,7 @@ async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool
         return Exit.DONE
     started = time.monotonic()
     async with session.client() as client:
-        outcome = await client.write(target, _stdin(), wait=wait)
+        outcome = await client.write(target, _stdin(), wait=wait, on_conflict=OnConflict.KEEP_COPY)
         report = TransferReport(
             files=1,
             bytes=outcome.entry.size,
@@ -121,9 +136,10 @@ async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool
             owed=len(outcome.owed),
             seconds=time.monotonic() - started,
             owed_to=outcome.owed,
+            conflicts=(kept_copy(outcome),) if outcome.conflict_of else (),
         )
-        report = await _followed_up(session, client, target, report, require=require)
-    return _finish(session.output, report, require=require)
+        report = await _followed_up(session, client, outcome.entry.target, report, require=require)
+    return _finish(session.output, report, putting=True, require=require)
 
 
 async def _stdin() -> AsyncIterator[bytes]:
@@ -160,12 +176,14 @@ async def _stdin() -> AsyncIterator[bytes]:
     "cdir get /reports/q3.csv .",
     "cdir get --recursive /photos ~/photos",
     "cdir get --from backup /notes.txt -",
+    "cdir get --generation 3 /notes.txt notes-then.txt",
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SRC…")
 @click.argument("target", metavar="DEST")
 @click.option("-r", "--recursive", is_flag=True, help="Get directories: their contents go below DEST.")
 @_parallel_option
 @click.option("--from", "provider", default="", metavar="PROVIDER", help="Fetch this provider's copy and no other.")
+@_generation_option
 @dry_run_option
 async def get(
     session: Session,
@@ -174,6 +192,7 @@ async def get(
     recursive: bool,
     parallel: int,
     provider: str,
+    generation: int | None,
     dry_run: bool,
 ) -> int:
     """Fetch files to the local disk; those already there with the same size and time are skipped.
@@ -182,9 +201,10 @@ async def get(
     "-" for standard output.
     """
     paths = [session.path(source) for source in sources]
+    _check_generation(generation, sources)
     async with session.client() as client:
         if target == "-":
-            await _print_files(client, paths, provider)
+            await _print_files(client, paths, provider, generation)
             return Exit.DONE
         with shown(session.output, "get") as on_progress:
             report = await client.get(
@@ -193,6 +213,7 @@ async def get(
                 recursive=recursive,
                 parallel=parallel,
                 provider=provider,
+                generation=generation,
                 dry_run=dry_run,
                 on_progress=on_progress,
                 on_file=_planned(session.output, "get") if dry_run else None,
@@ -200,20 +221,27 @@ async def get(
     return _finish(session.output, report, "would be fetched" if dry_run else "")
 
 
-@command("cat", "cdir cat /notes/today.txt", "cdir cat --from backup /notes/today.txt")
+@command("cat", "cdir cat /notes/today.txt", "cdir cat --generation 3 /notes/today.txt")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--from", "provider", default="", metavar="PROVIDER", help="Read this provider's copy and no other.")
-async def cat(session: Session, paths: Sequence[str], provider: str) -> None:
+@_generation_option
+async def cat(session: Session, paths: Sequence[str], provider: str, generation: int | None) -> None:
     """Print files, byte for byte, to standard output. Every byte was verified before it is printed."""
     targets = [session.path(path) for path in paths]
+    _check_generation(generation, paths)
     async with session.client() as client:
-        await _print_files(client, targets, provider)
+        await _print_files(client, targets, provider, generation)
 
 
-async def _print_files(client: Client, paths: Sequence[str], provider: str) -> None:
+def _check_generation(generation: int | None, paths: Sequence[str]) -> None:
+    if generation is not None and len(paths) > 1:
+        raise click.UsageError("--generation belongs to one file; name only that")
+
+
+async def _print_files(client: Client, paths: Sequence[str], provider: str, generation: int | None) -> None:
     out = sys.stdout.buffer
     for path in paths:
-        async for piece in client.open_read(path, provider=provider):
+        async for piece in client.open_read(path, provider=provider, generation=generation):
             await asyncio.to_thread(out.write, piece)
     await asyncio.to_thread(out.flush)
 
@@ -271,15 +299,24 @@ def summary(report: TransferReport, done: str = "") -> str:
             text += f"; {unchanged}"
     if report.failed:
         text += f"; {len(report.failed)} failed"
+    if report.conflicts:
+        text += f"; {count(len(report.conflicts), 'conflict')}"
     if report.owed:
         to = f" to {', '.join(report.owed_to)}" if report.owed_to else ""
         text += f"; {count(report.owed, 'copy', 'copies')} owed{to}"
     return text
 
 
-def _finish(output: Output, report: TransferReport, done: str = "", *, require: bool = False) -> int:
+def _finish(
+    output: Output, report: TransferReport, done: str = "", *, putting: bool = False, require: bool = False
+) -> int:
     for failed in report.failed:
         output.complain(f"cdir: {_told(failed.path, failed.error.message)}")
+    for kept in report.conflicts:
+        output.complain(
+            f"cdir: {kept.path}: was changed by somebody else meanwhile; yours is kept as {kept.kept_as!r}: "
+            "rename or remove it when you have compared them"
+        )
     row = {
         "files": report.files,
         "bytes": report.bytes,
@@ -288,6 +325,8 @@ def _finish(output: Output, report: TransferReport, done: str = "", *, require: 
         "owed": report.owed,
         "seconds": round(report.seconds, 3),
     }
+    if putting:
+        row["conflicts"] = [{"path": kept.path, "kept_as": kept.kept_as} for kept in report.conflicts]
     output.record(row, [summary(report, done)])
     if require and report.owed and not report.failed:
         output.complain(

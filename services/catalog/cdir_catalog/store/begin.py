@@ -200,7 +200,7 @@ class _Beginning:
         if base is not None and base != current:
             raise Conflict(f"{path!r} is at generation {current}, not {base}; read it again", path=path)
         if self._present.get(wish.folded) == path:
-            raise Conflict(f"another write to {path!r} is under way", path=path)
+            raise Conflict(f"another write to {path!r} is under way", path=path, generation=str(current))
         holders = self._holders.get(row.version_row, ()) if row is not None else ()
         placement = self._placer.place(path, holders)
         if not placement.chosen:
@@ -228,6 +228,7 @@ class _Beginning:
                 "sha256": intent.sha256,
                 "modified_at": from_timestamp(intent.modified),
                 "author": self._author,
+                "conflict_of": intent.conflict_of or None,
                 "owner": self._owner,
                 "lease_until": self._until,
             }

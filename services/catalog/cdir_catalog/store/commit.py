@@ -195,14 +195,14 @@ class _Commit:
         reserved = iter(reserve_ids(self._connection, entries, len(new)))
         ids: list[int] = []
         inserted: list[dict[str, Any]] = []
-        revived: list[int] = []
+        revived: list[dict[str, Any]] = []
         for row in rows:
             if (present := self._found.get(row.path)) is not None:
                 ids.append(present.id)
                 continue
             if (removed := self._removed.get(row.path)) is not None:
                 ids.append(removed.id)
-                revived.append(removed.id)
+                revived.append({"row": removed.id, "mark": row.conflict_of})
                 continue
             dirname, basename = split_path(row.path)
             ids.append(next(reserved))
@@ -216,13 +216,17 @@ class _Commit:
                     "kind": FILE,
                     "author": row.author,
                     "created_at": self._now,
+                    "conflict_of": row.conflict_of,
                 }
             )
         if inserted:
             self._connection.execute(entries.insert(), inserted)
         if revived:
             self._connection.execute(
-                entries.update().where(entries.c.id.in_(revived)).values(removed_at=None, created_at=self._now)
+                entries.update()
+                .where(entries.c.id == sa.bindparam("row"))
+                .values(removed_at=None, removed_by=None, conflict_of=sa.bindparam("mark"), created_at=self._now),
+                revived,
             )
         return ids
 
@@ -328,6 +332,7 @@ class _Commit:
                 owe(copy, True, self._now)
 
     def _entry(self, row: Any, commitment: catalog_service_pb2.WriteCommitment, content: Content) -> entry_pb2.Entry:
+        present = self._found.get(row.path)
         return entry_pb2.Entry(
             workspace=row.workspace,
             path=row.path,
@@ -339,4 +344,5 @@ class _Commit:
             version_id=row.version_id,
             owed=sum(copy.owed for copy in content.copies if copy.wanted),
             author=row.author,
+            conflict_of=row.conflict_of if present is None else present.conflict_of,
         )

@@ -61,12 +61,36 @@ class Copy:
     lease_until: int | None = None
     lease_kind: int | None = None
     lease_key: str | None = None
+    changed_at: int | None = None
+    absent_at: int | None = None
+    seen_size: int | None = None
+    seen_modified: int | None = None
     gone: bool = field(default=False, compare=False)
     """The row is to be deleted: nothing is there and nothing should be."""
 
     def leased(self, now: int) -> bool:
         """Whether somebody may be working on it at this moment."""
         return self.lease_until is not None and self.lease_until > now
+
+    @property
+    def suspected(self) -> bool:
+        """Whether a listing showed what may be others' content at its key; it is kept if an inspection agrees."""
+        return self.actual == UNKNOWN and self.seen_size is not None
+
+    def suspect(self, size: int, modified: int | None) -> None:
+        """Record that what a listing showed at its key may be others' content: it is to be inspected."""
+        self.actual, self.move_to, self.absent_at = UNKNOWN, None, None
+        self.seen_size, self.seen_modified = size, modified
+
+    def doubt(self) -> None:
+        """Record that nothing is certain of the object at its key: it is to be inspected."""
+        self.actual, self.move_to = UNKNOWN, None
+        self.etag = self.checksum = ""
+        self.unsee()
+
+    def unsee(self) -> None:
+        """Forget what listings said of the object at its key."""
+        self.absent_at = self.seen_size = self.seen_modified = None
 
     def release(self) -> None:
         """End the lease."""
@@ -78,11 +102,13 @@ class Copy:
         self.etag, self.checksum = etag, checksum
         self.proven_at = now
         self.attempts, self.error, self.due_at = 0, "", None
+        self.unsee()
 
     def mark_displaced(self, aside: str) -> None:
         """Record that it is at its key or was moved aside, by a writer of whom nothing was heard since."""
         self.actual, self.move_to = UNKNOWN, aside
         self.etag = self.checksum = ""
+        self.unsee()
 
 
 @dataclass(slots=True)
@@ -114,6 +140,12 @@ class Content:
     def desired_key(self) -> str:
         """Where its copies belong: under the file's name while it is current, else aside."""
         return self.natural_key if self.current else aside_key(self.version_id)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether its only good copies are where they are wanted no more: then a wanted one is made from them."""
+        good = [copy.wanted for copy in self.copies if copy.actual == OK and not copy.gone]
+        return bool(good) and not any(good)
 
     def at(self, provider_id: int) -> Copy | None:
         """Return the copy at a provider."""
@@ -171,7 +203,7 @@ def settle(content: Content, now: int) -> list[Copy]:
     secure = bool(wanted) and all(copy.actual == OK for copy in wanted)
     for copy in content.copies:
         if not copy.wanted and not copy.gone:
-            owe(copy, secure or not content.current, now)
+            owe(copy, secure or not (content.current or wanted), now)
     return leftovers
 
 
@@ -191,13 +223,15 @@ def _settle_one(content: Content, copy: Copy, desired: str, leftovers: list[Copy
         copy.move_to = desired if copy.key != desired else None
         owe(copy, copy.move_to is not None, now)
     else:
-        owe(copy, True, now)
+        # what a complete listing did not show, and a person is to decide about, is not looked for
+        owe(copy, copy.absent_at is None, now)
 
 
 def _settle_missing(content: Content, copy: Copy, desired: str, now: int) -> None:
     copy.etag = copy.checksum = ""
     copy.proven_at = None
-    if content.current and copy.wanted:
+    copy.unsee()
+    if copy.wanted and (content.current or content.is_handed_over):
         copy.key, copy.move_to = desired, None
         owe(copy, True, now)
     elif copy.leased(now) and copy.lease_key is not None:

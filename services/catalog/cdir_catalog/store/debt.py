@@ -75,7 +75,10 @@ def claim_debt(
     eligible = [
         provider
         for provider in providers
-        if provider.writable and provider.state != _DOWN and provider.provider_id not in request.exclude_providers
+        if provider.workable
+        and provider.state != _DOWN
+        and not provider.guard
+        and provider.provider_id not in request.exclude_providers
     ]
     claiming = _Claiming(connection, providers, owner, now, until)
     offset = 0

@@ -46,6 +46,7 @@ ENTRY_COLUMNS = (
     entries.c.kind,
     entries.c.author,
     entries.c.created_at,
+    entries.c.conflict_of,
     entries.c.version_id.label("version_row"),
     versions.c.version_id.label("version"),
     versions.c.generation,

@@ -13,7 +13,7 @@ from cdir.errors import InvalidArgument
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
-from cdir_catalog.schema import intents, replicas, workspaces
+from cdir_catalog.schema import intents, replicas, scans, workspaces
 from cdir_catalog.store.copies import MISSING, Content, Copy, owe
 from cdir_catalog.store.entries import find_entries
 from cdir_catalog.store.ledger import Ledger
@@ -148,6 +148,10 @@ def release_owner(
         leased = sa.and_(replicas.c.lease_owner == request.owner, leased)
     else:
         leased = sa.and_(replicas.c.lease_owner.is_not(None), leased)
+    scanned = scans.c.lease_until > now
+    if request.owner:
+        scanned = sa.and_(scanned, scans.c.lease_owner == request.owner)
+    connection.execute(scans.update().where(scanned).values(lease_until=now))
     connection.execute(intents.update().where(held).values(lease_until=now))
     # the rest of the lease stays: whoever takes the copy next must know at which key the last one worked
     connection.execute(
@@ -195,6 +199,7 @@ def _lapsed(
         size=row.size,
         sha256=row.sha256,
         modified=timestamp(row.modified_at) if row.sha256 else None,
+        conflict_of=row.conflict_of,
     )
     return catalog_service_pb2.LapsedWrite(
         version_id=row.version_id,

@@ -31,6 +31,9 @@ COPY_COLUMNS = tuple(replicas.c)
 
 _NAMES = tuple(column.name for column in COPY_COLUMNS)
 
+_MARKS = tuple(_NAMES.index(name) for name in ("key", "actual", "etag", "checksum"))
+"""What identifies the object at a copy's key: when one of these changes, earlier listings say nothing about it."""
+
 _UPDATE = replicas.update().where(replicas.c.id == sa.bindparam("row"))
 
 _ADD_COUNTERS = sa.text(
@@ -242,6 +245,7 @@ class Ledger:
         if copy.id is None:
             if not copy.gone:
                 self._add_delta(copy, self._contribution(copy, content), 1)
+                copy.changed_at = self.now
                 row = dict(zip(_NAMES, _values(copy), strict=True))
                 del row["id"]
                 inserted.append(row)
@@ -257,6 +261,9 @@ class Ledger:
             self._add_delta(copy, after, 1)
         values = _values(copy)
         if values != before:
+            if any(values[mark] != before[mark] for mark in _MARKS):
+                copy.changed_at = self.now
+                values = _values(copy)
             row = dict(zip(_NAMES, values, strict=True))
             row["row"] = row.pop("id")
             updated.append(row)

@@ -19,6 +19,7 @@ from cdir.errors import InvalidArgument
 from cdir.paths import fold_name
 from cdir.v1 import directory_service_pb2, entry_pb2
 from cdir_catalog.schema import entries
+from cdir_catalog.store.conflicts import conflicting
 from cdir_catalog.store.entries import (
     ENTRY_COLUMNS,
     entries_with_content,
@@ -30,7 +31,15 @@ from cdir_catalog.store.entries import (
 )
 from cdir_catalog.wire import DIRECTORY, entry_message
 
-__all__ = ["list_entries", "search_entries", "subtree_ranges"]
+__all__ = [
+    "Position",
+    "list_entries",
+    "page_size_of",
+    "page_token_of",
+    "position_of",
+    "search_entries",
+    "subtree_ranges",
+]
 
 _DEFAULT_PAGE = 1000
 _LARGEST_PAGE = 10_000
@@ -40,17 +49,20 @@ Position = tuple[str, str]
 """The (dirname, basename) after which a page begins."""
 
 
-def _page_size(size: int) -> int:
+def page_size_of(size: int) -> int:
+    """Return how many items a page has, for the ``page_size`` of a request."""
     if size < 0:
         raise InvalidArgument("page_size cannot be negative")
     return min(size or _DEFAULT_PAGE, _LARGEST_PAGE)
 
 
-def _token(position: Position) -> str:
+def page_token_of(position: Position) -> str:
+    """Return the token of the page that begins after ``position``."""
     return base64.urlsafe_b64encode("\0".join(position).encode()).decode()
 
 
-def _position(token: str) -> Position | None:
+def position_of(token: str) -> Position | None:
+    """Return where the page of a token begins; ``None`` for the first page."""
     if not token:
         return None
     try:
@@ -60,17 +72,22 @@ def _position(token: str) -> Position | None:
     return dirname, basename
 
 
-def subtree_ranges(path: str, after: Position | None, *, recursive: bool = True) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield conditions, each one range of the listing's index, that cover what lies below ``path``, in order."""
-    here = entries.c.dirname, entries.c.basename
+def subtree_ranges(
+    path: str, after: Position | None, *, recursive: bool = True, table: sa.Table = entries
+) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield conditions, each one range of the listing's index, that cover what lies below ``path``, in order.
+
+    ``table`` is another one that has ``dirname`` and ``basename`` and an index over them.
+    """
+    here = dirname, basename = table.c.dirname, table.c.basename
     if path == "/" and recursive:
         yield sa.true() if after is None else sa.tuple_(*here) > sa.tuple_(*map(sa.literal, after))
         return
     if after is None or after[0] == path:
-        yield sa.and_(entries.c.dirname == path, entries.c.basename > ("" if after is None else after[1]))
+        yield sa.and_(dirname == path, basename > ("" if after is None else after[1]))
     if recursive:
         begin = (f"{path}/", "") if after is None else max(after, (f"{path}/", ""), key=_bytewise)
-        yield sa.and_(sa.tuple_(*here) > sa.tuple_(*map(sa.literal, begin)), entries.c.dirname < f"{path}0")
+        yield sa.and_(sa.tuple_(*here) > sa.tuple_(*map(sa.literal, begin)), dirname < f"{path}0")
 
 
 def _bytewise(position: Position) -> tuple[bytes, bytes]:
@@ -81,8 +98,8 @@ def list_entries(
     connection: Connection, request: directory_service_pb2.ListEntriesRequest
 ) -> directory_service_pb2.ListEntriesResponse:
     """DirectoryService.ListEntries."""
-    size = _page_size(request.page_size)
-    after = _position(request.page_token)
+    size = page_size_of(request.page_size)
+    after = position_of(request.page_token)
     workspace_id, row = require(connection, request.workspace, request.path)
     if row is not None and row.kind != DIRECTORY:
         shown = [] if request.kind == DIRECTORY else [entry_with_owed(connection, request.workspace, row)]
@@ -99,13 +116,15 @@ def list_entries(
         )
         if request.kind:
             query = query.where(entries.c.kind == request.kind)
+        if request.conflicts:
+            query = query.where(entries.c.id.in_(sa.select(entries.c.id).where(conflicting(workspace_id))))
         rows.extend(connection.execute(query))
         if len(rows) > size:
             break
     token = ""
     if len(rows) > size:
         rows.pop()
-        token = _token((rows[-1].dirname, rows[-1].basename))
+        token = page_token_of((rows[-1].dirname, rows[-1].basename))
     return directory_service_pb2.ListEntriesResponse(
         entries=_messages(connection, request.workspace, rows), next_page_token=token
     )
@@ -124,8 +143,8 @@ def search_entries(
     A page ends when it is full or when a bounded number of names was looked at, so that a rare name in a large tree
     does not hold up others; then it may be short, even empty, and still have a next one.
     """
-    size = _page_size(request.page_size)
-    after = _position(request.page_token)
+    size = page_size_of(request.page_size)
+    after = position_of(request.page_token)
     workspace_id = require_directory(connection, request.workspace, request.path)
     if workspace_id is None:
         return directory_service_pb2.SearchEntriesResponse()
@@ -147,7 +166,7 @@ def search_entries(
             if row.hit:
                 hits.append(row.id)
             if len(hits) == size or left == 0:
-                return _hits(connection, request.workspace, hits, _token(last))
+                return _hits(connection, request.workspace, hits, page_token_of(last))
     return _hits(connection, request.workspace, hits, "")
 
 

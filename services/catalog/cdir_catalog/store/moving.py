@@ -16,7 +16,7 @@ from cdir.errors import AlreadyExists, InvalidArgument, NotDirectory
 from cdir.paths import split_path
 from cdir.v1 import directory_service_pb2, entry_pb2
 from cdir_catalog.clock import now_ns
-from cdir_catalog.schema import entries, placements, policies, replicas, versions
+from cdir_catalog.schema import entries, locations, placements, policies, replicas, versions
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK
 from cdir_catalog.store.entries import (
     Tree,
@@ -133,13 +133,15 @@ class _Moving:
             ledger.count_files(self._workspace_id, -1, -present.size)
         ledger.load([row.version_row])
         older = present or find_removed(connection, self._workspace_id, [target]).get(target)
+        self._note_locations(entries.c.id == row.id)
         if older is not None:
             self._join_history(row.id, older.id)
         dirname, basename = split_path(target)
         connection.execute(
             entries.update()
             .where(entries.c.id == row.id)
-            .values(dirname=dirname, basename=basename, folded=folded(basename))
+            # a conflicting copy that is given a name was looked at
+            .values(dirname=dirname, basename=basename, folded=folded(basename), conflict_of=None)
         )
         content = ledger.contents[row.version_row]
         content.dirname, content.basename = dirname, basename
@@ -147,6 +149,23 @@ class _Moving:
         if older is not None:
             trim_versions(connection, {row.id: placer.policy(target).keep_versions}, ledger.now)
         return 1
+
+    def _note_locations(self, mine: sa.ColumnElement[bool]) -> None:
+        """Keep where every content of the files about to be moved has been until now."""
+        self._connection.execute(
+            locations.insert().from_select(
+                ["version_id", "until_at", "workspace_id", "dirname", "basename"],
+                sa.select(
+                    versions.c.id,
+                    sa.literal(self._ledger.now, sa.BigInteger()),
+                    entries.c.workspace_id,
+                    entries.c.dirname,
+                    entries.c.basename,
+                )
+                .join(entries, entries.c.id == versions.c.entry_id)
+                .where(mine),
+            )
+        )
 
     def _join_history(self, entry_id: int, older_id: int) -> None:
         """Give the older contents of a path to the entry that takes its place, before its own."""
@@ -166,6 +185,8 @@ class _Moving:
     def _move_directory(self, row: Any) -> int:
         connection, source, target = self._connection, self._source, self._target
         dirname, basename = split_path(target)
+        moved = sa.and_(entries.c.workspace_id == self._workspace_id, live, below(source))
+        self._note_locations(sa.and_(moved, entries.c.kind == FILE))
         connection.execute(
             entries.update()
             .where(entries.c.id == row.id)
@@ -173,7 +194,12 @@ class _Moving:
         )
         connection.execute(
             entries.update()
-            .where(entries.c.workspace_id == self._workspace_id, live, below(source))
+            .where(moved, entries.c.conflict_of >= f"{source}/", entries.c.conflict_of < f"{source}0")
+            .values(conflict_of=sa.literal(target) + sa.func.substr(entries.c.conflict_of, len(source) + 1))
+        )
+        connection.execute(
+            entries.update()
+            .where(moved)
             .values(dirname=sa.literal(target) + sa.func.substr(entries.c.dirname, len(source) + 1))
         )
         mine = sa.and_(entries.c.workspace_id == self._workspace_id, live, below(target), entries.c.kind == FILE)
@@ -197,12 +223,12 @@ class _Moving:
             .scalar_subquery()
         )
         leased = sa.func.coalesce(replicas.c.lease_until, 0) > now
+        # what is leased without being owed (it makes room, or is being proven) is due when the lease ends
+        due = sa.case((leased, sa.func.coalesce(replicas.c.due_at, replicas.c.lease_until)), else_=sa.literal(now))
         connection.execute(
             replicas.update()
             .where(of_chosen, replicas.c.actual == OK)
-            .values(
-                move_to=natural, owed=1, attempts=0, due_at=sa.case((leased, replicas.c.due_at), else_=sa.literal(now))
-            )
+            .values(move_to=natural, owed=1, attempts=0, due_at=due)
         )
         connection.execute(
             replicas.update()

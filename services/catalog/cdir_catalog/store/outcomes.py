@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,9 @@ from cdir_catalog.store.entries import below, require
 from cdir_catalog.store.intents import check_batch
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, add_counters, copy_of
 from cdir_catalog.store.locks import lock_workspaces
+from cdir_catalog.store.losses import withdraw_unread
+from cdir_catalog.store.outside import confirm_suspects
+from cdir_catalog.store.vacancies import note_vacancies
 from cdir_catalog.wire import DIRECTORY
 
 __all__ = ["finish_debt", "make_due", "record_replicas"]
@@ -73,6 +77,7 @@ def _record_rename(
     if copy.key != observation.previous_key:
         return
     copy.key, copy.move_to = observation.key, None
+    copy.unsee()
     if observation.etag:
         copy.etag = observation.etag
     if observation.checksum:
@@ -99,8 +104,16 @@ def _record_state(
         return
     if observation.state not in {MISSING, CORRUPT, UNKNOWN}:
         return
-    if writing or (not content.current and copy.move_to is not None):
+    if copy.suspected and observation.state == CORRUPT:
+        return  # that is what is to be found out: repairing it would overwrite what others may have put there
+    if writing:
         return  # it is being moved: what was seen may only mean that
+    if not content.current and copy.move_to is not None:
+        if observation.state == MISSING and copy.actual == OK:
+            # moved by somebody who has not said so yet, or taken away by others: it is looked for in both places
+            copy.actual = UNKNOWN
+            copy.unsee()
+        return
     if observation.state == MISSING and copy.actual == MISSING:
         return
     copy.actual, copy.error = observation.state, observation.error
@@ -130,19 +143,34 @@ def finish_debt(
     there = ledger.load_keys({row.lease_key for row in held if row.lease_key is not None})
     _release_occupants(connection, ledger, held)
     leftovers = {copy.id: copy for copy in ledger.leftovers}
+    follow = _FollowUp()
     for row in held:
         outcome = outcomes[row.id]
         if row.version_id is None:
             copy = leftovers.get(row.id) or ledger.add_leftover_row(copy_of(row))
-            _finish(ledger, copy, None, outcome, [])
+            _finish(ledger, copy, None, outcome, [], follow)
         else:
             content = ledger.contents[row.version_id]
             found = content.at(row.provider_id)
             assert found is not None
-            _finish(ledger, found, content, outcome, there.get((row.provider_id, row.lease_key), []))
-    ledger.settle()
+            _finish(ledger, found, content, outcome, there.get((row.provider_id, row.lease_key), []), follow)
+    note_vacancies(connection, follow.emptied, now)
+    confirm_suspects(ledger, follow.suspects)
+    withdraw_unread(ledger, follow.lacking)
     ledger.save()
     return catalog_service_pb2.FinishDebtResponse()
+
+
+@dataclass(slots=True)
+class _FollowUp:
+    """What outcomes lead to beside the change of their own copy."""
+
+    suspects: list[tuple[Content, Copy]] = field(default_factory=list)
+    """Copies in whose place others' content was proven to be."""
+    lacking: list[tuple[Content, Copy]] = field(default_factory=list)
+    """Copies that an inspection did not find where they should be."""
+    emptied: list[tuple[int, str, Copy, Content | None]] = field(default_factory=list)
+    """Keys at which nothing is any more: provider, key, copy, content."""
 
 
 def _release_occupants(connection: Connection, ledger: Ledger, held: Iterable[Any]) -> None:
@@ -173,15 +201,22 @@ def _finish(
     content: Content | None,
     outcome: catalog_service_pb2.DebtOutcome,
     there: list[tuple[Copy, Content | None]],
+    follow: _FollowUp,
 ) -> None:
     """Apply one outcome to its copy."""
     kind, key = copy.lease_kind, copy.lease_key or copy.key
     copy.release()
     copy.due_at = None
     if outcome.done:
+        if kind in {RELOCATE, REMOVE}:
+            follow.emptied.append((copy.provider_id, copy.key, replace(copy), content))
         _finish_done(ledger, copy, content, outcome, kind, key, there)
+    elif kind == INSPECT and outcome.state == CORRUPT and content is not None and copy.suspected and copy.key == key:
+        follow.suspects.append((content, copy))
     elif kind == INSPECT and outcome.state in {MISSING, CORRUPT}:
         _finish_inspection(ledger, copy, outcome, key)
+        if content is not None:
+            follow.lacking.append((content, copy))
     else:
         copy.error = outcome.failure.message
         copy.attempts += int(outcome.counted)
@@ -286,4 +321,22 @@ def make_due(
     )
     add_counters(connection, {(workspace_id, row[0]): [0, 0, 0, -row[1], 0] for row in quarantined})
     made = connection.execute(replicas.update().where(*owed).values(due_at=now, attempts=0))
-    return catalog_service_pb2.MakeDueResponse(due=made.rowcount)
+    asked = _look_for_absent(connection, [condition for condition in owed if condition is not is_owed], now)
+    return catalog_service_pb2.MakeDueResponse(due=made.rowcount + asked)
+
+
+def _look_for_absent(connection: Connection, chosen: list[sa.ColumnElement[bool]], now: int) -> int:
+    """Have copies inspected, and made anew, that waited for somebody to decide about their absence."""
+    query = sa.select(replicas.c.version_id, replicas.c.provider_id).where(
+        *chosen, replicas.c.absent_at.is_not(None), replicas.c.actual == UNKNOWN
+    )
+    rows = connection.execute(query).all()
+    ledger = Ledger(connection, now)
+    ledger.load(row.version_id for row in rows)
+    for row in rows:
+        copy = ledger.contents[row.version_id].at(row.provider_id)
+        if copy is not None:
+            copy.absent_at = None
+    ledger.settle()
+    ledger.save()
+    return len(rows)

@@ -22,6 +22,8 @@ class Candidate:
     name: str
     location: str = ""
     priority: int = 100
+    leaving: bool = False
+    """It is being evacuated: it gets nothing, and what it holds is to be elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def effective_policy(rules: Iterable[entry_pb2.Policy]) -> entry_pb2.Policy:
         for name in ("copies", "min_copies", "keep_versions", "keep_seconds"):
             if rule.HasField(name) and not merged.HasField(name):
                 setattr(merged, name, getattr(rule, name))
+        merged.outside_deletion = merged.outside_deletion or rule.outside_deletion
         for name in ("providers", "prefer"):
             if getattr(rule, name) and not getattr(merged, name):
                 getattr(merged, name).extend(getattr(rule, name))
@@ -53,6 +56,7 @@ def effective_policy(rules: Iterable[entry_pb2.Policy]) -> entry_pb2.Policy:
         merged.keep_versions = DEFAULT_KEEP_VERSIONS
     if not merged.HasField("keep_seconds"):
         merged.keep_seconds = DEFAULT_KEEP_SECONDS
+    merged.outside_deletion = merged.outside_deletion or entry_pb2.OUTSIDE_DELETION_REPAIR
     return merged
 
 
@@ -61,18 +65,25 @@ def _weight(seed: str, candidate: Candidate) -> bytes:
 
 
 def place(
-    policy: entry_pb2.Policy, candidates: Sequence[Candidate], seed: str, holders: Collection[int] = ()
+    policy: entry_pb2.Policy,
+    candidates: Sequence[Candidate],
+    seed: str,
+    holders: Collection[int] = (),
+    favoured: Collection[int] = (),
 ) -> Placement:
     """Choose among ``candidates`` as an effective ``policy`` says.
 
     ``seed`` spreads files evenly over providers that are otherwise equal (rendezvous hashing: when a provider comes or
     goes, only the files that it gains or loses move). ``holders`` are the ids of providers that hold a good copy; they
-    are chosen first, so that no copy is moved without need.
+    are chosen first, so that no copy is moved without need; then the ``favoured``, which are to take over from one that
+    leaves.
     """
     reasons: dict[int, str] = {}
     allowed = []
     for candidate in candidates:
-        if policy.providers and candidate.name not in policy.providers:
+        if candidate.leaving:
+            reasons[candidate.id] = "it is being evacuated"
+        elif policy.providers and candidate.name not in policy.providers:
             reasons[candidate.id] = "the policy names other providers"
         else:
             allowed.append(candidate)
@@ -81,7 +92,7 @@ def place(
         for candidate in chosen:
             reasons[candidate.id] = "every provider of the policy holds the file"
     else:
-        chosen = _choose(policy.copies, allowed, seed, holders, reasons)
+        chosen = _choose(policy.copies, allowed, seed, (holders, favoured), reasons)
     order = {name: index for index, name in enumerate(policy.prefer)}
     ordered = tuple(sorted(chosen, key=lambda one: (order.get(one.name, len(order)), one.priority, one.name)))
     default = 2 if len(ordered) >= 3 else 1
@@ -90,8 +101,13 @@ def place(
 
 
 def _choose(
-    copies: int, allowed: Sequence[Candidate], seed: str, holders: Collection[int], reasons: dict[int, str]
+    copies: int,
+    allowed: Sequence[Candidate],
+    seed: str,
+    first: tuple[Collection[int], Collection[int]],
+    reasons: dict[int, str],
 ) -> list[Candidate]:
+    holders, favoured = first
     left = {candidate.id: candidate for candidate in allowed}
     locations: set[str] = set()
     chosen: list[Candidate] = []
@@ -100,6 +116,7 @@ def _choose(
             left.values(),
             key=lambda one: (
                 one.id not in holders,
+                one.id not in favoured,
                 one.priority,
                 bool(one.location) and one.location in locations,
                 _weight(seed, one),
@@ -109,6 +126,8 @@ def _choose(
         chosen.append(best)
         if best.id in holders:
             reasons[best.id] = "it holds a good copy already"
+        elif best.id in favoured:
+            reasons[best.id] = "it takes over from a provider that is being evacuated"
         elif best.location and best.location not in locations:
             reasons[best.id] = f"chosen by priority, in a place ({best.location}) that no other copy is in"
         else:

@@ -13,6 +13,7 @@ from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import entries, placements, versions
 from cdir_catalog.store.copies import OK, Content, Copy
 from cdir_catalog.store.entries import live
+from cdir_catalog.store.history_placing import hand_over_history
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.listing import subtree_ranges
 from cdir_catalog.store.locks import lock_workspaces
@@ -94,6 +95,7 @@ def _place(connection: Connection, workspace_id: int, rows: list[Any]) -> None:
     ledger.load(row.version_id for row in rows if row.version_id is not None)
     place_contents(ledger, placer)
     ledger.save()
+    hand_over_history(connection, placer, paths, now)
     _keep_anew(connection, placer, paths, now)
 
 

@@ -18,15 +18,25 @@ from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import change_configuration
 from cdir_catalog.store.placement import Placement, effective_policy, place
 from cdir_catalog.store.placements import place_anew
-from cdir_catalog.store.providers import RegisteredProvider, load_providers
+from cdir_catalog.store.providers import RegisteredProvider, heirs_of, load_providers
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace
 
-__all__ = ["Placer", "explain_placement", "get_policy", "set_policy", "unset_policy"]
+__all__ = ["Placer", "explain_placement", "get_policy", "rename_provider", "set_policy", "unset_policy"]
 
 _SCALARS: Final = ("copies", "min_copies", "keep_versions", "keep_seconds")
 _LISTS: Final = ("providers", "prefer")
 _POSITIVE: Final = ("copies", "min_copies")
 _NOT_NEGATIVE: Final = ("keep_versions", "keep_seconds")
+
+
+def rename_provider(policy: entry_pb2.Policy, old: str, new: str) -> bool:
+    """Have a rule name another provider instead of one; returns whether it named that one."""
+    found = False
+    for names in (policy.providers, policy.prefer):
+        if old in names:
+            found = True
+            names[:] = dict.fromkeys(new if name == old else name for name in names)
+    return found
 
 
 class Placer:
@@ -38,11 +48,17 @@ class Placer:
         workspace_id: int | None,
         paths: Iterable[str],
         providers: list[RegisteredProvider] | None = None,
+        replaced: tuple[str, str] | None = None,
     ) -> None:
+        """``replaced`` places as if the rules that name the first provider named the second instead."""
         self.providers = load_providers(connection) if providers is None else providers
         self.by_id = {provider.id: provider for provider in self.providers}
         self._candidates = [provider.candidate for provider in self.providers]
+        self._heirs = heirs_of(self.providers)
         self._rules = _load_rules(connection, workspace_id, paths)
+        if replaced is not None:
+            for policy in self._rules.values():
+                rename_provider(policy, *replaced)
         self._policies: dict[str, entry_pb2.Policy] = {}
         self._everywhere: dict[str, Placement] = {}
 
@@ -65,7 +81,8 @@ class Placer:
         """Return where the file at ``path`` should be; ``holders`` are the row ids of providers with a good copy."""
         policy = self.policy(path)
         if policy.HasField("copies"):
-            return place(policy, self._candidates, path, holders)
+            favoured = {heir for holder in holders for heir in self._heirs.get(holder, ())}
+            return place(policy, self._candidates, path, holders, favoured)
         # every provider holds it, so all files under one rule are placed alike
         source = path if path in self._rules else split_path(path)[0]
         placement = self._everywhere.get(source)
@@ -151,6 +168,7 @@ def set_policy(
     for name in _SCALARS:
         if rule.policy.HasField(name):
             setattr(own, name, getattr(rule.policy, name))
+    own.outside_deletion = rule.policy.outside_deletion or own.outside_deletion
     for names in _LISTS:
         if getattr(rule.policy, names):
             own.ClearField(names)

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from cdir.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed
-from cdir.v1 import catalog_service_pb2, provider_pb2
+from cdir.v1 import catalog_service_pb2, exit_pb2, provider_pb2
 from cdir_catalog.clock import now_ns
-from cdir_catalog.schema import counters, providers, replicas, versions
+from cdir_catalog.schema import counters, providers, replicas, scans, vacancies, versions
 from cdir_catalog.store.copies import OK
+from cdir_catalog.store.jobs import end_jobs, rename_jobs
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import change_configuration
 from cdir_catalog.store.placement import Candidate
@@ -20,13 +21,17 @@ from cdir_catalog.store.placements import place_all_anew
 from cdir_catalog.wire import timestamp
 
 __all__ = [
+    "AWAITS_REBUILD",
     "NO_SOURCE",
     "RegisteredProvider",
     "change_provider",
     "create_provider",
     "drop_provider",
+    "find_provider",
+    "heirs_of",
     "load_providers",
     "read_providers",
+    "record_of",
     "record_provider_states",
 ]
 
@@ -38,6 +43,9 @@ _UNKNOWN = provider_pb2.PROVIDER_STATE_UNKNOWN
 
 NO_SOURCE = "no good copy"
 """How the error begins of a copy that waits for another provider to have a good one."""
+
+AWAITS_REBUILD = "paused until the catalog is rebuilt"
+"""Why a provider is paused that a new catalog was given: nothing is concluded from what lies there before."""
 
 _OBSERVABLE = {_UP, _SLOW, _DOWN, _UNKNOWN}
 _FORGET_BATCH = 2000
@@ -52,20 +60,41 @@ class RegisteredProvider:
     name: str
     paused: bool
     state: provider_pb2.ProviderState.ValueType
-    """PAUSED when it is paused, else what was observed last."""
+    """PAUSED when it is paused, UNKNOWN while the delete guard holds at one that answers, else what was observed."""
     state_reason: str
     state_since: int
     revision: int
     record: provider_pb2.Provider
+    guard: str = ""
+    """Why the delete guard holds; empty when it does not."""
+    accepts_losses: bool = False
+    """A person has said that what is missing there is lost."""
+    answers: bool = False
+    """Whether it was up when it was looked at last, whatever the guard says."""
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.id, self.name, self.record.location, self.record.priority)
+        return Candidate(self.id, self.name, self.record.location, self.record.priority, self.leaving)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being evacuated, or was: nothing is placed there any more."""
+        return self.record.HasField("exit")
+
+    @property
+    def removals_wait(self) -> bool:
+        """Whether what is wanted there no more stays: it is a source, or the user's to keep, while it leaves."""
+        return self.leaving and self.record.exit.state != exit_pb2.EXIT_STATE_PURGING
 
     @property
     def writable(self) -> bool:
         """Whether it takes writes as far as people decided; it may be down all the same."""
-        return not self.paused and not self.record.read_only
+        return not self.paused and not self.record.read_only and not self.leaving
+
+    @property
+    def workable(self) -> bool:
+        """Whether owed work may be done there: writing, or removing what an evacuation is to remove."""
+        return not self.paused and not self.record.read_only and not self.removals_wait
 
     @property
     def case_sensitive(self) -> bool:
@@ -89,16 +118,23 @@ class RegisteredProvider:
 
 def _registered(row: Any) -> RegisteredProvider:
     paused = bool(row.paused)
+    answers = row.state in {_UP, _SLOW}
+    guard = row.guard or ""
+    state, reason = (_UNKNOWN, guard) if answers and guard else (row.state, row.state_reason)
+    why_paused = AWAITS_REBUILD if row.state_reason == AWAITS_REBUILD else "paused by a person"
     return RegisteredProvider(
         id=row.id,
         provider_id=row.provider_id,
         name=row.name,
         paused=paused,
-        state=_PAUSED if paused else row.state,
-        state_reason="paused by a person" if paused else row.state_reason,
+        state=_PAUSED if paused else state,
+        state_reason=why_paused if paused else reason,
         state_since=row.state_since,
         revision=row.revision,
         record=provider_pb2.Provider.FromString(row.record),
+        guard=guard,
+        accepts_losses=row.guard == "",
+        answers=answers,
     )
 
 
@@ -108,16 +144,26 @@ def load_providers(connection: Connection) -> list[RegisteredProvider]:
     return sorted(found, key=lambda one: one.sort_key)
 
 
+def heirs_of(registered: list[RegisteredProvider]) -> dict[int, set[int]]:
+    """Return, for each provider that leaves, which ones take its copies by preference; as row ids."""
+    ids = {one.provider_id: one.id for one in registered}
+    return {one.id: {ids[heir] for heir in one.record.exit.to if heir in ids} for one in registered if one.leaving}
+
+
 def find_provider(connection: Connection, condition: sa.ColumnElement[bool]) -> RegisteredProvider | None:
     row = connection.execute(sa.select(providers).where(condition)).first()
     return None if row is None else _registered(row)
 
 
-def _record(provider: provider_pb2.Provider) -> bytes:
+def record_of(provider: provider_pb2.Provider, leaving: exit_pb2.ProviderExit | None = None) -> bytes:
+    """Return what is stored of a provider; ``leaving`` is its exit, which only an evacuation changes."""
     record = provider_pb2.Provider()
     record.CopyFrom(provider)
     for name in ("state", "state_since", "state_reason", "revision"):
         record.ClearField(name)
+    record.ClearField("exit")
+    if leaving is not None:
+        record.exit.CopyFrom(leaving)
     return record.SerializeToString(deterministic=True)
 
 
@@ -144,7 +190,7 @@ def create_provider(
         providers.insert().values(
             provider_id=provider.provider_id,
             name=provider.name,
-            record=_record(provider),
+            record=record_of(provider),
             sealed_secrets=request.provider.sealed_secrets,
             paused=0,
             state=_UNKNOWN,
@@ -174,7 +220,8 @@ def change_provider(
             f"somebody else changed the provider {present.name!r} meanwhile; read it again", provider=present.name
         )
     _check_name(connection, wanted)
-    values: dict[str, Any] = {"name": wanted.name, "record": _record(wanted)}
+    leaving = present.record.exit if present.leaving else None
+    values: dict[str, Any] = {"name": wanted.name, "record": record_of(wanted, leaving)}
     secrets_changed = False
     if not request.keep_secrets:
         secrets = connection.scalar(sa.select(providers.c.sealed_secrets).where(condition))
@@ -191,6 +238,8 @@ def change_provider(
     if request.HasField("paused") and request.paused != present.paused:
         values.update(paused=int(request.paused), state_since=now_ns())
     connection.execute(providers.update().where(condition).values(**values))
+    if wanted.name != present.name:
+        rename_jobs(connection, present.name, wanted.name)
     if (old.priority, old.location, present.name) != (wanted.priority, wanted.location, wanted.name):
         place_all_anew(connection)
     if present.paused and request.HasField("paused") and not request.paused:
@@ -210,11 +259,13 @@ def drop_provider(
         raise NotFound(f"there is no provider {request.name!r}", provider=request.name)
     if not request.force:
         _check_droppable(connection, provider)
+    end_jobs(connection, provider.name, "the provider was removed")
     forgotten = connection.scalar(
         sa.select(sa.func.count()).select_from(replicas).where(replicas.c.provider_id == provider.id)
     )
     _forget_copies(connection, provider.id)
-    connection.execute(counters.delete().where(counters.c.provider_id == provider.id))
+    for table in (counters, scans, vacancies):
+        connection.execute(table.delete().where(table.c.provider_id == provider.id))
     connection.execute(providers.delete().where(providers.c.id == provider.id))
     place_all_anew(connection)
     return catalog_service_pb2.DropProviderResponse(forgotten_replicas=forgotten or 0)
@@ -222,6 +273,11 @@ def drop_provider(
 
 def _check_droppable(connection: Connection, provider: RegisteredProvider) -> None:
     """Refuse when a current file, or a write under way, would lose its only good copy."""
+    if provider.record.exit.state in {exit_pb2.EXIT_STATE_LEAVING, exit_pb2.EXIT_STATE_PURGING}:
+        raise PreconditionFailed(
+            f"{provider.name!r} is being evacuated; wait for the end of it (`cdir jobs`), or use force",
+            provider=provider.name,
+        )
     other = replicas.alias()
     only = connection.scalar(
         sa.select(replicas.c.id)

@@ -56,13 +56,15 @@ def remove_entry(
         supersede_file(ledger, row, path, placer)
         ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, FILE, row.generation, author))
         ledger.count_files(workspace_id, -1, -row.size)
-        connection.execute(entries.update().where(entries.c.id == row.id).values(removed_at=ledger.now))
+        connection.execute(
+            entries.update().where(entries.c.id == row.id).values(removed_at=ledger.now, removed_by=author)
+        )
         ledger.settle()
         ledger.save()
         return directory_service_pb2.RemoveEntryResponse(files=1)
     if request.HasField("if_generation") and request.if_generation != 0:
         raise Conflict(f"{path!r} is a directory and has no generation", path=path)
-    files = _remove_directory(connection, ledger, workspace_id, row, path, recursive=request.recursive)
+    files = _remove_directory(connection, ledger, workspace_id, row, path, author, recursive=request.recursive)
     ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, DIRECTORY, 0, author))
     ledger.save()
     return directory_service_pb2.RemoveEntryResponse(files=files)
@@ -77,7 +79,14 @@ def supersede_file(ledger: Ledger, row: Any, path: str, placer: Placer) -> None:
 
 
 def _remove_directory(
-    connection: Connection, ledger: Ledger, workspace_id: int, row: Any | None, path: str, *, recursive: bool
+    connection: Connection,
+    ledger: Ledger,
+    workspace_id: int,
+    row: Any | None,
+    path: str,
+    author: str,
+    *,
+    recursive: bool,
 ) -> int:
     mine = sa.and_(entries.c.workspace_id == workspace_id, live, below(path))
     child = connection.scalar(sa.select(entries.c.id).where(mine).limit(1))
@@ -87,7 +96,7 @@ def _remove_directory(
         raise not_found(path)
     files = 0
     if child is not None:
-        files = _supersede_below(connection, ledger, workspace_id, path, mine)
+        files = _supersede_below(connection, ledger, workspace_id, path, author, mine)
         connection.execute(entries.delete().where(mine, entries.c.kind == DIRECTORY))
     if row is not None:
         connection.execute(entries.delete().where(entries.c.id == row.id))
@@ -95,7 +104,7 @@ def _remove_directory(
 
 
 def _supersede_below(
-    connection: Connection, ledger: Ledger, workspace_id: int, path: str, mine: sa.ColumnElement[bool]
+    connection: Connection, ledger: Ledger, workspace_id: int, path: str, author: str, mine: sa.ColumnElement[bool]
 ) -> int:
     """Make the current contents of all files below ``path`` older ones, in one statement for each step."""
     now = ledger.now
@@ -109,7 +118,7 @@ def _supersede_below(
         return 0
     # what is being removed is told apart by the time of removal
     now = _unused_time(connection, workspace_id, path, now)
-    connection.execute(entries.update().where(mine, entries.c.kind == FILE).values(removed_at=now))
+    connection.execute(entries.update().where(mine, entries.c.kind == FILE).values(removed_at=now, removed_by=author))
     removed = sa.and_(entries.c.workspace_id == workspace_id, entries.c.removed_at == now, below(path))
     chosen = sa.select(entries.c.version_id).where(removed)
     tally = Tally(connection, workspace_id, chosen)
@@ -126,7 +135,8 @@ def _supersede_below(
     aside = (
         sa.select(aside_key_sql(versions.c.version_id)).where(versions.c.id == replicas.c.version_id).scalar_subquery()
     )
-    due = sa.case((leased, replicas.c.due_at), else_=now)
+    # what is leased without being owed (it makes room, or is being proven) is due when the lease ends
+    due = sa.case((leased, sa.func.coalesce(replicas.c.due_at, replicas.c.lease_until)), else_=now)
     connection.execute(
         replicas.update()
         .where(of_chosen, replicas.c.actual == OK, replicas.c.wanted == 1)

@@ -47,6 +47,7 @@ def replica_message(copy: Copy, version_id: str | None, provider: RegisteredProv
         error=copy.error,
         attempts=copy.attempts,
         provider_revision=provider.revision,
+        absent=copy.absent_at is not None,
     )
     if copy.proven_at is not None:
         message.proven.CopyFrom(timestamp(copy.proven_at))

@@ -26,6 +26,7 @@ from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import load_providers
 from cdir_catalog.store.replica_messages import readable, replica_message
+from cdir_catalog.store.retention import kept
 from cdir_catalog.store.workspaces import find_workspace, find_workspaces
 from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message, timestamp, version_message
 
@@ -93,7 +94,7 @@ class _Resolving:
             if row.kind == FILE:
                 entries_of[row.id] = path
         wanted = {(ref.path, ref.generation) for ref in refs}
-        query = sa.select(versions).where(versions.c.entry_id.in_(entries_of))
+        query = sa.select(versions).where(versions.c.entry_id.in_(entries_of), kept)
         found = {(entries_of[row.entry_id], row.generation): row for row in connection.execute(query)}
         return {named: row for named, row in found.items() if named in wanted}
 
@@ -160,13 +161,7 @@ def list_versions(
     if row is None:
         raise not_found(path)
     rows = connection.execute(
-        sa.select(versions)
-        .where(
-            versions.c.entry_id == row.id,
-            # what was let go is only waiting to be cleared away
-            sa.or_(versions.c.superseded_at.is_(None), versions.c.expires_at.is_not(None)),
-        )
-        .order_by(versions.c.generation.desc())
+        sa.select(versions).where(versions.c.entry_id == row.id, kept).order_by(versions.c.generation.desc())
     )
     return directory_service_pb2.ListVersionsResponse(versions=[version_message(one) for one in rows])
 

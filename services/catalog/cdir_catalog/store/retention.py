@@ -14,12 +14,15 @@ from cdir_catalog.schema import changes, entries, versions
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import lock_workspaces
 
-__all__ = ["reap_versions", "trim_versions"]
+__all__ = ["kept", "reap_versions", "trim_versions"]
 
 _CHANGES_KEPT = 30 * 24 * 3600 * SECOND
 """How far back the change log reaches."""
 
 _MAX_LIMIT = 1000
+
+kept = sa.or_(versions.c.superseded_at.is_(None), versions.c.expires_at.is_not(None))
+"""The condition for versions that can be had; one that was let go is only waiting to be cleared away."""
 
 
 def trim_versions(connection: Connection, keep: Mapping[int, int], now: int) -> None:

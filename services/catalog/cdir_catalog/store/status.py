@@ -9,10 +9,12 @@ from sqlalchemy.engine import Connection
 
 from cdir.v1 import directory_service_pb2
 from cdir_catalog.schema import counters, entries, placements, replicas, versions, workspaces
+from cdir_catalog.store.conflicts import count_conflicts
 from cdir_catalog.store.copies import Contribution
 from cdir_catalog.store.entries import ancestors, below, live, require_directory
 from cdir_catalog.store.placements import overlapping
 from cdir_catalog.store.providers import load_providers
+from cdir_catalog.store.standing import oldest_proofs, quarantined_copies
 from cdir_catalog.store.tallies import tally_columns
 from cdir_catalog.wire import FILE, timestamp
 
@@ -35,15 +37,25 @@ def get_tree_status(
         else:
             files, size, per_provider = _subtree(connection, workspace_id, request.path)
         unplaced = _unplaced(connection, workspace_id, request.path)
+    registered = load_providers(connection)
+    waiting = {provider.id for provider in registered if provider.removals_wait}
     response = directory_service_pb2.GetTreeStatusResponse(
         files=files,
         bytes=size,
         owed=sum(one.owed for one in per_provider.values()),
         quarantined=sum(one.quarantined for one in per_provider.values()),
-        removals=sum(one.removals for one in per_provider.values()),
+        removals=sum(one.removals for provider, one in per_provider.items() if provider not in waiting),
         unplaced=unplaced,
+        absent=_absent(connection, workspace_id, request.path, [provider.id for provider in registered]),
+        conflicts=0 if workspace_id is None else count_conflicts(connection, workspace_id, request.path),
     )
-    for provider in load_providers(connection):
+    proofs: dict[int, tuple[int | None, bool]] = {}
+    if workspace_id is not None:
+        proofs = oldest_proofs(connection, workspace_id, request.path, [provider.id for provider in registered])
+        if response.quarantined:
+            response.quarantined_copies.extend(quarantined_copies(connection, workspace_id, request.path))
+    for provider in registered:
+        proven, unproven = proofs.get(provider.id, (None, False))
         counted = per_provider.get(provider.id, _NOTHING)
         message = provider.message()
         response.providers.add(
@@ -55,6 +67,8 @@ def get_tree_status(
             files=counted.files,
             bytes=counted.bytes,
             owed=counted.owed,
+            proven=None if proven is None else timestamp(proven),
+            unproven=unproven,
         )
     return response
 
@@ -103,3 +117,21 @@ def _unplaced(connection: Connection, workspace_id: int, path: str) -> bool:
         .limit(1)
     )
     return job is not None
+
+
+def _absent(connection: Connection, workspace_id: int | None, path: str, provider_ids: list[int]) -> int:
+    """Return how many copies a complete listing did not show, with nothing concluded from it."""
+    query = sa.select(sa.func.count()).where(
+        replicas.c.provider_id.in_(provider_ids),
+        replicas.c.absent_at.is_not(None),
+        replicas.c.workspace_id == workspace_id,
+    )
+    if path != "/":
+        query = query.where(
+            replicas.c.version_id.in_(
+                sa.select(versions.c.id)
+                .join(entries, entries.c.id == versions.c.entry_id)
+                .where(entries.c.workspace_id == workspace_id, below(path))
+            )
+        )
+    return connection.scalar(query) or 0

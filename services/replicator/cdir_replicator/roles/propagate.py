@@ -20,6 +20,7 @@ from cdir_replicator.notes import Notes
 from cdir_replicator.planner import Admission, Job, Limits, crowded
 from cdir_replicator.progress import Progress
 from cdir_replicator.repair import Repairer
+from cdir_runtime.crash import crash_point
 
 __all__ = ["LEASE_SECONDS", "PropagateRole"]
 
@@ -168,6 +169,8 @@ class PropagateRole:
                 ),
                 timeout=_CATALOG_SECONDS,
             )
+        if response.items:
+            crash_point("repair.after_claim")
         now = time.monotonic()
         due = response.next_due if response.HasField("next_due") else POLL_SECONDS
         more = self._woken or len(response.items) >= _CLAIM
@@ -229,6 +232,7 @@ class PropagateRole:
         await self._flush_notes()
         while self._outcomes:
             batch = self._outcomes[:_OUTCOMES]
+            crash_point("repair.before_finish")
             with translated():
                 await self._catalog.FinishDebt(
                     catalog_service_pb2.FinishDebtRequest(outcomes=batch), timeout=_CATALOG_SECONDS

@@ -15,6 +15,7 @@ from cdir.v1 import (
     catalog_service_pb2_grpc,
     provider_pb2,
 )
+from cdir_runtime.crash import crash_point
 
 __all__ = ["PlaceRole", "ReapRole", "SweepRole"]
 
@@ -65,6 +66,8 @@ class PlaceRole:
             response = await self._catalog.PlaceEntries(
                 catalog_service_pb2.PlaceEntriesRequest(limit=_BATCH), timeout=_CATALOG_SECONDS
             )
+        if response.placed:
+            crash_point("place.committed")
         return max(response.placed, 1) if response.remaining else 0
 
 

@@ -22,6 +22,7 @@ from cdir.v1 import (
 )
 from cdir_replicator.planner import may_roll_forward
 from cdir_replicator.progress import Progress
+from cdir_runtime.crash import crash_point
 from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
 from cdir_transfer.reader import transfer_deadline
 
@@ -77,6 +78,7 @@ class RecoverRole:
                 )
             if not response.writes:
                 break
+            crash_point("recover.after_claim")
             total += len(response.writes)
             await self._recover_all(response.writes)
         return total
@@ -124,6 +126,7 @@ class RecoverRole:
         abort = catalog_service_pb2.AbortedWrite(
             version_id=write.version_id, touched=[target.provider_id for target in write.targets]
         )
+        crash_point("recover.before_abort")
         with translated():
             await self._catalog.AbortWrites(
                 catalog_service_pb2.AbortWritesRequest(aborts=[abort]), timeout=_CATALOG_SECONDS
@@ -142,6 +145,7 @@ class RecoverRole:
             stored=found.stored.values(),
             touched=found.uncertain,
         )
+        crash_point("recover.before_commit")
         with translated():
             response = await self._catalog.CommitWrites(
                 catalog_service_pb2.CommitWritesRequest(commitments=[commitment]), timeout=_CATALOG_SECONDS

@@ -220,8 +220,10 @@ class S3Adapter(Adapter):
         for each in answer.get("Contents", ()):
             key = each["Key"][cut:]
             if _has_normal_form(key):
+                etag = each.get("ETag")
+                checksum = None if self._etags_are_md5 is False else checksum_of_etag(etag)
                 found[key] = ObjectInfo(
-                    key=key, size=each["Size"], modified=each["LastModified"], etag=each.get("ETag")
+                    key=key, size=each["Size"], modified=each["LastModified"], etag=etag, checksum=checksum
                 )
         for each in answer.get("CommonPrefixes", ()):
             key = each["Prefix"][cut:-1]
@@ -245,15 +247,12 @@ class S3Adapter(Adapter):
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         if if_match is not None:
             require(self, self.capability.read_if_match, "read_if_match")
-        fetched = None
         if range.length != 0:
             with contextlib.suppress(RangeNotSatisfied):  # which may mean an empty object: told apart below
-                fetched = await self._wire.fetch(self._settings.prefix + key, range, if_match)
-        if fetched is not None:
-            whole, data = fetched
-            if len(data) != whole.length:
-                raise _short(key, whole.length - len(data))
-            return FetchedObject(self._info_of_opened(key, whole), data)
+                whole, data = await self._wire.fetch(self._settings.prefix + key, range, if_match)
+                if len(data) != whole.length:
+                    raise _short(key, whole.length - len(data))
+                return FetchedObject(self._info_of_opened(key, whole), data)
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._open(stack, key, range, if_match)
             if isinstance(opened, ObjectInfo):

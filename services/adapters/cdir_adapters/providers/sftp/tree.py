@@ -85,13 +85,18 @@ class Tree:
         )
 
     async def scan(self, session: Session, folder: str) -> AsyncGenerator[ObjectInfo, None]:
-        """What lies right in a folder, unfinished writes included; nothing when it does not exist (any more)."""
+        """What lies right in a folder, unfinished writes included; nothing when it does not exist.
+
+        One that goes away while it is read is an error: a part of a folder must never pass for the whole.
+        """
         start = f"{folder}/" if folder else ""
         # declared an iterator, but it is a generator
         scan = cast("AsyncGenerator[asyncssh.SFTPName, None]", session.sftp.scandir(session.path(folder)))
+        begun = False
         try:
             async with aclosing(scan) as names:
                 async for entry in names:
+                    begun = True
                     name = entry.filename
                     assert isinstance(name, str)
                     if name in {".", ".."} or not _is_text(name):
@@ -99,10 +104,18 @@ class Tree:
                     key = start + name
                     attributes = entry.attrs
                     if attributes.permissions is None:
-                        attributes = await session.sftp.lstat(session.path(key))
+                        try:
+                            attributes = await session.sftp.lstat(session.path(key))
+                        except asyncssh.SFTPNoSuchFile:
+                            continue  # removed since the folder was read
                     yield self.info_of(key, attributes)
         except asyncssh.SFTPNoSuchFile:
             await self.require_root(session)
+            if begun:
+                raise ProviderUnavailable(
+                    f"{folder} at provider {self._provider}: the folder went away while it was read",
+                    provider=self._provider,
+                ) from None
         except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory):
             if await self.kind_at(session, folder) is ObjectKind.DIRECTORY:
                 raise

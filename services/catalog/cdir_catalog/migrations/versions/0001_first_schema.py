@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("state_reason", sa.Text(), nullable=False),
         sa.Column("state_since", sa.BigInteger(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("guard", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_providers"),
         sa.UniqueConstraint("name", name="uq_providers_name"),
         sa.UniqueConstraint("provider_id", name="uq_providers_provider_id"),
@@ -88,8 +89,18 @@ def upgrade() -> None:
         sa.Column("author", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("removed_at", sa.BigInteger(), nullable=True),
+        sa.Column("removed_by", sa.Text(), nullable=True),
+        sa.Column("conflict_of", _BYTEWISE, nullable=True),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_entries_workspace_id"),
         sa.PrimaryKeyConstraint("id", name="pk_entries"),
+    )
+    op.create_index(
+        "ix_entries_conflict",
+        "entries",
+        ["workspace_id", "conflict_of"],
+        unique=False,
+        sqlite_where=sa.text("conflict_of IS NOT NULL"),
+        postgresql_where=sa.text("conflict_of IS NOT NULL"),
     )
     op.create_index(
         "ix_entries_folded",
@@ -130,6 +141,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.LargeBinary(), nullable=False),
         sa.Column("modified_at", sa.BigInteger(), nullable=False),
         sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("conflict_of", _BYTEWISE, nullable=True),
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("lease_until", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_intents_workspace_id"),
@@ -151,6 +163,28 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_placements_workspace_id"),
         sa.PrimaryKeyConstraint("id", name="pk_placements"),
         sa.UniqueConstraint("workspace_id", "path", name="uq_placements_workspace_id_path"),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("id", _ROW_ID, nullable=False),
+        sa.Column("job_id", _BYTEWISE, nullable=False),
+        sa.Column("kind", sa.SmallInteger(), nullable=False),
+        sa.Column("state", sa.SmallInteger(), nullable=False),
+        sa.Column("subject", _BYTEWISE, nullable=False),
+        sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("measured_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("files", sa.BigInteger(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("files_left", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_left", sa.BigInteger(), nullable=False),
+        sa.Column("versions_left", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_begun", sa.BigInteger(), nullable=False),
+        sa.Column("outcome", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_jobs"),
+        sa.UniqueConstraint("job_id", name="uq_jobs_job_id"),
     )
     op.create_table(
         "policies",
@@ -175,6 +209,7 @@ def upgrade() -> None:
         sa.Column("committed_at", sa.BigInteger(), nullable=False),
         sa.Column("superseded_at", sa.BigInteger(), nullable=True),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("modified_step", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["entry_id"], ["entries.id"], name="fk_versions_entry_id"),
         sa.PrimaryKeyConstraint("id", name="pk_versions"),
         sa.UniqueConstraint("entry_id", "generation", name="uq_versions_entry_id_generation"),
@@ -188,6 +223,19 @@ def upgrade() -> None:
         sqlite_where=sa.text("expires_at IS NOT NULL"),
         postgresql_where=sa.text("expires_at IS NOT NULL"),
     )
+    op.create_table(
+        "locations",
+        sa.Column("version_id", _ROW_ID, nullable=False),
+        sa.Column("until_at", sa.BigInteger(), nullable=False),
+        sa.Column("workspace_id", _ROW_ID, nullable=False),
+        sa.Column("dirname", _BYTEWISE, nullable=False),
+        sa.Column("basename", _BYTEWISE, nullable=False),
+        sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name="fk_locations_version_id", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_locations_workspace_id"),
+        sa.PrimaryKeyConstraint("version_id", "until_at", name="pk_locations"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_locations_path", "locations", ["workspace_id", "dirname", "basename"], unique=False)
     op.create_table(
         "replicas",
         sa.Column("id", _ROW_ID, nullable=False),
@@ -209,12 +257,24 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("lease_kind", sa.SmallInteger(), nullable=True),
         sa.Column("lease_key", _BYTEWISE, nullable=True),
+        sa.Column("changed_at", sa.BigInteger(), nullable=True),
+        sa.Column("absent_at", sa.BigInteger(), nullable=True),
+        sa.Column("seen_size", sa.BigInteger(), nullable=True),
+        sa.Column("seen_modified", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["provider_id"], ["providers.id"], name="fk_replicas_provider_id"),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name="fk_replicas_version_id"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_replicas_workspace_id"),
         sa.PrimaryKeyConstraint("id", name="pk_replicas"),
         sa.UniqueConstraint("version_id", "provider_id", name="uq_replicas_version_id_provider_id"),
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_replicas_absent",
+        "replicas",
+        ["provider_id", "key"],
+        unique=False,
+        sqlite_where=sa.text("absent_at IS NOT NULL"),
+        postgresql_where=sa.text("absent_at IS NOT NULL"),
     )
     op.create_index(
         "ix_replicas_due",
@@ -250,6 +310,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("move_to IS NOT NULL"),
     )
     op.create_index(
+        "ix_replicas_proven",
+        "replicas",
+        ["provider_id", "proven_at"],
+        unique=False,
+        sqlite_where=sa.text("actual = 1 AND owed = 0"),
+        postgresql_where=sa.text("actual = 1 AND owed = 0"),
+    )
+    op.create_index(
         "ix_replicas_owed",
         "replicas",
         ["version_id"],
@@ -257,3 +325,62 @@ def upgrade() -> None:
         sqlite_where=sa.text("owed = 1"),
         postgresql_where=sa.text("owed = 1"),
     )
+    op.create_table(
+        "snapshots",
+        sa.Column("name", _BYTEWISE, nullable=False),
+        sa.Column("base", _BYTEWISE, nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("begun_at", sa.BigInteger(), nullable=False),
+        sa.Column("finished_at", sa.BigInteger(), nullable=True),
+        sa.Column("lease_owner", sa.Text(), nullable=False),
+        sa.Column("lease_until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_snapshots"),
+    )
+    op.create_table(
+        "sightings",
+        sa.Column("key", _BYTEWISE, nullable=False),
+        sa.Column("provider", _BYTEWISE, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("modified_at", sa.BigInteger(), nullable=True),
+        sa.Column("exact", sa.SmallInteger(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.Column("checksum", sa.Text(), nullable=False),
+        sa.Column("version_id", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("key", "provider", name="pk_sightings"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "scans",
+        sa.Column("id", _ROW_ID, nullable=False),
+        sa.Column("provider_id", _ROW_ID, nullable=False),
+        sa.Column("prefix", _BYTEWISE, nullable=False),
+        sa.Column("recursive", sa.SmallInteger(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("interval", sa.BigInteger(), nullable=False),
+        sa.Column("cursor", sa.Text(), nullable=False),
+        sa.Column("passes", sa.BigInteger(), nullable=False),
+        sa.Column("under_way", sa.SmallInteger(), nullable=False),
+        sa.Column("counts", sa.LargeBinary(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["provider_id"], ["providers.id"], name="fk_scans_provider_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_scans"),
+        sa.UniqueConstraint("provider_id", "prefix", "recursive", name="uq_scans_provider_id_prefix_recursive"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_scans_due_at", "scans", ["due_at"], unique=False)
+    op.create_table(
+        "vacancies",
+        sa.Column("id", _ROW_ID, nullable=False),
+        sa.Column("provider_id", _ROW_ID, nullable=False),
+        sa.Column("key", _BYTEWISE, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=True),
+        sa.Column("modified_at", sa.BigInteger(), nullable=True),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["provider_id"], ["providers.id"], name="fk_vacancies_provider_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_vacancies"),
+    )
+    op.create_index("ix_vacancies_key", "vacancies", ["key", "provider_id"], unique=False)
+    op.create_index("ix_vacancies_at", "vacancies", ["at"], unique=False)

@@ -1,0 +1,112 @@
+"""What another program put where a copy is to be written: it is taken up by a scan before anything replaces it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from cdir.errors import CdirError, NotFound, PreconditionFailed
+from cdir.status import translated
+from cdir.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    directory_service_pb2,
+    entry_pb2,
+    scan_pb2,
+)
+from cdir_transfer.learning import is_same_etag
+
+__all__ = ["Lookout"]
+
+logger = logging.getLogger(__name__)
+
+_STAT_SECONDS: Final = 60.0
+_CATALOG_SECONDS: Final = 30.0
+
+_SAME_TIME_SECONDS: Final = 2.0
+"""Times that differ by less are the same: some providers keep them in steps of two seconds."""
+
+_PATIENCE: Final = 3
+"""So many attempts leave a stranger alone; by then it was scanned, and what the catalog wanted to keep it has moved."""
+
+
+class Lookout:
+    """Looks before a copy is written. ``on_scan_due`` is called when a scan was asked for."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        on_scan_due: Callable[[], None],
+    ) -> None:
+        self._catalog = catalog
+        self._adapters = adapters
+        self._on_scan_due = on_scan_due
+
+    async def require_free(self, item: catalog_service_pb2.DebtItem) -> None:
+        """Raise PreconditionFailed when something lies at the item's target that cdir did not write, and ask for a scan
+        of it. What the catalog calls the occupant is known, and no stranger."""
+        if item.HasField("occupant") or item.replica.attempts >= _PATIENCE:
+            return
+        replica = item.replica
+        try:
+            with translated():
+                response = await self._adapters.StatObject(
+                    adapter_service_pb2.StatObjectRequest(
+                        provider=adapter_service_pb2.ProviderRef(
+                            provider_id=replica.provider_id, revision=replica.provider_revision
+                        ),
+                        key=item.target_key,
+                    ),
+                    timeout=_STAT_SECONDS,
+                )
+        except NotFound:
+            return
+        info = response.info
+        if info.directory or info.special or _is_ours(info, item) or await self._is_known(info, item):
+            return
+        await self.ask_for_scan(item, replica.provider)
+        raise PreconditionFailed(
+            f"{item.target_key} at provider {replica.provider} was put there by another program; a scan takes it up"
+            " before it is replaced",
+            provider=replica.provider,
+        )
+
+    async def _is_known(self, info: adapter_service_pb2.ObjectInfo, item: catalog_service_pb2.DebtItem) -> bool:
+        """Whether an older content of the file was put back there, which is kept elsewhere."""
+        with translated():
+            response = await self._catalog.ListVersions(
+                directory_service_pb2.ListVersionsRequest(workspace=item.workspace, path=item.path),
+                timeout=_CATALOG_SECONDS,
+            )
+        return any(_is_like(info, version) for version in response.versions)
+
+    async def ask_for_scan(self, item: catalog_service_pb2.DebtItem, provider: str) -> None:
+        """Have the item's path looked at soon at ``provider``; when that cannot be asked for, the next pass does it."""
+        try:
+            with translated():
+                await self._catalog.MakeScanDue(
+                    scan_pb2.MakeScanDueRequest(workspace=item.workspace, path=item.path, provider=provider),
+                    timeout=_CATALOG_SECONDS,
+                )
+        except CdirError as error:
+            logger.warning("a scan of %s at provider %s cannot be asked for: %s", item.path, provider, error.message)
+        else:
+            self._on_scan_due()
+
+
+def _is_ours(info: adapter_service_pb2.ObjectInfo, item: catalog_service_pb2.DebtItem) -> bool:
+    """Whether what lies there is the copy that was found bad, or one that an attempt before this one has written."""
+    same_etag = bool(item.replica.etag) and is_same_etag(info.etag, item.replica.etag)
+    return (same_etag and info.size == item.version.size) or _is_like(info, item.version)
+
+
+def _is_like(info: adapter_service_pb2.ObjectInfo, version: entry_pb2.Version) -> bool:
+    """Whether an object has the size and the time of a content."""
+    if info.size != version.size or not info.HasField("modified"):
+        return False
+    difference = info.modified.ToNanoseconds() - version.modified.ToNanoseconds()
+    return abs(difference) <= _SAME_TIME_SECONDS * 1e9

@@ -1,0 +1,362 @@
+"""Proving the copies at one provider: by what it says of them itself, or by reading them.
+
+A copy that does not prove right is either damaged or was written by others. The catalog's comparison of listings is
+what tells the two apart: an object that looks as recorded and has other bytes is damaged, and owed from now on; any
+other is treated as a scan treats it, so that nobody's edit is taken for damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cdir.errors import CdirError, IntegrityError, NotFound, ProviderUnavailable
+from cdir.status import translated
+from cdir.v1 import (
+    adapter_service_pb2,
+    adapter_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    check_pb2,
+    entry_pb2,
+    provider_pb2,
+    scan_pb2,
+    scrub_pb2,
+)
+from cdir_replicator.allowance import Allowance
+from cdir_replicator.notes import Notes
+from cdir_replicator.planner import LARGE_BYTES
+from cdir_transfer.digest import block_count
+from cdir_transfer.observer import is_providers_fault
+from cdir_transfer.reader import VerifiedReader
+
+__all__ = ["Prover"]
+
+logger = logging.getLogger(__name__)
+
+_CALL_SECONDS: Final = 60.0
+_CATALOG_SECONDS: Final = 60.0
+_PAGE_SECONDS: Final = 300.0
+_LEASE_SECONDS: Final = 900.0
+_BATCH: Final = 64
+_OBJECTS: Final = 1000
+_MOST_UNPROVEN: Final = 500
+"""So many copies of which nothing can be found out end the work at a provider: something else is wrong there."""
+
+_OTHER_BYTES: Final = "what was read there does not have the recorded digest"
+_OTHER_CHECKSUM: Final = "the checksum that the provider states is not the recorded one"
+
+_OK_LIKE: Final = ("same", "ignored")
+"""What a comparison counts when an object looks as recorded, or lies where only cdir itself writes."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Reading:
+    """What came of reading some copies."""
+
+    right: list[int] = dataclasses.field(default_factory=list)
+    """Found right and not recorded as proven yet."""
+    damaged: list[scrub_pb2.ProofItem] = dataclasses.field(default_factory=list)
+    unproven: set[int] = dataclasses.field(default_factory=set)
+    left_out: int = 0
+    """Copies that were not begun, since the allowance was spent."""
+
+
+class Prover:
+    """Proves copies, each under a lease of ``owner``."""
+
+    def __init__(
+        self,
+        catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        reader: VerifiedReader,
+        notes: Notes,
+        *,
+        owner: str,
+    ) -> None:
+        self._catalog = catalog
+        self._adapters = adapters
+        self._reader = reader
+        self._notes = notes
+        self._owner = owner
+
+    # --- by the provider's own word -----------------------------------------------------------------------------------
+
+    async def by_checksum(
+        self, provider: provider_pb2.Provider, top: str, allowance: Allowance, progress: scrub_pb2.ScrubProgress
+    ) -> bool:
+        """List what lies at or below ``top`` (``""`` is everything) and compare the checksums stated.
+
+        Returns false when the allowance ended it before its end. Raises when the provider cannot be listed.
+        """
+        ref = _ref(provider)
+        as_of = await self._clock()
+        with translated():
+            await self._adapters.CheckMark(adapter_service_pb2.CheckMarkRequest(provider=ref), timeout=_CALL_SECONDS)
+        async with aclosing(self._listed(ref, top)) as pages:
+            async for page in pages:
+                allowance.spend(calls=1)
+                progress.calls += 1
+                for start in range(0, len(page), _OBJECTS):
+                    await self._prove_objects(provider, page[start : start + _OBJECTS], as_of, progress)
+                if not allowance.left:
+                    return False
+        return True
+
+    async def _listed(
+        self, ref: adapter_service_pb2.ProviderRef, top: str
+    ) -> AsyncGenerator[list[adapter_service_pb2.ObjectInfo], None]:
+        info = await self._stat(ref, top) if top else None
+        if info is not None:
+            yield [info]
+            return
+        call = self._adapters.ListObjects(
+            adapter_service_pb2.ListObjectsRequest(provider=ref, prefix=top, recursive=True)
+        )
+        pages: AsyncIterator[adapter_service_pb2.ListObjectsResponse] = aiter(call)
+        try:
+            while True:
+                with translated():
+                    async with asyncio.timeout(_PAGE_SECONDS):
+                        page = await anext(pages, None)
+                if page is None:
+                    return
+                if page.objects:
+                    yield list(page.objects)
+        except TimeoutError:
+            raise ProviderUnavailable(f"a listing gave nothing for {_PAGE_SECONDS:.0f} s") from None
+        finally:
+            call.cancel()
+
+    async def _prove_objects(
+        self,
+        provider: provider_pb2.Provider,
+        objects: Sequence[adapter_service_pb2.ObjectInfo],
+        as_of: Timestamp,
+        progress: scrub_pb2.ScrubProgress,
+    ) -> None:
+        with translated():
+            response = await self._catalog.ProveObjects(
+                scrub_pb2.ProveObjectsRequest(provider_id=provider.provider_id, objects=objects, as_of=as_of),
+                timeout=_CATALOG_SECONDS,
+            )
+        progress.proven += response.proven
+        progress.by_checksum += response.proven
+        if not response.doubtful:
+            return
+        with translated():
+            explained = await self._catalog.ExplainObjects(
+                check_pb2.ExplainObjectsRequest(provider_id=provider.provider_id, keys=response.doubtful),
+                timeout=_CATALOG_SECONDS,
+            )
+        for found in explained.objects:
+            for copy in found.copies:
+                if copy.settled:
+                    await self._judge(_ref(provider), copy.version.version_id, copy.replica, _OTHER_CHECKSUM, progress)
+
+    # --- by reading ---------------------------------------------------------------------------------------------------
+
+    async def by_reading(
+        self,
+        provider: provider_pb2.Provider,
+        top: str,
+        before: Timestamp,
+        allowance: Allowance,
+        progress: scrub_pb2.ScrubProgress,
+        *,
+        most: int | None = None,
+        at_once: int = 4,
+    ) -> bool:
+        """Read copies that were not proven since ``before``, oldest proof first, at most ``most``.
+
+        Returns false when the allowance or ``most`` ended it. Raises when the provider cannot be read.
+        """
+        unproven: set[int] = set()
+        begun = 0
+        while allowance.left and (most is None or begun < most) and len(unproven) < _MOST_UNPROVEN:
+            wanted = _BATCH if most is None else min(_BATCH, most - begun)
+            claimed = await self._claim(provider, top, before, wanted + len(unproven))
+            items = [item for item in claimed if item.proof_id not in unproven]
+            try:
+                reading = await self._read_all(provider, items, allowance, progress, at_once)
+            except CdirError:
+                await self._release(claimed)
+                raise
+            await self._release(claimed)
+            for item in reading.damaged:
+                await self._judge(_ref(provider), item.version.version_id, item.replica, _OTHER_BYTES, progress)
+            if reading.left_out:
+                return False
+            if len(items) < wanted:
+                return True
+            begun += len(items)
+            unproven |= reading.unproven
+        return False
+
+    async def _claim(
+        self, provider: provider_pb2.Provider, top: str, before: Timestamp, limit: int
+    ) -> list[scrub_pb2.ProofItem]:
+        request = scrub_pb2.ClaimProofsRequest(
+            owner=self._owner,
+            provider_id=provider.provider_id,
+            top=top,
+            before=before,
+            limit=limit,
+            lease_seconds=_LEASE_SECONDS,
+        )
+        with translated():
+            response = await self._catalog.ClaimProofs(request, timeout=_CATALOG_SECONDS)
+        return list(response.items)
+
+    async def _read_all(
+        self,
+        provider: provider_pb2.Provider,
+        items: Sequence[scrub_pb2.ProofItem],
+        allowance: Allowance,
+        progress: scrub_pb2.ScrubProgress,
+        at_once: int,
+    ) -> _Reading:
+        """Read copies as long as the allowance lasts and record those that are right."""
+        reading = _Reading()
+        waiting = iter(items)
+
+        async def work() -> None:
+            for item in waiting:
+                if not allowance.left:
+                    reading.left_out += 1
+                    continue
+                size = item.version.size
+                allowance.spend(bytes=size, calls=block_count(size))
+                progress.calls += block_count(size)
+                try:
+                    await self._read(item, progress)
+                except IntegrityError:
+                    reading.unproven.add(item.proof_id)
+                    reading.damaged.append(item)
+                except CdirError as error:
+                    await self._require_reachable(provider, error)
+                    logger.info("%s at provider %s cannot be proven: %s", item.path, provider.name, error)
+                    reading.unproven.add(item.proof_id)
+                    progress.failed += 1
+                else:
+                    reading.right.append(item.proof_id)
+                    if size >= LARGE_BYTES:
+                        await self._prove(reading.right, progress)
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(at_once, len(items))):
+                    workers.create_task(work())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        await self._prove(reading.right, progress)
+        return reading
+
+    async def _require_reachable(self, provider: provider_pb2.Provider, error: CdirError) -> None:
+        """Raise when a copy could not be read because its provider cannot be reached at all."""
+        if is_providers_fault(error):
+            raise error
+        with translated():
+            await self._adapters.CheckMark(
+                adapter_service_pb2.CheckMarkRequest(provider=_ref(provider)), timeout=_CALL_SECONDS
+            )
+
+    async def _read(self, item: scrub_pb2.ProofItem, progress: scrub_pb2.ScrubProgress) -> None:
+        """Read a copy to its end. Raises IntegrityError when it is damaged or gone."""
+        content = self._reader.open(item.version, [item.replica], _nowhere_else, label=item.path)
+        async with aclosing(content.pieces()) as pieces:
+            async for piece in pieces:
+                progress.bytes += len(piece)
+
+    async def _prove(self, right: list[int], progress: scrub_pb2.ScrubProgress) -> None:
+        """Record copies as proven, and take them off the list."""
+        if not right:
+            return
+        proven = right[:]
+        right.clear()
+        with translated():
+            response = await self._catalog.FinishProofs(
+                scrub_pb2.FinishProofsRequest(owner=self._owner, proven=proven), timeout=_CATALOG_SECONDS
+            )
+        progress.proven += response.proven
+
+    async def _release(self, items: Sequence[scrub_pb2.ProofItem]) -> None:
+        """Give leases back; those of copies that were proven have ended already."""
+        if not items:
+            return
+        with translated():
+            await self._catalog.FinishProofs(
+                scrub_pb2.FinishProofsRequest(owner=self._owner, released=[item.proof_id for item in items]),
+                timeout=_CATALOG_SECONDS,
+            )
+
+    # --- what did not prove right -------------------------------------------------------------------------------------
+
+    async def _judge(
+        self,
+        ref: adapter_service_pb2.ProviderRef,
+        version_id: str,
+        replica: entry_pb2.Replica,
+        reason: str,
+        progress: scrub_pb2.ScrubProgress,
+    ) -> None:
+        """Find out what became of a copy that is not right, and tell the catalog."""
+        as_of = await self._clock()
+        info = await self._stat(ref, replica.key)
+        progress.calls += 1
+        seen = catalog_service_pb2.ReplicaObservation(
+            version_id=version_id, provider_id=replica.provider_id, key=replica.key
+        )
+        where = f"{replica.key} at provider {replica.provider}"
+        if info is None:
+            seen.state, seen.error = entry_pb2.REPLICA_STATE_MISSING, f"nothing is at {replica.key}"
+            progress.missing += 1
+        elif await self._looks_as_recorded(replica, info, as_of):
+            seen.state, seen.error = entry_pb2.REPLICA_STATE_CORRUPT, reason
+            progress.corrupt += 1
+        else:
+            logger.info("%s was written by others", where)
+            progress.changed += 1
+            return
+        logger.warning("%s: %s", where, seen.error)
+        await self._notes.record([seen])
+
+    async def _looks_as_recorded(
+        self, replica: entry_pb2.Replica, info: adapter_service_pb2.ObjectInfo, as_of: Timestamp
+    ) -> bool:
+        """Have the catalog compare an object with its record; whatever follows from a difference, it has done then."""
+        listed = scan_pb2.ListedRange(prefix=replica.key.rpartition("/")[0], objects=[info])
+        request = scan_pb2.CompareListingRequest(provider_id=replica.provider_id, as_of=as_of, ranges=[listed])
+        with translated():
+            response = await self._catalog.CompareListing(request, timeout=_CATALOG_SECONDS)
+        return any(getattr(response.counts, name) for name in _OK_LIKE)
+
+    async def _stat(self, ref: adapter_service_pb2.ProviderRef, key: str) -> adapter_service_pb2.ObjectInfo | None:
+        """Return the file at a key; ``None`` when there is none."""
+        try:
+            with translated():
+                response = await self._adapters.StatObject(
+                    adapter_service_pb2.StatObjectRequest(provider=ref, key=key), timeout=_CALL_SECONDS
+                )
+        except NotFound:
+            return None
+        return None if response.info.directory or response.info.special else response.info
+
+    async def _clock(self) -> Timestamp:
+        with translated():
+            response = await self._catalog.ReadProofs(scrub_pb2.ReadProofsRequest(), timeout=_CATALOG_SECONDS)
+        return response.now
+
+
+async def _nowhere_else() -> Sequence[entry_pb2.Replica]:
+    raise NotFound("only this one copy is read")
+
+
+def _ref(provider: provider_pb2.Provider) -> adapter_service_pb2.ProviderRef:
+    return adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
