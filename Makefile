@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) servers ## Make .venv with everything pinned, and install the servers that the tests start.
@@ -55,16 +55,20 @@ conformance: setup ## Run the suites that every adapter and both databases must 
 	$(PYTEST) -m "not slow" tests/conformance
 
 .PHONY: crash
-crash: setup ## Kill the daemon 50 times in the middle of writing, on each deployment.
-	CDIR_TEST_KILLS=50 $(PYTEST) --timeout=3600 tests/faults/test_kill.py
+crash: setup ## Kill both deployments at every named point, and 50 times at random.
+	CDIR_TEST_CRASH=all CDIR_TEST_KILLS=50 $(PYTEST) --timeout=3600 tests/faults/test_crash_points.py tests/faults/test_kill.py
+
+.PHONY: crash-1000
+crash-1000: setup ## Kill the deployments 1000 times at random moments; takes hours.
+	CDIR_TEST_KILLS=500 $(PYTEST) --timeout=40000 tests/faults/test_kill.py
 
 .PHONY: sim
 sim: $(STAMP) ## Run many simulated scenarios; SEED=N begins elsewhere, COUNT=N runs more or fewer.
 	cd tests && ../$(BIN)/python -m simulation --jobs=2 --seed=$(or $(SEED),1) --count=$(or $(COUNT),1000)
 
 .PHONY: slow
-slow: setup ## Run only the tests that take minutes: the whole standard library, 8 GiB files.
-	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults
+slow: setup ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.
+	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation
 
 .PHONY: lint
 lint: setup ## Check style, types, the borders between packages, the protos, and that generated code is current.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -41,6 +41,15 @@ class Background:
     def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enter ``manager`` and return what it yields."""
         return self.run(self._stack.enter_async_context(manager))
+
+    @contextmanager
+    def entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
+        """Enter ``manager`` for as long as the block runs."""
+        entered = self.run(manager.__aenter__())
+        try:
+            yield entered
+        finally:
+            self.run(manager.__aexit__(None, None, None))
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run ``work`` in the loop, and wait for it."""

@@ -72,6 +72,7 @@ def test_older_contents_are_kept_read_and_restored(
     eventually_is({b"one"}, everywhere, three, path)
 
 
+@pytest.mark.slow_split
 def test_a_removed_tree_comes_back_or_is_let_go(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_tree_as_it_was(deployment: Deployment, three: Three, folder: str, tmp
         eventually_is(back, contents, root / folder[1:])
 
 
+@pytest.mark.slow_split
 def test_of_two_writers_of_one_file_nobody_loses(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:

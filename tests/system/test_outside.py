@@ -94,6 +94,7 @@ def test_a_new_file_is_adopted_copied_and_read(deployment: Deployment, three: Th
     assert deployment.json("versions", f"{folder}/large")[0]["size"] == len(large)
 
 
+@pytest.mark.slow_split
 def test_a_file_removed_behind_cdirs_back_is_repaired(deployment: Deployment, three: Three, folder: str) -> None:
     put(deployment, f"{folder}/a", b"content")
     put(deployment, f"{folder}/b/c", b"in a folder")
@@ -133,6 +134,7 @@ def test_a_copy_does_not_replace_what_another_program_put_in_its_place(
     assert contents_now == {b"written while the disk was away", b"written on the disk itself"}
 
 
+@pytest.mark.slow_split
 def test_an_existing_tree_is_added_under_another_name(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:

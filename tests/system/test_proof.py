@@ -55,6 +55,7 @@ def test_bad_input(deployment: Deployment, three: Three) -> None:
     assert deployment.cdir("scrub", "--sample", "0", expect=USAGE).error
 
 
+@pytest.mark.slow_split
 def test_what_is_deleted_and_added_behind_its_back_is_reported(
     deployment: Deployment, three: Three, folder: str
 ) -> None:

@@ -114,6 +114,7 @@ def _fetched(deployment: Deployment, parent: Path) -> dict[str, bytes]:
     return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow_split
 def test_everything_is_back_from_a_snapshot(lost: Lost, request: pytest.FixtureRequest) -> None:
     deployment, parent = lost
     _change(deployment, parent, "a.txt", b"alpha, again")

@@ -581,7 +581,8 @@ class CatalogServiceServicer:
 
     def FinishScan(self, request, context):
         """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
-        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses. A copy that is to be
+        made anew is inspected first, since a listing may have left it out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

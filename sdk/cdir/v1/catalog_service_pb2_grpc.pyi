@@ -122,7 +122,8 @@ class CatalogServiceStub:
     """
     FinishScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]
     """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
-    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses. A copy that is to be
+    made anew is inspected first, since a listing may have left it out.
     """
     MakeScanDue: _grpc.UnaryUnaryMultiCallable[_scan_pb2.MakeScanDueRequest, _scan_pb2.MakeScanDueResponse]
     """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH."""
@@ -299,7 +300,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     FinishScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]  # type: ignore[assignment]
     """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
-    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+    then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses. A copy that is to be
+    made anew is inspected first, since a listing may have left it out.
     """
     MakeScanDue: _aio.UnaryUnaryMultiCallable[_scan_pb2.MakeScanDueRequest, _scan_pb2.MakeScanDueResponse]  # type: ignore[assignment]
     """MakeScanDue has a part of the virtual directory looked at now. Errors: NOT_FOUND (provider), INVALID_PATH."""
@@ -653,7 +655,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scan_pb2.FinishScanResponse, _abc.Awaitable[_scan_pb2.FinishScanResponse]]:
         """FinishScan ends a scan, or interrupts it to go on later. Only a complete one concludes something from files that are not there, and
-        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses.
+        then at once for all of them: by the policy's outside_deletion, and not at all when the delete guard refuses. A copy that is to be
+        made anew is inspected first, since a listing may have left it out.
         """
 
     @_abc_1.abstractmethod

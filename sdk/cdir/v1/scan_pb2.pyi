@@ -137,7 +137,7 @@ class ScanCounts(_message.Message):
     put_back: _builtins.int
     """put_back are files replaced by others with an older content: the current one is owed again, the other is kept as a version."""
     missing: _builtins.int
-    """missing are files that are not there any more."""
+    """missing are files that were not shown. What follows from that, FinishScan decides."""
     ignored: _builtins.int
     """ignored are objects that are no files of the virtual directory (temporary names, cdir's own, names that no path can have) or that
     cannot become entries (a parent is a file, the name differs only by case from another).
@@ -271,7 +271,7 @@ class Scan(_message.Message):
     provider_revision: _builtins.int
     """provider_revision, see Replica."""
     prefix: _builtins.str
-    """prefix is the directory to list, without a slash at its end; empty for the root. It may name a file, or nothing that exists."""
+    """prefix is the directory to list, without a slash at its end; empty for the root. It may name nothing that exists."""
     recursive: _builtins.bool
     """recursive asks for everything below; false for the files right below alone."""
     cursor: _builtins.str
@@ -464,7 +464,9 @@ class MakeScanDueResponse(_message.Message):
     SCANS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def scans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scan]:
-        """scans that are due now, one for each provider. A scan is done when its passes have grown."""
+        """scans that are due now: one for each provider, two where the path is unknown and may have become a file or a directory. A scan is
+        done when its passes are more than said here, which counts a pass that was under way already.
+        """
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ _CROWD: Final = 48
 """Writes under way from which on they are a crowd."""
 
 _LEASE_SECONDS: Final = 60.0
-_RENEW_SECONDS: Final = 20.0
+_RENEW_SECONDS: Final = 5.0
 
 
 def user_metadata(user: str) -> tuple[tuple[str, str], ...]:

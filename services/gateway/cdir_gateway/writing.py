@@ -8,8 +8,10 @@ ends a write before that, the intent is given up, and the catalog is told which 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +20,16 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, Conflict, DeadlineExceeded, InternalError, IsDirectory, ProviderUnavailable, Retry
+from cdir.errors import (
+    CdirError,
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    IsDirectory,
+    NotFound,
+    ProviderUnavailable,
+    Retry,
+)
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
 from cdir_gateway.background import Background
 from cdir_gateway.conflicts import conflict_path
@@ -34,9 +45,11 @@ logger = logging.getLogger(__name__)
 _BEGIN_ATTEMPTS: Final = 6
 """How often a write is begun while the path is busy for a moment."""
 
-_FREE_ATTEMPTS: Final = 8
-_FREE_PAUSE: Final = 0.25
-"""How often, and after how many seconds each time, it is looked whether another write to the path was given up."""
+_FREE_FIRST_PAUSE: Final = 0.25
+_FREE_LONGEST_PAUSE: Final = 2.0
+_FREE_SECONDS: Final = 90.0
+"""It is looked again and again, after longer and longer pauses, whether another write to the path has ended. Nobody
+waits longer than this: a writer that died is found out by its lease, which lasts a minute."""
 
 _COPY_NAMES: Final = 100
 """How many names are tried for a conflicting copy."""
@@ -237,16 +250,9 @@ class FileWriter:
             if not order.may_keep_copy(error):
                 raise
             conflict = error
-        for _ in range(_FREE_ATTEMPTS):
-            if "generation" not in conflict.context:
-                break
-            # the other write may be one that is just being given up: no reason to keep this one apart
-            await asyncio.sleep(_FREE_PAUSE)
-            alone = dataclasses.replace(order, base_generation=int(conflict.context["generation"]))
-            try:
-                return alone, await self._begin(alone, size, sha256)
-            except Conflict as error:
-                conflict = error
+        begun, conflict = await self._begin_after(order, size, sha256, conflict)
+        if begun is not None:
+            return begun
         now = datetime.now(UTC)
         for number in range(1, _COPY_NAMES + 1):
             beside = order.beside(now, number)
@@ -255,6 +261,39 @@ class FileWriter:
             except (Conflict, IsDirectory):
                 continue  # the name is taken
         raise conflict
+
+    async def _begin_after(
+        self, order: WriteOrder, size: int, sha256: bytes, conflict: Conflict
+    ) -> tuple[tuple[WriteOrder, catalog_service_pb2.BegunWrite] | None, Conflict]:
+        """Begin a write once another one to its path was given up; else return why there is reason to keep it apart.
+
+        Another write is left alone while it is alive, which it shows by renewing its lease. One whose writer died is
+        waited for: it comes to nothing, or the replicator finishes it. A path that has this very content by now is no
+        reason to keep it twice.
+        """
+        stop = time.monotonic() + _FREE_SECONDS
+        pause = _FREE_FIRST_PAUSE
+        lease, writer = conflict.context.get("lease"), conflict.context.get("writer")
+        while "writer" in conflict.context and time.monotonic() < stop:
+            if conflict.context["writer"] != writer:
+                lease, writer = conflict.context["lease"], conflict.context["writer"]
+            elif conflict.context["lease"] != lease:
+                break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _FREE_LONGEST_PAUSE)
+            alone = dataclasses.replace(order, base_generation=int(conflict.context["generation"]))
+            try:
+                return (alone, await self._begin(alone, size, sha256)), conflict
+            except Conflict as error:
+                conflict = error
+        if sha256 and "writer" not in conflict.context:
+            ref = catalog_service_pb2.PathRef(workspace=order.workspace, path=order.path)
+            with contextlib.suppress(Conflict, NotFound):
+                found = (await self._ledger.resolve(ref)).entry
+                if found.sha256 == sha256:
+                    same = dataclasses.replace(order, base_generation=found.generation)
+                    return (same, await self._begin(same, size, sha256)), conflict
+        return None, conflict
 
     async def _begin(self, order: WriteOrder, size: int, sha256: bytes) -> catalog_service_pb2.BegunWrite:
         """Begin a write; waits while a copy of the path is being moved, which the catalog says by "later"."""

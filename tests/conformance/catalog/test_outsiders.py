@@ -118,6 +118,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example([("remember", "a"), ("write", "/t/x"), ("scan", "a", "old"), ("work", 6), ("write", "/t/x")])
 @example([("delete", "b", "/t/x"), ("delete", "c", "/t/x"), ("scan", "a", "empty"), ("work", 6), ("work", 6)])
 @example([("edit", "b", "/t/y", 2, 0), ("scan", "a", "swapped"), ("work", 6), ("work", 6)])
+@example([("delete", "a", "/t/x"), ("edit", "c", "/t/x", 2, 0), ("scan", "b", "swapped")])
 def test_nothing_acknowledged_is_lost_by_what_listings_say(template: Path, operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory(prefix="cdir-") as folder:
         path = Path(folder) / "catalog.db"

@@ -110,7 +110,7 @@ async def test_of_two_writers_of_one_path_both_contents_stay(trio: Harness) -> N
     assert await trio.get(kept.entry.path) == b"x"
 
 
-@pytest.mark.parametrize("ends", ["given up", "stays"])
+@pytest.mark.parametrize("ends", ["given up", "lives"])
 async def test_a_write_that_is_given_up_makes_no_conflict(trio: Harness, ends: str) -> None:
     await trio.put("/file", b"one")
     intent = catalog_service_pb2.WriteIntent(path="/file")
@@ -124,6 +124,10 @@ async def test_a_write_that_is_given_up_makes_no_conflict(trio: Harness, ends: s
         abort = catalog_service_pb2.AbortedWrite(version_id=begun.results[0].version_id)
         with translated():
             await trio.catalog.AbortWrites(catalog_service_pb2.AbortWritesRequest(aborts=[abort]))
+    while ends == "lives" and not writing.done():
+        with translated():
+            await trio.catalog.RenewWrites(catalog_service_pb2.RenewWritesRequest(owner="another"))
+        await asyncio.sleep(0.05)
     stored = await writing
     assert (stored.conflict_of == "") == (ends == "given up")
     assert await trio.get("/file") == (b"two" if ends == "given up" else b"one")
@@ -161,3 +165,13 @@ async def test_without_a_conflict_nothing_is_kept_beside(trio: Harness) -> None:
     assert await _conflicts(trio) == {}
     with pytest.raises(Conflict):
         await trio.put("/file", b"three", base_generation=1)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same content", "other content"])
+async def test_a_write_that_ends_meanwhile_is_a_conflict_unless_it_was_the_same(trio: Harness, same: bool) -> None:
+    content = os.urandom(3 << 20)
+    first = trio.steps(1, "/file", content, on_conflict=KEEP)
+    second = content if same else b"other"
+    news = await trio.write([*first[:-1], trio.whole(2, "/file", second, on_conflict=KEEP), first[-1]])
+    assert (news[2][-1].stored.conflict_of == "") == same
+    assert await trio.get("/file") == content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -38,6 +38,14 @@ from cdir_catalog.store.workspaces import ensure_workspaces
 from cdir_catalog.wire import DIRECTORY, from_timestamp
 
 __all__ = ["begin_writes"]
+
+
+class _UnderWay(NamedTuple):
+    """A write to ``path`` that has begun; its owner shows that it lives by moving ``lease_until``."""
+
+    path: str
+    owner: str
+    lease_until: int
 
 
 @dataclass(slots=True)
@@ -133,19 +141,19 @@ class _Beginning:
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
-    def _live_intents(self) -> dict[str, str]:
-        """Return the paths being written, by folded path; intents that have lapsed are undone here."""
+    def _live_intents(self) -> dict[str, _UnderWay]:
+        """Return the writes under way, by folded path; intents that have lapsed are undone here."""
         query = sa.select(intents).where(
             intents.c.workspace_id == self._workspace_id, intents.c.folded.in_({wish.folded for wish in self._wishes})
         )
-        present: dict[str, str] = {}
+        present: dict[str, _UnderWay] = {}
         lapsed = []
         paths = {wish.intent.path for wish in self._wishes}
         for row in self._connection.execute(query):
             if row.lease_until <= self._now and row.path in paths:
                 lapsed.append(row)
             else:
-                present[row.folded] = row.path
+                present[row.folded] = _UnderWay(row.path, row.owner, row.lease_until)
         if lapsed:
             registered = {provider.id for provider in load_providers(self._connection)}
             ledger = Ledger(self._connection, self._now)
@@ -199,8 +207,15 @@ class _Beginning:
         base = intent.base_generation if intent.HasField("base_generation") else None
         if base is not None and base != current:
             raise Conflict(f"{path!r} is at generation {current}, not {base}; read it again", path=path)
-        if self._present.get(wish.folded) == path:
-            raise Conflict(f"another write to {path!r} is under way", path=path, generation=str(current))
+        writing = self._present.get(wish.folded)
+        if writing is not None and writing.path == path:
+            raise Conflict(
+                f"another write to {path!r} is under way",
+                path=path,
+                generation=str(current),
+                writer=writing.owner,
+                lease=str(writing.lease_until),
+            )
         holders = self._holders.get(row.version_row, ()) if row is not None else ()
         placement = self._placer.place(path, holders)
         if not placement.chosen:
@@ -212,7 +227,7 @@ class _Beginning:
         self._check_targets(path, placement, targets)
         last: int = current if row is not None else getattr(self._removed.get(path), "generation", None) or 0
         version_id = uuid.uuid4().hex
-        self._present[wish.folded] = path
+        self._present[wish.folded] = _UnderWay(path, self._owner, self._until)
         rows.append(
             {
                 "version_id": version_id,
@@ -258,9 +273,9 @@ class _Beginning:
                     provider=blind.name,
                 )
         writing = self._present.get(wish.folded)
-        if writing is not None and writing != path:
+        if writing is not None and writing.path != path:
             raise AlreadyExists(
-                f"{path!r} differs only by case from {writing!r}, and {blind.name!r} cannot tell them apart",
+                f"{path!r} differs only by case from {writing.path!r}, and {blind.name!r} cannot tell them apart",
                 path=path,
                 provider=blind.name,
             )

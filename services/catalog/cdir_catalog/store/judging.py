@@ -227,6 +227,7 @@ class Judge:
         if older is not None and any(one.actual == OK for one in older.copies):
             # an older content was put back, or the listing is old: nothing in it is new
             copy.doubt()
+            self._recollect(older, found)
             self._counts.put_back += 1
             self._stir(found.key)
             return
@@ -246,6 +247,16 @@ class Judge:
             if self._yardstick.equals(content.at(self._provider.id), content.size, row.modified_at, found):
                 return content
         return None
+
+    def _recollect(self, content: Content, found: Found) -> None:
+        """Record an object as a copy of an older content that was taken for gone here, so that it is set aside.
+
+        It may be the last one: of the other copies only what is recorded is known.
+        """
+        if content.at(self._provider.id) is None:
+            copy = Copy(None, content.workspace_id, content.id, self._provider.id, found.key)
+            copy.doubt()
+            content.copies.append(copy)
 
     # -- objects that nothing recorded explains -----------------------------------------------------------------------
 
@@ -286,6 +297,7 @@ class Judge:
         older = self._known(content.entry_id, found, other_than=content)
         if older is not None and any(one.actual == OK for one in older.copies):
             self._counts.same += 1  # an older content in the place of the copy that is owed
+            self._recollect(older, found)
             return
         self._find(found, content)
 

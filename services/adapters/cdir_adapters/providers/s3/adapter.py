@@ -464,7 +464,13 @@ class S3Adapter(Adapter):
             await self._copy_parts(source, target, await self._head(source))
         else:
             await self._wire.copy(prefix + source, prefix + target)
-        copied = await self.stat(target)
+        try:
+            copied = await self.stat(target)
+        except NotFound as error:
+            # NotFound is said of the source alone: callers conclude that nothing is there any more
+            raise IntegrityError(
+                f"provider {self.info.name} said that it copied {source}, and nothing is at {target}", key=target
+            ) from error
         if copied.size != size:
             raise IntegrityError(
                 f"provider {self.info.name} copied {copied.size} of the {size} bytes of {source}", key=target

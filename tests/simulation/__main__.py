@@ -1,0 +1,3 @@
+from simulation.run import main
+
+raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""An event loop without threads, sockets or chance: when nothing is ready, time jumps to the next timer."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from simulation.clock import VirtualClock
+
+__all__ = ["Killed", "Stuck", "VirtualLoop"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_RESOLUTION = 1e-9
+_MOST_CALLBACKS_AT_ONCE = 200_000
+
+
+class Killed(BaseException):
+    """The simulated process has died, right before a callback."""
+
+
+class Stuck(Exception):
+    """Nothing will ever happen again, or everything happens at the same time for ever."""
+
+
+class _OrderedTask(asyncio.Task[Any]):
+    """A task whose place in a set depends on when it was made, not on where it lies in memory."""
+
+    def __init__(self, number: int, work: Coroutine[Any, Any, Any], loop: VirtualLoop, **options: Any) -> None:
+        self._number = number
+        super().__init__(work, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _OrderedFuture(asyncio.Future[Any]):
+    def __init__(self, number: int, loop: VirtualLoop) -> None:
+        self._number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Runs callbacks in the order in which they became due, and what was meant for a thread at once."""
+
+    # private parts of the base class, which has no other place for a loop of one's own
+    _ready: Any
+    _scheduled: Any
+    _stopping: bool
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._callbacks = 0
+        self._kill_at = 0
+        self._since_advance = 0
+        """How many callbacks had run when time went on the last time."""
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type] # typeshed wants a protocol that it keeps private
+
+    @property
+    def callbacks(self) -> int:
+        """How many callbacks have run."""
+        return self._callbacks
+
+    def kill_after(self, callbacks: int) -> None:
+        """Die before the callback that many from now."""
+        self._kill_at = self._callbacks + callbacks
+
+    def _make_task(self, _loop: Any, work: Coroutine[Any, Any, Any], **options: Any) -> _OrderedTask:
+        return _OrderedTask(next(self._numbers), work, self, **options)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _OrderedFuture(next(self._numbers), self)
+
+    def time(self) -> float:
+        return self._clock.monotonic()
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def _write_to_self(self) -> None:
+        """Nobody else can have work for this loop."""
+
+    def _run_once(self) -> None:
+        ready, scheduled = self._ready, self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not ready and not self._stopping:
+            if not scheduled:
+                raise Stuck("nothing is due any more")
+            if scheduled[0]._when > self._clock.seconds:
+                self._clock.advance_to(scheduled[0]._when)
+                self._since_advance = self._callbacks
+        due = self._clock.seconds + _RESOLUTION
+        while scheduled and scheduled[0]._when <= due:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            self._callbacks += 1
+            if self._callbacks == self._kill_at:
+                raise Killed
+            handle._run()
+        if self._callbacks - self._since_advance > _MOST_CALLBACKS_AT_ONCE:
+            raise Stuck("time does not go on")

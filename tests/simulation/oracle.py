@@ -1,0 +1,148 @@
+"""What may be seen at each name, from the promises alone.
+
+For every path the oracle keeps the contents that may be current there. A change that ran alone and succeeded leaves
+exactly one; changes at the same time, and those whose answer was lost in a crash, leave several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["Operation", "Oracle", "Outcome"]
+
+Content = bytes | None
+"""What lies at a path; ``None``: nothing."""
+
+_NOTHING: frozenset[Content] = frozenset({None})
+
+
+class Outcome:
+    """How a change ended, as its caller sees it."""
+
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(eq=False)
+class Operation:
+    """A change or a read under way."""
+
+    number: int
+    verb: str
+    path: str
+    target: str = ""
+    content: Content = None
+    effects: dict[str, set[Content]] = field(default_factory=dict)
+    """What it may leave at each name, as far as was known when it began."""
+    overlapped: bool = False
+    """Another change of one of its names ran at the same time."""
+    allowed: set[Content] = field(default_factory=set)
+    """What a read may return."""
+
+
+@dataclass(eq=False)
+class _Name:
+    possible: set[Content] = field(default_factory=lambda: set(_NOTHING))
+    changing: list[Operation] = field(default_factory=list)
+    reading: list[Operation] = field(default_factory=list)
+
+
+class Oracle:
+    """Knows the names that users use, and those to which directories are moved."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._names = {path: _Name() for path in paths}
+        self.acknowledged: dict[bytes, str] = {}
+        """Contents whose write succeeded, with where they were written."""
+        self.violations: list[str] = []
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(self._names)
+
+    def possible(self, path: str) -> frozenset[Content]:
+        return frozenset(self._names[path].possible)
+
+    def violated(self, what: str) -> None:
+        self.violations.append(what)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def begin(self, change: Operation) -> None:
+        for path, contents in self._effects(change):
+            change.effects.setdefault(path, set()).update(contents)
+        for path in sorted(change.effects):
+            name = self._names[path]
+            for other in name.changing:
+                other.overlapped = change.overlapped = True
+            name.changing.append(change)
+        self._show(change)
+
+    def end(self, change: Operation, outcome: str) -> None:
+        for path in sorted(change.effects):
+            self._names[path].changing.remove(change)
+        if outcome == Outcome.FAILED:
+            return
+        if change.content is not None and outcome == Outcome.DONE:
+            self.acknowledged[change.content] = change.path
+        exactly = outcome == Outcome.DONE and not change.overlapped
+        for path, contents in self._effects(change):
+            name = self._names[path]
+            if exactly:
+                name.possible = set(contents)
+            else:
+                name.possible |= contents
+        self._show(change)
+
+    def _effects(self, change: Operation) -> list[tuple[str, set[Content]]]:
+        """Return what the change leaves at each name when it succeeds."""
+        if change.verb == "put":
+            return [(change.path, {change.content})]
+        if change.verb == "remove":
+            return [(path, {None}) for path in self._below(change.path)]
+        effects: list[tuple[str, set[Content]]] = []
+        for path in self._below(change.path):
+            target = change.target + path.removeprefix(change.path)
+            self._names.setdefault(target, _Name())
+            contents = self._found_by(change, path)
+            if path == change.path:
+                # a file that was moved was there; below a directory that is moved there may be nothing at this name
+                contents = contents - _NOTHING or contents
+            effects += [(target, contents), (path, {None})]
+        return effects
+
+    def _found_by(self, change: Operation, path: str) -> set[Content]:
+        """Return what the change may find at a path, with what other changes under way may leave there."""
+        name = self._names[path]
+        return name.possible.union(*(other.effects[path] for other in name.changing if other is not change))
+
+    def _below(self, path: str) -> list[str]:
+        return [name for name in self.paths if name == path or name.startswith(f"{path}/")]
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    def begin_read(self, read: Operation) -> None:
+        name = self._names[read.path]
+        name.reading.append(read)
+        read.allowed |= name.possible
+        for change in name.changing:
+            self._show(change)
+
+    def end_read(self, read: Operation, seen: Content, *, describe: Callable[[Content], str]) -> None:
+        self.forget_read(read)
+        if seen not in read.allowed:
+            allowed = ", ".join(sorted(map(describe, read.allowed)))
+            self.violated(f"step {read.number} read {describe(seen)} at {read.path}; possible: {allowed}")
+
+    def forget_read(self, read: Operation) -> None:
+        """The read failed, which says nothing."""
+        self._names[read.path].reading.remove(read)
+
+    def _show(self, change: Operation) -> None:
+        """Let the reads under way see what a change may leave."""
+        for path, contents in self._effects(change):
+            name = self._names[path]
+            for read in name.reading:
+                read.allowed |= contents | name.possible

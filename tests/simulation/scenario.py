@@ -1,0 +1,179 @@
+"""A scenario: what the providers are like, what users do and what goes wrong, all of it drawn from one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+from simulation.provider import Traits
+
+__all__ = ["DIRECTORIES", "PATHS", "ProviderPlan", "Scenario", "Step", "make_scenario"]
+
+PATHS = ("/a", "/b.txt", "/d/c", "/d/e.txt", "/f/c", "/f/g")
+DIRECTORIES = ("/d", "/f")
+
+NATURE = "nature"
+"""The actor that switches providers off and kills the process."""
+
+_LAYOUTS: tuple[tuple[Traits, ...], ...] = (
+    (Traits(), Traits(move=False)),
+    (Traits(), Traits(move=False, keeps_modified=False), Traits(checksums=False, etags=False, precision=1.0)),
+    (Traits(precision=2.0, ordered=False), Traits(), Traits(move=False, ordered=False)),
+    (
+        Traits(checksums=False, etags=False, precision=1.0, ordered=False),
+        Traits(keeps_modified=False),
+        Traits(move=False),
+    ),
+    (Traits(), Traits(move=False), Traits(precision=2.0, checksums=False), Traits(keeps_modified=False)),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProviderPlan:
+    """One provider: its nature, its clock's error in seconds, and how often calls to it meet which fault."""
+
+    traits: Traits
+    skew: float
+    latency: float
+    rates: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """What one actor does, ``pause`` seconds after its step before."""
+
+    number: int
+    actor: str
+    verb: str
+    pause: float
+    path: str = ""
+    target: str = ""
+    amount: int = 0
+    """Bytes to write, a provider's number, or callbacks until death; what the verb makes of it."""
+    seconds: float = 0.0
+    flag: bool = False
+
+    def __str__(self) -> str:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("path", "target", "amount", "seconds", "flag")
+            if getattr(self, name) != defaults[name]
+        ]
+        return f"{self.number:3} {self.actor:7} +{self.pause:.3f} {self.verb} {' '.join(given)}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything that a run depends on. Dropping steps leaves the others as they are."""
+
+    seed: int
+    providers: tuple[ProviderPlan, ...]
+    skews: Mapping[str, float]
+    """Errors of the users' clocks in seconds."""
+    liar: int
+    """Number of the one provider that may lose data; -1 for none."""
+    steps: tuple[Step, ...]
+
+    def without(self, numbers: frozenset[int]) -> Scenario:
+        return dataclasses.replace(self, steps=tuple(step for step in self.steps if step.number not in numbers))
+
+
+def make_scenario(seed: int, steps: int, *, swaps: bool = False) -> Scenario:
+    """Draw a scenario of that many steps. With ``swaps``, the root of one that lies may be another, empty one for a
+    while, and take what is written meanwhile with it."""
+    chance = random.Random(f"scenario {seed}")
+    layout = chance.choice(_LAYOUTS)
+    liar = chance.randrange(len(layout)) if chance.random() < 0.5 else -1
+    users = ("ada", "ben", "cyd")[: chance.choice((2, 3))]
+    skews = {user: chance.choice((0.0, 0.0, 86400.0, -86400.0, chance.uniform(-5, 5))) for user in users}
+    # an old content that comes back is known by its older time, so these must be true where that may happen
+    echoes = chance.random() < 0.3
+    if echoes:
+        skews = dict.fromkeys(users, 0.0)
+    return Scenario(
+        seed=seed,
+        providers=tuple(
+            _provider(chance, traits, lies=number == liar, echoes=echoes and traits.keeps_modified)
+            for number, traits in enumerate(layout)
+        ),
+        skews=skews,
+        liar=liar,
+        steps=tuple(_step(chance, number, users, len(layout), liar, swaps=swaps) for number in range(1, steps + 1)),
+    )
+
+
+def _provider(chance: random.Random, traits: Traits, *, lies: bool, echoes: bool) -> ProviderPlan:
+    level = chance.choice((0.0, 0.02, 0.06, 0.15))
+    # waiting for what never answers takes minutes of virtual time, in which everything else looks around
+    silence = chance.random() < 0.1
+    rates = {
+        "refuse": level,
+        "reset": level,
+        "twice": level / 2,
+        "slow": level / 4,
+        "hang": level / 8 if silence else 0.0,
+        "limit": level / 4,
+        "garble": 3 * level if lies else 0.0,
+        "break": 3 * level,
+    }
+    if lies:
+        rates |= {"lost": level, "omit": 3 * level}
+        if echoes:
+            rates["echo"] = level
+    return ProviderPlan(
+        traits=traits,
+        skew=chance.choice((0.0, 86400.0, -86400.0, chance.uniform(-5, 5))),
+        latency=chance.choice((0.001, 0.01, 0.05)),
+        rates=rates,
+    )
+
+
+def _step(
+    chance: random.Random, number: int, users: tuple[str, ...], providers: int, liar: int, *, swaps: bool
+) -> Step:
+    if chance.random() < 0.15:
+        return _trouble(chance, number, providers, liar, swaps=swaps)
+    user = chance.choice(users)
+    pause = chance.choice((0.0, chance.uniform(0, 0.05), chance.uniform(0, 1.0)))
+    path = chance.choice(PATHS)
+    roll = chance.random()
+    if roll < 0.30:
+        return Step(number, user, "put", pause, path=path, amount=_size(chance), flag=chance.random() < 0.5)
+    if roll < 0.45:
+        return Step(number, user, "edit", pause, path=path, amount=_size(chance), flag=chance.random() < 0.5)
+    if roll < 0.70:
+        return Step(number, user, "read", pause, path=path)
+    if roll < 0.82:
+        other = chance.choice([name for name in PATHS if name != path])
+        return Step(number, user, "move", pause, path=path, target=other, flag=chance.random() < 0.6)
+    if roll < 0.85:
+        source, target = chance.sample(DIRECTORIES, 2)
+        return Step(number, user, "move", pause, path=source, target=target)
+    if roll < 0.88:
+        return Step(number, user, "remove", pause, path=chance.choice(DIRECTORIES), flag=True)
+    return Step(number, user, "remove", pause, path=path)
+
+
+def _size(chance: random.Random) -> int:
+    return 5_000_000 if chance.random() < 0.004 else chance.choice((0, 24, 24, 300, 5_000))
+
+
+def _trouble(chance: random.Random, number: int, providers: int, liar: int, *, swaps: bool) -> Step:
+    pause = chance.uniform(0, 0.5)
+    roll = chance.random()
+    provider = chance.randrange(providers)
+    if roll < 0.35:
+        return Step(number, NATURE, "kill", pause, amount=chance.randint(1, 400), flag=chance.random() < 0.2)
+    if roll < 0.45:
+        return Step(number, NATURE, "restart", pause)
+    if roll < 0.80 or liar < 0:
+        seconds = chance.choice((0.2, 2.0, 6.0))
+        return Step(number, NATURE, "outage", pause, amount=provider, seconds=seconds, flag=chance.random() < 0.05)
+    if roll < 0.90:
+        return Step(number, NATURE, "flip", pause, amount=chance.randrange(1 << 30))
+    seconds = chance.choice((0.1, 1.0, 5.0))
+    if not swaps:
+        return Step(number, NATURE, "outage", pause, amount=liar, seconds=seconds)
+    return Step(number, NATURE, "empty", pause, seconds=seconds)

@@ -1,0 +1,102 @@
+"""Scenarios that every change has to pass; ``make sim`` runs more. Each run is a process with clocks of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulation.oracle import Operation, Oracle, Outcome
+from simulation.scenario import make_scenario
+
+SCENARIOS = int(os.environ.get("CDIR_TEST_SCENARIOS", "20"))
+_TESTS = Path(__file__).parent.parent
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "simulation", *arguments]
+    return subprocess.run(command, cwd=_TESTS, capture_output=True, text=True, timeout=170, check=False)
+
+
+@pytest.mark.slow
+def test_every_promise_is_kept_in_every_scenario() -> None:
+    done = simulate("--count", str(SCENARIOS), "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.search(r"(\d+) scenarios .*; (\d+) met a fault", done.stdout)
+    assert counts is not None
+    assert int(counts[1]) == SCENARIOS
+    assert int(counts[2]) >= SCENARIOS * 0.8
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_trace_in_every_process() -> None:
+    runs = [simulate("--seed", "3", "--count", "2", "--hashes").stdout for _ in range(2)]
+    # the same seed after another one, and alone
+    runs.append(simulate("--seed", "4", "--hashes").stdout)
+    first, second, alone = (re.findall(r"seed (\d+): trace ([0-9a-f]{32})", run) for run in runs)
+    assert [seed for seed, _ in first] == ["3", "4"]
+    assert first == second
+    assert alone == first[1:]
+    assert first[0][1] != first[1][1]
+
+
+def test_a_seed_gives_the_same_steps_and_dropping_one_leaves_the_others() -> None:
+    scenario = make_scenario(7, 30)
+    assert scenario == make_scenario(7, 30)
+    shorter = scenario.without(frozenset({2}))
+    assert [step.number for step in shorter.steps] == [1, *range(3, 31)]
+    assert {step.number: step for step in shorter.steps}[9] == scenario.steps[8]
+
+
+def put(oracle: Oracle, number: int, path: str, content: bytes, outcome: str = Outcome.DONE) -> None:
+    change = Operation(number, "put", path, content=content)
+    oracle.begin(change)
+    oracle.end(change, outcome)
+
+
+def read(oracle: Oracle, path: str, seen: bytes | None) -> list[str]:
+    reading = Operation(99, "read", path)
+    oracle.begin_read(reading)
+    oracle.end_read(reading, seen, describe=str)
+    return oracle.violations
+
+
+def test_the_oracle_notices_a_lost_a_stale_and_a_foreign_content() -> None:
+    for seen in (None, b"old", b"foreign"):
+        oracle = Oracle(["/a"])
+        put(oracle, 1, "/a", b"old")
+        put(oracle, 2, "/a", b"new")
+        assert read(oracle, "/a", b"new") == []
+        assert len(read(oracle, "/a", seen)) == 1
+
+
+def test_the_oracle_allows_both_outcomes_of_a_write_whose_answer_was_lost() -> None:
+    oracle = Oracle(["/a"])
+    put(oracle, 1, "/a", b"old")
+    put(oracle, 2, "/a", b"new", Outcome.UNKNOWN)
+    assert oracle.possible("/a") == {b"old", b"new"}
+    put(oracle, 3, "/a", b"last")
+    assert oracle.possible("/a") == {b"last"}
+
+
+def test_the_oracle_notices_that_a_removed_file_came_back() -> None:
+    oracle = Oracle(["/a", "/b"])
+    put(oracle, 1, "/a", b"one")
+    removal = Operation(2, "remove", "/a")
+    oracle.begin(removal)
+    oracle.end(removal, Outcome.DONE)
+    assert len(read(oracle, "/a", b"one")) == 1
+
+
+def test_the_oracle_follows_a_content_that_moves() -> None:
+    oracle = Oracle(["/a", "/b"])
+    put(oracle, 1, "/a", b"one")
+    move = Operation(2, "move", "/a", "/b")
+    oracle.begin(move)
+    oracle.end(move, Outcome.DONE)
+    assert oracle.possible("/a") == frozenset({None})
+    assert oracle.possible("/b") == frozenset({b"one"})

@@ -1,0 +1,206 @@
+"""The end of a scenario: once nothing goes wrong any more, everything has to become right, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from cdir.errors import CdirError, NotFound
+from cdir.status import translated
+from cdir.v1 import directory_service_pb2 as pb
+from cdir.v1 import directory_service_pb2_grpc, entry_pb2, provider_pb2
+from cdir_adapters.sentinel import MARK_KEY
+from cdir_runtime.loopback import LoopbackChannel
+from simulation.oracle import Content, Oracle
+from simulation.provider import SimulatedStore
+from simulation.scenario import Scenario
+from simulation.users import describe, read_file
+from simulation.world import World
+
+__all__ = ["check_all"]
+
+ROUNDS = 120
+"""Looks, :data:`_LOOK_SECONDS` apart, within which all debt has to be gone after the last fault."""
+
+_LOOK_SECONDS = 3.0
+_QUIET_LOOKS = 2
+"""How often in a row nothing must be owed: what a dead process had begun is taken over every few seconds only."""
+
+_PROOFS = 4
+"""How often every copy is read and every provider scanned until all were right."""
+
+_ANSWERING = (provider_pb2.PROVIDER_STATE_UP, provider_pb2.PROVIDER_STATE_SLOW)
+_VERSIONS = ".cdir/versions/"
+_SNAPSHOTS = ".cdir/catalog/"
+
+
+async def check_all(world: World, scenario: Scenario, oracle: Oracle, door: LoopbackChannel) -> None:
+    """Wait until the world has come to rest, and report to the oracle what is not as promised."""
+    verdict = _Verdict(world, scenario, oracle, door)
+    if await verdict.rest() and (scenario.liar < 0 or await verdict.prove()):
+        await verdict.compare()
+
+
+class _Verdict:
+    def __init__(self, world: World, scenario: Scenario, oracle: Oracle, door: LoopbackChannel) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._oracle = oracle
+        self._stub = directory_service_pb2_grpc.DirectoryServiceStub(door)
+
+    # --- coming to rest -----------------------------------------------------------------------------------------------
+
+    async def rest(self) -> bool:
+        """Wait until every provider is up and no debt is left; report and return False when that never comes."""
+        with translated():
+            await self._stub.RepairEntry(pb.RepairEntryRequest(path="/"))
+        quiet = 0
+        for _ in range(ROUNDS):
+            await asyncio.sleep(_LOOK_SECONDS)
+            status = await self._status()
+            pending = self._world.writes_under_way()
+            right = not (status.owed or status.removals or status.unplaced or pending) and all(
+                provider.state in _ANSWERING for provider in status.providers
+            )
+            quiet = quiet + 1 if right else 0
+            if quiet == _QUIET_LOOKS:
+                return True
+        owing = ", ".join(
+            f"{provider.name} {provider_pb2.ProviderState.Name(provider.state)} owes {provider.owed}"
+            f" {provider.state_reason}"
+            for provider in status.providers
+        )
+        self._oracle.violated(
+            f"no rest: {status.owed} owed, {status.removals} to remove, unplaced {status.unplaced}, {pending} writes,"
+            f" quarantined {status.quarantined}; {owing}"
+        )
+        return False
+
+    async def prove(self) -> bool:
+        """Read every copy and list every provider, so that silent losses are found; again until nothing was found."""
+        for _ in range(_PROOFS):
+            bad = await self._read_all_copies()
+            await self._scan()
+            if not await self.rest():
+                return False
+            if not bad:
+                return True
+        self._oracle.violated(f"copies stay bad: {', '.join(bad)}")
+        return False
+
+    async def _status(self) -> pb.GetTreeStatusResponse:
+        with translated():
+            return await self._stub.GetTreeStatus(pb.GetTreeStatusRequest(path="/"))
+
+    async def _read_all_copies(self) -> list[str]:
+        """Read each version at each provider; return which current copies are not right."""
+        copies = [
+            (entry.path, version, store.name)
+            async for entry in self._files()
+            for version in await self._versions(entry.path)
+            for store in self._world.stores
+        ]
+        errors = await asyncio.gather(*(self._error_of(path, version, name) for path, version, name in copies))
+        return [
+            f"{path} generation {version.generation} at {name}: {error}"
+            for (path, version, name), error in zip(copies, errors, strict=True)
+            if error and version.current
+        ]
+
+    async def _error_of(self, path: str, version: entry_pb2.Version, provider: str) -> str:
+        try:
+            await read_file(self._stub, path, provider=provider, generation=version.generation)
+        except CdirError as error:
+            return error.message
+        return ""
+
+    async def _scan(self) -> None:
+        with translated():
+            started = await self._stub.ScanEntry(pb.ScanEntryRequest(path="/"))
+        passes = {scan.scan_id: scan.passes for scan in started.scans}
+        for _ in range(ROUNDS):
+            await asyncio.sleep(_LOOK_SECONDS)
+            with translated():
+                now = await self._stub.GetScans(pb.GetScansRequest(scan_ids=sorted(passes)))
+            if all(scan.passes > passes[scan.scan_id] for scan in now.scans):
+                return
+        self._oracle.violated("a scan of everything does not end")
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    async def _files(self) -> AsyncIterator[entry_pb2.Entry]:
+        token = ""
+        while True:
+            request = pb.ListEntriesRequest(path="/", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE, page_token=token)
+            with translated():
+                page = await self._stub.ListEntries(request)
+            for entry in page.entries:
+                yield entry
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def _versions(self, path: str) -> list[entry_pb2.Version]:
+        try:
+            with translated():
+                return list((await self._stub.ListVersions(pb.ListVersionsRequest(path=path))).versions)
+        except NotFound:
+            return []
+
+    async def compare(self) -> None:
+        """Hold what can be read, what the providers hold and what was promised against one another."""
+        paths = [entry.path async for entry in self._files()]
+        contents = await asyncio.gather(*map(self._content, paths))
+        current = dict(zip(paths, contents, strict=True))
+        for path in self._oracle.paths:
+            found = current.get(path)
+            possible = self._oracle.possible(path)
+            if found not in possible:
+                allowed = ", ".join(sorted(map(describe, possible)))
+                self._oracle.violated(f"{path} is {describe(found)} in the end; possible: {allowed}")
+        for path in sorted(current.keys() - set(self._oracle.paths)):
+            self._oracle.violated(f"{path} is there and nobody wrote it: {describe(current[path])}")
+        kept = await self._kept(current)
+        for content, path in self._oracle.acknowledged.items():
+            if content not in kept:
+                self._oracle.violated(f"{describe(content)} was acknowledged at {path} and is lost")
+        for number, store in enumerate(self._world.stores):
+            self._compare_store(store, current, kept, honest=number != self._scenario.liar)
+
+    async def _content(self, path: str, generation: int | None = None) -> Content:
+        try:
+            return (await read_file(self._stub, path, generation=generation))[0]
+        except CdirError as error:
+            self._oracle.violated(f"{path} generation {generation} cannot be read: {error.message}")
+            return None
+
+    async def _kept(self, current: dict[str, Content]) -> set[Content]:
+        """Return every content that a user can still get: current ones, versions, and those of removed files."""
+        older = [
+            (path, version.generation)
+            for path in sorted({*self._oracle.paths, *current})
+            for version in await self._versions(path)
+            if not version.current
+        ]
+        return {*current.values(), *await asyncio.gather(*(self._content(*which) for which in older))}
+
+    def _compare_store(
+        self, store: SimulatedStore, current: dict[str, Content], kept: set[Content], *, honest: bool
+    ) -> None:
+        natural = {path.removeprefix("/"): content for path, content in current.items()}
+        for key, content in natural.items():
+            stored = store.objects.get(key)
+            if stored is None or stored.data != content:
+                self._oracle.violated(
+                    f"{store.name} holds {describe(stored.data) if stored else 'nothing'} at {key} instead of"
+                    f" {describe(content)}"
+                )
+        if not honest:
+            return
+        for key, stored in sorted(store.objects.items()):
+            if key in natural or key == MARK_KEY or key.startswith(_SNAPSHOTS):
+                continue
+            if not key.startswith(_VERSIONS):
+                self._oracle.violated(f"{store.name} holds {key}, which nothing explains")
+            elif stored.data not in kept:
+                self._oracle.violated(f"{store.name} holds {describe(stored.data)} at {key}, which is no version")
