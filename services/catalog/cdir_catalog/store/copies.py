@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cdir.paths import join_path, key_of
-from cdir.v1 import entry_pb2
+from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_catalog.keys import aside_key
 
 __all__ = [
@@ -71,6 +71,19 @@ class Copy:
     def leased(self, now: int) -> bool:
         """Whether somebody may be working on it at this moment."""
         return self.lease_until is not None and self.lease_until > now
+
+    def astray(self, now: int) -> bool:
+        """Whether a worker of whom nothing was heard since may have renamed it to ``lease_key``."""
+        renaming = self.lease_kind == catalog_service_pb2.DEBT_KIND_RELOCATE and not self.leased(now)
+        return renaming and self.lease_key not in {None, self.key}
+
+    def look_for(self) -> None:
+        """Record that an astray copy is to be looked for in both places."""
+        assert self.lease_key is not None
+        self.actual, self.key, self.move_to = UNKNOWN, self.lease_key, self.key
+        self.etag = self.checksum = ""
+        self.unsee()
+        self.release()
 
     @property
     def suspected(self) -> bool:

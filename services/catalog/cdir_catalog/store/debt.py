@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from cdir.v1 import catalog_service_pb2, provider_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import intents, replicas, versions
-from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy
+from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.intents import check_owner, lease_end
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
 from cdir_catalog.store.occupancy import Occupancy, Occupied, occupant_message
@@ -149,6 +149,7 @@ class _Claiming:
         self._put_off: list[dict[str, Any]] = []
         self._bogus: list[Copy] = []
         self._abandoned: list[Copy] = []
+        self._astray: list[Copy] = []
         self.items: list[catalog_service_pb2.DebtItem] = []
 
     def take(self, page: Sequence[Copy], limit: int) -> None:
@@ -190,6 +191,10 @@ class _Claiming:
     def _claim(self, copy: Copy, content: Content | None, need: Need, occupancy: Occupancy) -> None:
         assert copy.id is not None
         provider = copy.provider_id
+        if copy.astray(self._now) and copy.lease_key != need.key:
+            self._astray.append(copy)
+            self._taken.add(copy.id)
+            return
         spots = {(provider, copy.key), (provider, need.key)}
         if copy.id in self._taken or spots & self._keys:
             return
@@ -288,8 +293,24 @@ class _Claiming:
                 assert copy.lease_key is not None
                 ledger.add_leftover(copy.workspace_id, copy.provider_id, copy.lease_key)
             ledger.save()
+        if self._astray:
+            look_for_rows(self._connection, self._astray, self._now)
         if self._bogus:
             forget_rows(self._connection, self._bogus, self._now)
+
+
+def look_for_rows(connection: Connection, copies: Sequence[Copy], now: int) -> None:
+    """Have copies looked for that a worker who is gone may have renamed to where they no longer belong."""
+    ledger = Ledger(connection, now)
+    ledger.load(copy.version_id for copy in copies if copy.version_id is not None)
+    ids = {copy.id for copy in copies}
+    for content in ledger.contents.values():
+        for copy in content.copies:
+            if copy.id in ids:
+                copy.look_for()
+                owe(copy, True, now)
+                copy.due_at = now
+    ledger.save()
 
 
 def forget_rows(connection: Connection, copies: Sequence[Copy], now: int) -> None:

@@ -29,8 +29,8 @@ class Occupied:
 
     @property
     def uncertain(self) -> bool:
-        """Whether a writer that is gone may have moved it aside: then moving it once more could destroy it."""
-        return self.version is not None and self.copy.actual == UNKNOWN and self.copy.move_to == aside_key(self.version)
+        """Whether it may be in another place, where somebody who is gone moved it: moving it again could destroy it."""
+        return self.version is not None and self.copy.actual == UNKNOWN and self.copy.move_to is not None
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
@@ -54,12 +54,16 @@ class Occupancy:
             copy = copy_of(row[:-1])
             if copy.actual != MISSING:
                 self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version))
-            if _alters(copy, now):
+            if _moves(copy, now):
                 self._worked_on[copy.provider_id, copy.key].append(copy)
-        working = sa.select(*COPY_COLUMNS).where(replicas.c.lease_key.in_(wanted), replicas.c.lease_until > now)
-        for row in connection.execute(working):
+        searched = sa.and_(replicas.c.move_to.in_(wanted), replicas.c.actual == UNKNOWN)
+        for row in connection.execute(
+            sa.select(*COPY_COLUMNS).where(sa.or_(replicas.c.lease_key.in_(wanted), searched))
+        ):
             copy = copy_of(row)
-            if copy.lease_key is not None and copy.lease_key != copy.key and _alters(copy, now):
+            if copy.actual == UNKNOWN and copy.move_to is not None:
+                self._worked_on[copy.provider_id, copy.move_to].append(copy)
+            if copy.lease_key is not None and copy.lease_key != copy.key and _moves(copy, now):
                 self._worked_on[copy.provider_id, copy.lease_key].append(copy)
 
     def at(self, provider: int, key: str) -> list[Occupied]:
@@ -72,7 +76,7 @@ class Occupancy:
         return there[0] if there else None
 
     def busy(self, provider: int, key: str, *, ignoring: int | None = None) -> bool:
-        """Say whether somebody may be changing what is at the key, or what is there must be looked at first."""
+        """Say whether somebody may be changing what is at the key, or what may be there must be looked at first."""
         if any(copy.id != ignoring for copy in self._worked_on.get((provider, key), ())):
             return True
         return any(one.uncertain and one.copy.id != ignoring for one in self._at.get((provider, key), ()))
@@ -93,9 +97,10 @@ class Occupancy:
         return target
 
 
-def _alters(copy: Copy, now: int) -> bool:
-    """Whether its lease is of a kind that changes objects; looking at one disturbs nobody."""
-    return copy.leased(now) and copy.lease_kind != catalog_service_pb2.DEBT_KIND_INSPECT
+def _moves(copy: Copy, now: int) -> bool:
+    """Whether its object may be coming or going under a lease; looking at one disturbs nobody."""
+    altered = copy.leased(now) and copy.lease_kind != catalog_service_pb2.DEBT_KIND_INSPECT
+    return altered or copy.astray(now)
 
 
 def occupant_message(occupied: Occupied) -> catalog_service_pb2.Occupant:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cdir.errors import NotFound
+from cdir.errors import Conflict, NotFound
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
@@ -222,6 +222,9 @@ def _finish(
         copy.attempts += int(outcome.counted)
         if copy.attempts < QUARANTINE_ATTEMPTS:
             copy.due_at = ledger.now + int(max(0.0, outcome.retry_seconds) * SECOND)
+        if kind == RELOCATE and outcome.failure.reason != Conflict.reason:
+            # it may have been renamed all the same: until that is known, nobody may write there
+            copy.lease_kind, copy.lease_key = kind, key
         if kind == COPY and key != copy.key:
             # the file was moved or replaced meanwhile: what the attempt may have left explains nothing any more
             ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
