@@ -199,7 +199,7 @@ class SimulatedStore:
                 continue
             point -= rate
             if point < 0:
-                if (fault in _OF_CHANGES and not changes) or (fault in _OF_CONTENT and verb not in {"write", "delete"}):
+                if (fault in _OF_CHANGES and not changes) or (fault in _OF_WRITES and verb != "write"):
                     return ""
                 self.fired[fault] += 1
                 return fault
@@ -294,8 +294,8 @@ class SimulatedStore:
 
 
 _OF_CHANGES = frozenset({"reset", "twice"})
-_OF_CONTENT = frozenset({"lost", "echo"})
-"""Renames are spared: a provider that makes a name come back cannot be told from a person who does."""
+_OF_WRITES = frozenset({"lost", "echo"})
+"""Renames and deletions are spared: a provider that makes a name come back cannot be told from a person who does."""
 
 _OF_ANSWERS = frozenset({"garble", "break", "omit"})
 

@@ -207,6 +207,10 @@ async def test_a_copy_to_a_name_that_another_file_left(mirrored: Driver) -> None
     await mirrored.displace(begun, ["a", "b"])
     await mirrored.commit_one(mirrored.commitment(begun, b"second", ["a", "b"]))
     await mirrored.fail([item for item in await mirrored.claim() if item.path == "/g"], retry=3600)
+    assert await mirrored.claim() == []  # it may have been renamed all the same
+    (item,) = await mirrored.claim()
+    assert (item.kind, item.replica.key) == (catalog.DEBT_KIND_INSPECT, "g")
+    await mirrored.finish([item], state=entry_pb2.REPLICA_STATE_MISSING)
     (item,) = await mirrored.claim()
     assert (item.kind, item.path, item.replica.provider) == (COPY, "/f", "c")
     assert item.occupant.version_id == moved.version_id
@@ -220,6 +224,9 @@ async def test_a_copy_to_a_name_that_another_file_left(mirrored: Driver) -> None
         )
     )
     await mirrored.finish([item])
+    (seen,) = await mirrored.claim()
+    assert (seen.kind, seen.replica.key) == (catalog.DEBT_KIND_INSPECT, item.occupant.aside_key)
+    await mirrored.finish([seen])
     await mirrored.call("MakeDue", catalog.MakeDueRequest(path="/"))
     rest = await mirrored.claim()
     assert {(one.replica.key, one.target_key) for one in rest} == {(item.occupant.aside_key, "g")}

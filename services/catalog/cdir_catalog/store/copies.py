@@ -75,7 +75,7 @@ class Copy:
     def astray(self, now: int) -> bool:
         """Whether a worker of whom nothing was heard since may have renamed it to ``lease_key``."""
         renaming = self.lease_kind == catalog_service_pb2.DEBT_KIND_RELOCATE and not self.leased(now)
-        return renaming and self.lease_key not in {None, self.key}
+        return renaming and self.actual == OK and self.lease_key not in {None, self.key}
 
     def look_for(self) -> None:
         """Record that an astray copy is to be looked for in both places."""
@@ -232,6 +232,9 @@ def _settle_one(content: Content, copy: Copy, desired: str, leftovers: list[Copy
     elif not copy.wanted:
         if copy.actual != UNKNOWN:
             copy.move_to = None  # it is removed from where it is
+    elif copy.astray(now) and copy.lease_key != desired:
+        copy.look_for()
+        owe(copy, True, now)
     elif copy.actual == OK:
         copy.move_to = desired if copy.key != desired else None
         owe(copy, copy.move_to is not None, now)

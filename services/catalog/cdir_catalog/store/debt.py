@@ -198,6 +198,11 @@ class _Claiming:
         spots = {(provider, copy.key), (provider, need.key)}
         if copy.id in self._taken or spots & self._keys:
             return
+        there = (one.copy for _, key in spots for one in occupancy.at(provider, key))
+        in_the_way = [one for one in there if one.id != copy.id and one.id not in self._taken and one.astray(self._now)]
+        if in_the_way:
+            self._astray += in_the_way
+            self._taken.update(one.id for one in in_the_way if one.id is not None)
         if any(occupancy.busy(provider, key, ignoring=copy.id) for _, key in spots) and need.kind != INSPECT:
             return
         others = [one for one in occupancy.at(provider, need.key) if one.copy.id != copy.id]

@@ -14,7 +14,7 @@ from cdir.v1 import catalog_service_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import intents, replicas, scans, workspaces
-from cdir_catalog.store.copies import MISSING, Content, Copy, owe
+from cdir_catalog.store.copies import MISSING, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.entries import find_entries
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import lock_workspaces
@@ -91,7 +91,7 @@ def _undo_at(ledger: Ledger, intent: Any, provider: int, there: list[tuple[Copy,
         if copy.gone or copy.actual == MISSING:
             continue
         explained = True
-        if content is not None:
+        if content is not None and not (copy.actual == UNKNOWN and copy.move_to is not None):
             copy.mark_displaced(aside_key(content.version_id))
             owe(copy, True, ledger.now)
     if not explained:

@@ -42,6 +42,7 @@ class Occupancy:
     """What is recorded at each of some keys, by provider."""
 
     def __init__(self, connection: Connection, keys: Iterable[str], now: int) -> None:
+        self._now = now
         self._at: dict[tuple[int, str], list[Occupied]] = defaultdict(list)
         self._worked_on: dict[tuple[int, str], list[Copy]] = defaultdict(list)
         wanted = sorted(set(keys))
@@ -54,16 +55,16 @@ class Occupancy:
             copy = copy_of(row[:-1])
             if copy.actual != MISSING:
                 self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version))
-            if _moves(copy, now):
+            if _alters(copy, now):
                 self._worked_on[copy.provider_id, copy.key].append(copy)
         searched = sa.and_(replicas.c.move_to.in_(wanted), replicas.c.actual == UNKNOWN)
-        for row in connection.execute(
-            sa.select(*COPY_COLUMNS).where(sa.or_(replicas.c.lease_key.in_(wanted), searched))
-        ):
+        elsewhere = sa.select(*COPY_COLUMNS).where(sa.or_(replicas.c.lease_key.in_(wanted), searched))
+        for row in connection.execute(elsewhere):
             copy = copy_of(row)
             if copy.actual == UNKNOWN and copy.move_to is not None:
                 self._worked_on[copy.provider_id, copy.move_to].append(copy)
-            if copy.lease_key is not None and copy.lease_key != copy.key and _moves(copy, now):
+            coming = copy.lease_key != copy.key and (_alters(copy, now) or copy.astray(now))
+            if copy.lease_key is not None and coming:
                 self._worked_on[copy.provider_id, copy.lease_key].append(copy)
 
     def at(self, provider: int, key: str) -> list[Occupied]:
@@ -79,7 +80,8 @@ class Occupancy:
         """Say whether somebody may be changing what is at the key, or what may be there must be looked at first."""
         if any(copy.id != ignoring for copy in self._worked_on.get((provider, key), ())):
             return True
-        return any(one.uncertain and one.copy.id != ignoring for one in self._at.get((provider, key), ()))
+        others = (one for one in self._at.get((provider, key), ()) if one.copy.id != ignoring)
+        return any(one.uncertain or one.copy.astray(self._now) for one in others)
 
     def target(self, provider: RegisteredProvider, key: str) -> catalog_service_pb2.WriteTarget:
         """Return the message that says how to write the key at a provider."""
@@ -97,10 +99,9 @@ class Occupancy:
         return target
 
 
-def _moves(copy: Copy, now: int) -> bool:
-    """Whether its object may be coming or going under a lease; looking at one disturbs nobody."""
-    altered = copy.leased(now) and copy.lease_kind != catalog_service_pb2.DEBT_KIND_INSPECT
-    return altered or copy.astray(now)
+def _alters(copy: Copy, now: int) -> bool:
+    """Whether its lease is of a kind that changes objects; looking at one disturbs nobody."""
+    return copy.leased(now) and copy.lease_kind != catalog_service_pb2.DEBT_KIND_INSPECT
 
 
 def occupant_message(occupied: Occupied) -> catalog_service_pb2.Occupant:

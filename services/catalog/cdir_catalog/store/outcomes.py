@@ -76,6 +76,8 @@ def _record_rename(
     """Note a finished rename; other contents recorded at the old key are not there either."""
     if copy.key != observation.previous_key:
         return
+    if copy.astray(now):
+        copy.release()  # it had not been renamed by whoever had tried before
     copy.key, copy.move_to = observation.key, None
     copy.unsee()
     if observation.etag:
@@ -108,6 +110,10 @@ def _record_state(
         return  # that is what is to be found out: repairing it would overwrite what others may have put there
     if writing:
         return  # it is being moved: what was seen may only mean that
+    if copy.astray(now) and observation.state == MISSING:
+        copy.look_for()
+        owe(copy, True, now)
+        return
     if not content.current and copy.move_to is not None:
         if observation.state == MISSING and copy.actual == OK:
             # moved by somebody who has not said so yet, or taken away by others: it is looked for in both places
@@ -222,7 +228,7 @@ def _finish(
         copy.attempts += int(outcome.counted)
         if copy.attempts < QUARANTINE_ATTEMPTS:
             copy.due_at = ledger.now + int(max(0.0, outcome.retry_seconds) * SECOND)
-        if kind == RELOCATE and outcome.failure.reason != Conflict.reason:
+        if kind == RELOCATE and copy.actual == OK and outcome.failure.reason != Conflict.reason:
             # it may have been renamed all the same: until that is known, nobody may write there
             copy.lease_kind, copy.lease_key = kind, key
         if kind == COPY and key != copy.key:

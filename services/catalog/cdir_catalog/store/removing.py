@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from cdir.errors import Conflict, DirectoryNotEmpty, InvalidArgument
-from cdir.v1 import directory_service_pb2, entry_pb2
+from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import entries, intents, policies, replicas, versions
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN
@@ -145,9 +145,11 @@ def _supersede_below(
     connection.execute(
         replicas.update().where(of_chosen, replicas.c.wanted == 0).values(move_to=None, owed=1, due_at=due)
     )
+    # one that is being renamed, or may have been, is not settled because it is recorded where it shall be
+    still = sa.func.coalesce(replicas.c.lease_kind, 0) != catalog_service_pb2.DEBT_KIND_RELOCATE
     connection.execute(
         replicas.update()
-        .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key)
+        .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key, still)
         .values(move_to=None, owed=0, due_at=None)
     )
     tally.save()
