@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -70,6 +71,13 @@ _CHANGE_KIND = {
     entry_pb2.CHANGE_KIND_MOVED: model.ChangeKind.MOVED,
     entry_pb2.CHANGE_KIND_DIRECTORY_MADE: model.ChangeKind.DIRECTORY_MADE,
 }
+
+_OUTSIDE_DELETION: Final = {
+    entry_pb2.OUTSIDE_DELETION_REPAIR: model.OutsideDeletion.REPAIR,
+    entry_pb2.OUTSIDE_DELETION_ACCEPT: model.OutsideDeletion.ACCEPT,
+    entry_pb2.OUTSIDE_DELETION_ASK: model.OutsideDeletion.ASK,
+}
+_OUTSIDE_DELETION_TO: Final = {meaning: number for number, meaning in _OUTSIDE_DELETION.items()}
 
 
 def nanoseconds(stamp: Timestamp) -> int:
@@ -174,6 +182,7 @@ def tree_status_from(message: directory_service_pb2.GetTreeStatusResponse) -> mo
         quarantined_copies=tuple(
             model.QuarantinedCopy(copy.path, copy.provider, copy.error) for copy in message.quarantined_copies
         ),
+        absent=message.absent,
     )
 
 
@@ -185,6 +194,7 @@ def policy_from(message: entry_pb2.Policy) -> model.Policy:
         prefer=tuple(message.prefer),
         keep_versions=message.keep_versions if message.HasField("keep_versions") else None,
         keep_seconds=message.keep_seconds if message.HasField("keep_seconds") else None,
+        outside_deletion=_OUTSIDE_DELETION.get(message.outside_deletion),
     )
 
 
@@ -196,6 +206,9 @@ def policy_to(policy: model.Policy) -> entry_pb2.Policy:
         prefer=policy.prefer,
         keep_versions=policy.keep_versions,
         keep_seconds=policy.keep_seconds,
+        outside_deletion=_OUTSIDE_DELETION_TO[policy.outside_deletion]
+        if policy.outside_deletion
+        else entry_pb2.OUTSIDE_DELETION_UNSPECIFIED,
     )
 
 

@@ -276,6 +276,19 @@ class TreeStatus:
     """Conflicting copies that wait for a person to rename or remove them."""
     quarantined_copies: tuple[QuarantinedCopy, ...] = ()
     """Some of the quarantined."""
+    absent: int = 0
+    """Copies that others removed, where the policy says to ask."""
+
+
+class OutsideDeletion(enum.StrEnum):
+    """What it means when others removed a file at a provider."""
+
+    REPAIR = "repair"
+    """The copy is made anew from another provider."""
+    ACCEPT = "accept"
+    """The file is removed, and can be restored."""
+    ASK = "ask"
+    """Nothing is done; the copy is shown as absent until a person repairs or removes the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +307,8 @@ class Policy:
     """How many older versions are kept; by default 10."""
     keep_seconds: int | None = None
     """How long a replaced or removed version is kept; by default 30 days."""
+    outside_deletion: OutsideDeletion | None = None
+    """What it means when others removed a file at a provider; by default it is repaired."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.deployment import Deployment, eventually
+from deployments.deployment import Deployment, eventually, eventually_is
 from deployments.fixtures import Three
 from deployments.trees import contents, make_files
 
@@ -104,6 +104,32 @@ def test_a_file_removed_behind_cdirs_back_is_repaired(deployment: Deployment, th
     assert scan(deployment, folder)["missing"] == 2
     copied(deployment, three, folder, "a", b"content")
     copied(deployment, three, folder, "b/c", b"in a folder")
+
+
+@pytest.mark.slow_split
+@pytest.mark.parametrize("meaning", ["accept", "ask"])
+def test_a_file_removed_by_others_is_what_the_policy_says(
+    deployment: Deployment, three: Three, folder: str, meaning: str
+) -> None:
+    deployment.cdir("mkdir", folder)
+    deployment.cdir("policy", "set", folder, "--outside-deletion", meaning)
+    shown = deployment.json("policy", "show", folder)
+    assert shown["effective"]["outside_deletion"] == meaning
+    put(deployment, f"{folder}/file", b"content")
+    deployment.wait_settled(folder)
+    (three.roots["host"] / folder[1:] / "file").unlink()
+    deployment.cdir("scan", "/", "--provider", "host", "--wait", expect=None)
+    if meaning == "accept":
+        eventually(lambda: deployment.json("ls", folder) == [])
+        deployment.cdir("restore", f"{folder}/file")
+    else:
+        eventually(lambda: deployment.json("status", folder)["absent"] == 1)
+        assert "removed by others" in deployment.cdir("status", folder).text
+        assert not (three.roots["host"] / folder[1:] / "file").exists()
+        deployment.cdir("repair", f"{folder}/file")
+    deployment.wait_settled(folder)
+    for root in three.roots.values():
+        eventually_is(b"content", (root / folder[1:] / "file").read_bytes)
 
 
 @pytest.mark.slow_split

@@ -26,6 +26,11 @@ def headline(tree: TreeStatus, now: datetime | None = None) -> list[str]:
             "see why below, then run `cdir repair`"
         )
         lines += [f"  {copy.path} at {copy.provider}: {copy.error}" for copy in tree.quarantined_copies]
+    if tree.absent:
+        lines.append(
+            f"{count(tree.absent, 'copy', 'copies')} removed by others at their provider: `cdir repair PATH` makes one "
+            "anew, `cdir rm PATH` removes the file everywhere"
+        )
     if tree.conflicts:
         lines.append(
             f"{count(tree.conflicts, 'conflicting copy', 'conflicting copies')}: `cdir status --conflicts` lists them, "

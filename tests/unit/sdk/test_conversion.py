@@ -72,6 +72,7 @@ def test_a_policy_goes_there_and_back() -> None:
     for policy in (
         model.Policy(),
         model.Policy(copies=2, min_copies=1, providers=("a", "b"), prefer=("b",), keep_versions=0, keep_seconds=60),
+        *(model.Policy(outside_deletion=meaning) for meaning in model.OutsideDeletion),
     ):
         assert conversion.policy_from(conversion.policy_to(policy)) == policy
 

@@ -97,6 +97,7 @@ def tree_status_row(tree: TreeStatus) -> dict[str, object]:
         "unplaced": tree.unplaced,
         "removals": tree.removals,
         "conflicts": tree.conflicts,
+        "absent": tree.absent,
         "line": status_line(tree),
         "proven_at": rfc3339(oldest_proof(tree)),
         "quarantined_copies": [

@@ -12,7 +12,7 @@ from cdir.cli.app import Lazy, LazyGroup
 from cdir.cli.command import command, dry_run_option
 from cdir.cli.output import table
 from cdir.cli.session import Session
-from cdir.model import Policy
+from cdir.model import OutsideDeletion, Policy
 
 __all__ = ["parse_duration", "policy", "policy_lines", "policy_row", "policy_set", "policy_show", "policy_unset"]
 
@@ -55,6 +55,7 @@ def policy_row(shown: Policy) -> dict[str, object]:
         "prefer": list(shown.prefer),
         "keep_versions": shown.keep_versions,
         "keep_seconds": shown.keep_seconds,
+        "outside_deletion": None if shown.outside_deletion is None else shown.outside_deletion.value,
     }
 
 
@@ -67,6 +68,7 @@ def policy_lines(shown: Policy) -> list[str]:
         ("read first from", ", ".join(shown.prefer) or "the fastest"),
         ("keep versions", "10" if shown.keep_versions is None else str(shown.keep_versions)),
         ("keep removed for", "30d" if shown.keep_seconds is None else _duration(shown.keep_seconds)),
+        ("removed by others", (shown.outside_deletion or OutsideDeletion.REPAIR).value),
     ]
     return table(pairs)
 
@@ -95,6 +97,11 @@ async def policy_show(session: Session, path: str) -> None:
 @click.option("--prefer", multiple=True, metavar="NAME[,NAME…]", help="Read from these first.")
 @click.option("--keep-versions", type=click.IntRange(min=0), help="Older versions of a file to keep.")
 @click.option("--keep", metavar="TIME", help="How long replaced and removed content is kept, such as 30d.")
+@click.option(
+    "--outside-deletion",
+    type=click.Choice([meaning.value for meaning in OutsideDeletion]),
+    help="What it means when others remove a file at a provider: repair it (the default), accept it, or ask.",
+)
 @dry_run_option
 async def policy_set(
     session: Session,
@@ -105,6 +112,7 @@ async def policy_set(
     prefer: Sequence[str],
     keep_versions: int | None,
     keep: str | None,
+    outside_deletion: str | None,
     dry_run: bool,
 ) -> None:
     """Set what is given for PATH and all below it; files there are placed anew in the background."""
@@ -115,6 +123,7 @@ async def policy_set(
         prefer=_names(prefer),
         keep_versions=keep_versions,
         keep_seconds=None if keep is None else parse_duration(keep),
+        outside_deletion=None if outside_deletion is None else OutsideDeletion(outside_deletion),
     )
     if wanted == Policy():
         raise click.UsageError("say what to set, such as --copies 2")
