@@ -2,6 +2,9 @@
 
 moto looks at the condition of a request and acts on it in two steps, so that of two creators that race both may win. At
 AWS one does: here a request is received whole and then handled alone.
+
+moto takes any ``Authorization`` of five parts between slashes for signature version 4, and fails when the base64 of a
+signature of version 2 happens to have four of them. It checks no signature, so they are put in the other alphabet.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ class OneAtATime:
                 start_response("400 Bad Request", [])
                 return []
             environ["wsgi.input"] = io.BytesIO(body)
+        if environ.get("HTTP_AUTHORIZATION", "").startswith("AWS "):
+            environ["HTTP_AUTHORIZATION"] = environ["HTTP_AUTHORIZATION"].replace("/", "_")
         with self._handling:
             return list(self._application(environ, start_response))
 
