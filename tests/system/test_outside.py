@@ -186,6 +186,8 @@ def test_an_existing_tree_is_added_under_another_name(
 def test_adding_what_is_not_there_says_so(deployment: Deployment, three: Three, folder: str) -> None:
     refused = deployment.cdir("add", "host:nothing/here", f"{folder}/x", "--recursive", expect=NOT_FOUND)
     assert "nothing lies at host:nothing/here" in refused.error
+    refused = deployment.cdir("add", "host:nothing/here", f"{folder}/x", expect=NOT_FOUND)
+    assert "nothing lies at host:nothing/here" in refused.error
     refused = deployment.cdir("add", "nowhere:x", f"{folder}/x", expect=NOT_FOUND)
     assert "nowhere" in refused.error
     put(deployment, f"{folder}/dir/x", b"content")

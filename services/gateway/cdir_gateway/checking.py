@@ -8,7 +8,7 @@ the catalog before and after that, and becomes a finding only when it stays.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,15 +29,13 @@ from cdir_gateway.ledger import CALL_SECONDS
 from cdir_gateway.listed_objects import ListedObject, ObjectSorter
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.suspicion import Suspicion, difference, is_metadata
+from cdir_transfer.listing import listed_pages, provider_ref
 from cdir_transfer.observer import is_providers_fault
 from cdir_transfer.reader import VerifiedReader
 
 __all__ = ["Checker"]
 
 _AUDIT_SECONDS: Final = 3600.0
-_LISTING_SECONDS: Final = 24 * 3600.0
-_PAGE_SECONDS: Final = 300.0
-"""How long one page of a listing may take."""
 _AT_ONCE: Final = 8
 """Objects of one provider looked at at the same time."""
 _SUSPICIONS: Final = 200
@@ -58,7 +56,7 @@ class _Run:
 
     @property
     def ref(self) -> adapter_service_pb2.ProviderRef:
-        return adapter_service_pb2.ProviderRef(provider_id=self.provider.provider_id, revision=self.provider.revision)
+        return provider_ref(self.provider)
 
     async def report(self, finding: check_pb2.CheckFinding) -> None:
         finding.provider = self.provider.name
@@ -183,22 +181,10 @@ class Checker:
         if run.top and (info := await self._stat(run, run.top)) is not None:
             await listed.add([info])
             return
-        call = self._adapters.ListObjects(
-            adapter_service_pb2.ListObjectsRequest(provider=run.ref, prefix=run.top, recursive=True),
-            timeout=_LISTING_SECONDS,
-        )
-        complete = False
-        pages: AsyncIterator[adapter_service_pb2.ListObjectsResponse] = aiter(call)
-        try:
-            while (page := await _next_page(pages)) is not None:
-                complete = page.complete
-                await listed.add(
-                    ListedObject(info.key, info.size, info.etag) for info in page.objects if not info.directory
-                )
-        finally:
-            call.cancel()
-        if not complete:
-            raise ProviderUnavailable("its listing ended before it was complete", provider=run.provider.name)
+        request = adapter_service_pb2.ListObjectsRequest(provider=run.ref, prefix=run.top, recursive=True)
+        async with aclosing(listed_pages(self._adapters, request, where=run.provider.name)) as pages:
+            async for page in pages:
+                await listed.add(ListedObject(info.key, info.size, info.etag) for info in page if not info.directory)
 
     async def _stat(self, run: _Run, key: str) -> ListedObject | None:
         """Return the file at a key; ``None`` when there is none."""
@@ -382,14 +368,3 @@ class Checker:
 
 async def _nowhere_else() -> Sequence[entry_pb2.Replica]:
     raise NotFound("only this one copy is read")
-
-
-async def _next_page(
-    pages: AsyncIterator[adapter_service_pb2.ListObjectsResponse],
-) -> adapter_service_pb2.ListObjectsResponse | None:
-    try:
-        with translated():
-            async with asyncio.timeout(_PAGE_SECONDS):
-                return await anext(pages, None)
-    except TimeoutError:
-        raise ProviderUnavailable(f"its listing gave nothing for {_PAGE_SECONDS:.0f} s") from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Final
 
-from cdir.errors import InvalidArgument, InvalidPath, IsDirectory, NotFound, ProviderUnavailable
+from cdir.errors import InvalidArgument, InvalidPath, IsDirectory, NotFound
 from cdir.paths import RESERVED_ROOT_NAME, join_path, normalize_path
 from cdir.status import to_failure, translated
 from cdir.v1 import (
@@ -20,6 +21,7 @@ from cdir.v1 import (
 )
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS, user_metadata
+from cdir_transfer.listing import listed_pages, provider_ref
 
 __all__ = ["Outside"]
 
@@ -94,22 +96,25 @@ class Outside:
             if target == "/":
                 raise IsDirectory("/ is a directory; say what the file is to be called", path="/")
             batch.append(scan_pb2.AdoptedObject(object=found, path=target))
-        elif not request.recursive:
-            raise IsDirectory(f"{request.provider}:{source} is a folder; add it with --recursive", path=source)
         else:
-            empty = True
-            async for info in self._below(provider, source):
-                empty = False
-                try:
-                    path = normalize_path(_moved(info.key, source, target))
-                except InvalidPath as error:
-                    yield pb.AdoptEntriesResponse(key=info.key, failure=to_failure(error))
-                    continue
-                batch.append(scan_pb2.AdoptedObject(object=info, path=path))
-                if len(batch) >= _BATCH:
-                    for outcome in await self._adopt(provider, request.workspace, batch, user):
-                        yield outcome
-                    batch.clear()
+            async with aclosing(self._below(provider, source)) as below:
+                empty = True
+                async for info in below:
+                    empty = False
+                    if not request.recursive:
+                        raise IsDirectory(
+                            f"{request.provider}:{source} is a folder; add it with --recursive", path=source
+                        )
+                    try:
+                        path = normalize_path(_moved(info.key, source, target))
+                    except InvalidPath as error:
+                        yield pb.AdoptEntriesResponse(key=info.key, failure=to_failure(error))
+                        continue
+                    batch.append(scan_pb2.AdoptedObject(object=info, path=path))
+                    if len(batch) >= _BATCH:
+                        for outcome in await self._adopt(provider, request.workspace, batch, user):
+                            yield outcome
+                        batch.clear()
             if empty:
                 raise NotFound(f"nothing lies at {request.provider}:{source}", path=source, provider=request.provider)
         for outcome in await self._adopt(provider, request.workspace, batch, user) if batch else ():
@@ -131,7 +136,8 @@ class Outside:
         try:
             with translated():
                 response = await self._adapters.StatObject(
-                    adapter_service_pb2.StatObjectRequest(provider=_ref(provider), key=key), timeout=_STAT_SECONDS
+                    adapter_service_pb2.StatObjectRequest(provider=provider_ref(provider), key=key),
+                    timeout=_STAT_SECONDS,
                 )
         except NotFound:
             return None
@@ -141,24 +147,13 @@ class Outside:
         self, provider: provider_pb2.Provider, folder: str
     ) -> AsyncGenerator[adapter_service_pb2.ObjectInfo, None]:
         """Yield every file below a folder but those that are cdir's own."""
-        call = self._adapters.ListObjects(
-            adapter_service_pb2.ListObjectsRequest(provider=_ref(provider), prefix=folder, recursive=True)
-        )
-        complete = False
-        try:
-            with translated():
-                async for page in call:
-                    complete = page.complete
-                    for info in page.objects:
-                        if not (info.directory or info.special or info.key.startswith(f"{RESERVED_ROOT_NAME}/")):
-                            yield info
-        finally:
-            call.cancel()
-        if not complete:
-            raise ProviderUnavailable(
-                f"the listing of {provider.name}:{folder} broke off; what it showed is added, run it again",
-                provider=provider.name,
-            )
+        request = adapter_service_pb2.ListObjectsRequest(provider=provider_ref(provider), prefix=folder, recursive=True)
+        where = f"{provider.name}:{folder}"
+        async with aclosing(listed_pages(self._adapters, request, where=where)) as pages:
+            async for page in pages:
+                for info in page:
+                    if not (info.directory or info.special or info.key.startswith(f"{RESERVED_ROOT_NAME}/")):
+                        yield info
 
     async def _adopt(
         self, provider: provider_pb2.Provider, workspace: str, objects: list[scan_pb2.AdoptedObject], user: str
@@ -179,10 +174,6 @@ class Outside:
             )
             for adopted, outcome in zip(objects, response.outcomes, strict=True)
         ]
-
-
-def _ref(provider: provider_pb2.Provider) -> adapter_service_pb2.ProviderRef:
-    return adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
 
 
 def _moved(key: str, folder: str, target: str) -> str:

@@ -22,6 +22,7 @@ from cdir.v1 import (
 from cdir.v1 import provider_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS
 from cdir_runtime.credentials import Sealer
+from cdir_transfer.listing import provider_ref
 
 __all__ = ["Providers"]
 
@@ -139,7 +140,7 @@ class Providers:
     async def check(self, name: str, *, full: bool) -> AsyncGenerator[provider_pb2.ConformanceResult, None]:
         """Reach the provider now; with ``full`` also run the conformance suite there."""
         provider = await self.get(name)
-        ref = adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
+        ref = provider_ref(provider)
         try:
             with translated():
                 mark = await self._adapters.CheckMark(
@@ -182,7 +183,7 @@ class Providers:
 
     async def _usage(self, provider: provider_pb2.Provider) -> pb.ProviderUsage:
         usage = pb.ProviderUsage(name=provider.name)
-        ref = adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
+        ref = provider_ref(provider)
         try:
             with translated():
                 found = await self._adapters.GetUsage(

@@ -19,12 +19,12 @@ from cdir.v1 import (
     provider_pb2,
 )
 from cdir.v1 import recovery_service_pb2 as pb
+from cdir_transfer.listing import listed_pages, provider_ref
 from cdir_transfer.snapshots import Found, SnapshotStore
 
 __all__ = ["Rebuilder"]
 
 _CALL_SECONDS: Final = 60.0
-_LIST_SECONDS: Final = 24 * 3600.0
 _REBUILD_SECONDS: Final = 24 * 3600.0
 _BATCH: Final = 1000
 _STATS_AT_ONCE: Final = 16
@@ -127,7 +127,7 @@ class Rebuilder:
     async def _check_mark(self, provider: provider_pb2.Provider) -> None:
         with translated():
             await self._adapters.CheckMark(
-                adapter_service_pb2.CheckMarkRequest(provider=_ref(provider)), timeout=_CALL_SECONDS
+                adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider)), timeout=_CALL_SECONDS
             )
 
     async def _record(
@@ -144,24 +144,15 @@ class Rebuilder:
     ) -> AsyncGenerator[list[catalog_recovery_pb2.Sighting], None]:
         listed_exactly = _flag(provider, "modified_listed") and _flag(provider, "modified_settable")
         ask = _flag(provider, "modified_settable") and not listed_exactly
-        call = self._adapters.ListObjects(
-            adapter_service_pb2.ListObjectsRequest(provider=_ref(provider), recursive=True), timeout=_LIST_SECONDS
-        )
-        complete = False
-        try:
-            with translated():
-                async for page in call:
-                    complete = page.complete
-                    objects = [info for info in page.objects if _is_content(info)]
-                    for begin in range(0, len(objects), _BATCH):
-                        batch = [_sighting(info, exact=listed_exactly) for info in objects[begin : begin + _BATCH]]
-                        if ask:
-                            await self._ask(provider, [one for one in batch if _is_newer(one, snapshot)])
-                        yield batch
-        finally:
-            call.cancel()
-        if not complete:
-            raise ProviderUnavailable(f"the listing of {provider.name} ended before it was complete")
+        request = adapter_service_pb2.ListObjectsRequest(provider=provider_ref(provider), recursive=True)
+        async with aclosing(listed_pages(self._adapters, request, where=provider.name)) as pages:
+            async for page in pages:
+                objects = [info for info in page if _is_content(info)]
+                for begin in range(0, len(objects), _BATCH):
+                    batch = [_sighting(info, exact=listed_exactly) for info in objects[begin : begin + _BATCH]]
+                    if ask:
+                        await self._ask(provider, [one for one in batch if _is_newer(one, snapshot)])
+                    yield batch
 
     async def _ask(self, provider: provider_pb2.Provider, sightings: Sequence[catalog_recovery_pb2.Sighting]) -> None:
         """Ask for the time that the writer gave each object, where a listing tells only when it was stored."""
@@ -172,7 +163,7 @@ class Rebuilder:
                 try:
                     with translated():
                         response = await self._adapters.StatObject(
-                            adapter_service_pb2.StatObjectRequest(provider=_ref(provider), key=one.key),
+                            adapter_service_pb2.StatObjectRequest(provider=provider_ref(provider), key=one.key),
                             timeout=_CALL_SECONDS,
                         )
                 except NotFound:
@@ -258,7 +249,3 @@ def _sighting(info: adapter_service_pb2.ObjectInfo, *, exact: bool) -> catalog_r
 def _flag(provider: provider_pb2.Provider, name: str) -> bool:
     value = provider.capability.fields.get(name)
     return value is not None and value.bool_value
-
-
-def _ref(provider: provider_pb2.Provider) -> adapter_service_pb2.ProviderRef:
-    return adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)

@@ -7,17 +7,16 @@ taken up again after any key, and a gap between two keys means that nothing lies
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from cdir.errors import InvalidPath, NotDirectory, PermissionDenied, ProviderUnavailable
 from cdir.paths import RESERVED_ROOT_NAME
-from cdir.status import translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc
 from cdir_replicator.ranges import Folder, Gap, Listed, end_of, place_of
+from cdir_transfer.listing import listed_pages
 
 __all__ = ["KeyOrderLister"]
 
@@ -25,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 _KEPT = 20_000
 """Most names of one folder held at a time. A larger one is read several times, each time for the names that follow."""
-
-_PAGE_SECONDS = 120.0
 
 _OWN = f"{RESERVED_ROOT_NAME}/"
 _OWN_END = f"{_OWN}~"
@@ -152,32 +149,11 @@ class KeyOrderLister:
             provider=self._provider, prefix=prefix, recursive=recursive, start_after=start_after
         )
         await self._may_call()
-        call = self._adapters.ListObjects(request)
-        pages: AsyncIterator[adapter_service_pb2.ListObjectsResponse] = aiter(call)
-        complete = False
-        try:
-            while True:
-                try:
-                    with translated():
-                        async with asyncio.timeout(_PAGE_SECONDS):
-                            page = await anext(pages, None)
-                except TimeoutError:
-                    raise ProviderUnavailable(
-                        f"a listing of {prefix or 'the root'} gave nothing for {_PAGE_SECONDS:.0f} s"
-                    ) from None
-                if page is None:
-                    break
-                complete = page.complete
-                for info in page.objects:
+        async with aclosing(listed_pages(self._adapters, request, where=prefix or "the root")) as pages:
+            async for page in pages:
+                for info in page:
                     yield info
-                if page.objects and not complete:
-                    await self._may_call()
-        finally:
-            call.cancel()
-        if not complete:
-            raise ProviderUnavailable(
-                f"the listing of {prefix or 'the root'} ended before it was complete; nothing is concluded from it"
-            )
+                await self._may_call()
 
 
 def _require_order(last: str, key: str) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, IntegrityError, NotFound, ProviderUnavailable
+from cdir.errors import CdirError, IntegrityError, NotFound
 from cdir.status import translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -33,6 +33,7 @@ from cdir_replicator.allowance import Allowance
 from cdir_replicator.notes import Notes
 from cdir_replicator.planner import LARGE_BYTES
 from cdir_transfer.digest import block_count
+from cdir_transfer.listing import listed_pages, provider_ref
 from cdir_transfer.observer import is_providers_fault
 from cdir_transfer.reader import VerifiedReader
 
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 60.0
 _CATALOG_SECONDS: Final = 60.0
-_PAGE_SECONDS: Final = 300.0
 _LEASE_SECONDS: Final = 900.0
 _BATCH: Final = 64
 _OBJECTS: Final = 1000
@@ -95,7 +95,7 @@ class Prover:
 
         Returns false when the allowance ended it before its end. Raises when the provider cannot be listed.
         """
-        ref = _ref(provider)
+        ref = provider_ref(provider)
         as_of = await self._clock()
         with translated():
             await self._adapters.CheckMark(adapter_service_pb2.CheckMarkRequest(provider=ref), timeout=_CALL_SECONDS)
@@ -111,28 +111,15 @@ class Prover:
 
     async def _listed(
         self, ref: adapter_service_pb2.ProviderRef, top: str
-    ) -> AsyncGenerator[list[adapter_service_pb2.ObjectInfo], None]:
+    ) -> AsyncGenerator[Sequence[adapter_service_pb2.ObjectInfo], None]:
         info = await self._stat(ref, top) if top else None
         if info is not None:
             yield [info]
             return
-        call = self._adapters.ListObjects(
-            adapter_service_pb2.ListObjectsRequest(provider=ref, prefix=top, recursive=True)
-        )
-        pages: AsyncIterator[adapter_service_pb2.ListObjectsResponse] = aiter(call)
-        try:
-            while True:
-                with translated():
-                    async with asyncio.timeout(_PAGE_SECONDS):
-                        page = await anext(pages, None)
-                if page is None:
-                    return
-                if page.objects:
-                    yield list(page.objects)
-        except TimeoutError:
-            raise ProviderUnavailable(f"a listing gave nothing for {_PAGE_SECONDS:.0f} s") from None
-        finally:
-            call.cancel()
+        request = adapter_service_pb2.ListObjectsRequest(provider=ref, prefix=top, recursive=True)
+        async with aclosing(listed_pages(self._adapters, request, where=top or "the root")) as pages:
+            async for page in pages:
+                yield page
 
     async def _prove_objects(
         self,
@@ -158,7 +145,9 @@ class Prover:
         for found in explained.objects:
             for copy in found.copies:
                 if copy.settled:
-                    await self._judge(_ref(provider), copy.version.version_id, copy.replica, _OTHER_CHECKSUM, progress)
+                    await self._judge(
+                        provider_ref(provider), copy.version.version_id, copy.replica, _OTHER_CHECKSUM, progress
+                    )
 
     # --- by reading ---------------------------------------------------------------------------------------------------
 
@@ -190,7 +179,7 @@ class Prover:
                 raise
             await self._release(claimed)
             for item in reading.damaged:
-                await self._judge(_ref(provider), item.version.version_id, item.replica, _OTHER_BYTES, progress)
+                await self._judge(provider_ref(provider), item.version.version_id, item.replica, _OTHER_BYTES, progress)
             if reading.left_out:
                 return False
             if len(items) < wanted:
@@ -264,7 +253,7 @@ class Prover:
             raise error
         with translated():
             await self._adapters.CheckMark(
-                adapter_service_pb2.CheckMarkRequest(provider=_ref(provider)), timeout=_CALL_SECONDS
+                adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider)), timeout=_CALL_SECONDS
             )
 
     async def _read(self, item: scrub_pb2.ProofItem, progress: scrub_pb2.ScrubProgress) -> None:
@@ -356,7 +345,3 @@ class Prover:
 
 async def _nowhere_else() -> Sequence[entry_pb2.Replica]:
     raise NotFound("only this one copy is read")
-
-
-def _ref(provider: provider_pb2.Provider) -> adapter_service_pb2.ProviderRef:
-    return adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)

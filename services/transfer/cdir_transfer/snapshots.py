@@ -10,6 +10,7 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Final
@@ -27,6 +28,7 @@ from cdir.v1 import (
     catalog_service_pb2_grpc,
     provider_pb2,
 )
+from cdir_transfer.listing import listed_pages, provider_ref
 
 __all__ = ["FOLDER", "Found", "SnapshotStore", "Taken"]
 
@@ -44,7 +46,6 @@ _KEPT_INCREMENTS: Final = 2
 _LEASE_SECONDS: Final = 600.0
 _CALL_SECONDS: Final = 60.0
 _DUMP_SECONDS: Final = 4 * 3600.0
-_LIST_SECONDS: Final = 120.0
 _PIECE: Final = 1 << 20
 _FETCH: Final = 4 << 20
 _UPLOAD_SECONDS: Final = 120.0
@@ -200,7 +201,7 @@ class SnapshotStore:
     async def _upload(self, found: Found, file: IO[bytes], provider: provider_pb2.Provider) -> None:
         async def steps() -> AsyncGenerator[adapter_service_pb2.WriteObjectRequest, None]:
             header = adapter_service_pb2.ObjectHeader(
-                provider=_ref(provider), key=found.key, size=found.size, modified=found.taken
+                provider=provider_ref(provider), key=found.key, size=found.size, modified=found.taken
             )
             yield adapter_service_pb2.WriteObjectRequest(header=header)
             await asyncio.to_thread(file.seek, 0)
@@ -228,7 +229,7 @@ class SnapshotStore:
                 keys = [f"{FOLDER}/{home_id}/{name}" for name in outdated[-1000:]]
                 with translated():
                     await self._adapters.DeleteObjects(
-                        adapter_service_pb2.DeleteObjectsRequest(provider=_ref(provider), keys=keys),
+                        adapter_service_pb2.DeleteObjectsRequest(provider=provider_ref(provider), keys=keys),
                         timeout=_CALL_SECONDS,
                     )
         except CdirError as error:
@@ -268,20 +269,17 @@ class SnapshotStore:
         return [one for one in newest if one.is_whole or one.base is not None], failed
 
     async def _list(self, provider: provider_pb2.Provider, prefix: str) -> list[Found]:
-        request = adapter_service_pb2.ListObjectsRequest(provider=_ref(provider), prefix=prefix, recursive=True)
-        call = self._adapters.ListObjects(request, timeout=_LIST_SECONDS)
+        request = adapter_service_pb2.ListObjectsRequest(provider=provider_ref(provider), prefix=prefix, recursive=True)
         listed = []
         try:
-            with translated():
-                async for response in call:
-                    for info in response.objects:
+            async with aclosing(listed_pages(self._adapters, request, where=provider.name)) as pages:
+                async for page in pages:
+                    for info in page:
                         home_id, _, name = info.key.removeprefix(f"{FOLDER}/").partition("/")
                         if _is_name(name):
                             listed.append(Found(name, home_id, info.size))
         except NotFound:
             return []
-        finally:
-            call.cancel()
         return listed
 
     async def read(self, found: Found, provider: provider_pb2.Provider) -> AsyncGenerator[bytes, None]:
@@ -289,7 +287,7 @@ class SnapshotStore:
         offset = 0
         while offset < found.size:
             request = adapter_service_pb2.FetchObjectRequest(
-                provider=_ref(provider), key=found.key, offset=offset, length=_FETCH
+                provider=provider_ref(provider), key=found.key, offset=offset, length=_FETCH
             )
             with translated():
                 response = await self._adapters.FetchObject(request, timeout=_CALL_SECONDS)
@@ -297,7 +295,3 @@ class SnapshotStore:
                 return
             offset += len(response.data)
             yield response.data
-
-
-def _ref(provider: provider_pb2.Provider) -> adapter_service_pb2.ProviderRef:
-    return adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)

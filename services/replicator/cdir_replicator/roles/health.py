@@ -19,6 +19,7 @@ from cdir.v1 import (
     provider_pb2,
 )
 from cdir_replicator.planner import Health, HealthState, worth_recording
+from cdir_transfer.listing import provider_ref
 
 __all__ = ["CHECK_SECONDS", "HealthRole"]
 
@@ -144,9 +145,7 @@ class HealthRole:
 
     async def _check(self, provider: provider_pb2.Provider, watched: _Watched) -> None:
         health = watched.health
-        request = adapter_service_pb2.CheckMarkRequest(
-            provider=adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision)
-        )
+        request = adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider))
         try:
             with translated():
                 response = await self._adapters.CheckMark(request, timeout=CHECK_SECONDS)

@@ -16,6 +16,7 @@ from cdir.v1 import (
     provider_pb2,
 )
 from cdir_runtime.crash import crash_point
+from cdir_transfer.listing import provider_ref
 
 __all__ = ["PlaceRole", "ReapRole", "SweepRole"]
 
@@ -106,7 +107,7 @@ class SweepRole:
     async def _sweep(self, provider: provider_pb2.Provider) -> int:
         self._due[provider.provider_id] = time.monotonic() + self._interval
         request = adapter_service_pb2.SweepProviderRequest(
-            provider=adapter_service_pb2.ProviderRef(provider_id=provider.provider_id, revision=provider.revision),
+            provider=provider_ref(provider),
             older_than=SWEEP_AGE,
         )
         try:
