@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from cdir.errors import IntegrityError
 from cdir.v1 import entry_pb2
+from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["BLOCK_SIZE", "INLINE_BYTES", "ContentDigest", "block_count", "block_range", "check_block", "check_whole"]
 
@@ -83,7 +84,9 @@ def check_whole(version: entry_pb2.Version, data: bytes) -> None:
     """Raise IntegrityError unless ``data`` is the whole content of ``version``."""
     if len(data) != version.size:
         raise IntegrityError(f"{len(data)} bytes instead of {version.size}")
-    if hashlib.sha256(data).digest() != version.sha256:
+    small = len(data) < INLINE_BYTES
+    digest = hash_inline(hashlib.sha256, data) if small else hashlib.sha256(data)
+    if digest.digest() != version.sha256:
         raise IntegrityError("the SHA-256 differs from the recorded one")
 
 

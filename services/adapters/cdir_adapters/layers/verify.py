@@ -24,6 +24,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.layers.wrapper import WatchedSource, WrapperAdapter
+from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["VerifyAdapter"]
 
@@ -67,7 +68,7 @@ class VerifyAdapter(WrapperAdapter):
     def _differs(self, info: ObjectInfo, data: bytes) -> bool:
         if info.checksum is None or len(data) > _CHEAP or info.checksum.kind not in _DIGESTS:
             return False
-        digest = _DIGESTS[info.checksum.kind](data, usedforsecurity=False)
+        digest = hash_inline(_DIGESTS[info.checksum.kind], data)
         return digest.hexdigest() != info.checksum.value
 
     @asynccontextmanager

@@ -61,6 +61,7 @@ from cdir_adapters.shapes import (
     require_write,
     resolve_range,
 )
+from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["S3Adapter"]
 
@@ -345,7 +346,7 @@ class S3Adapter(Adapter):
         try:
             if len(data) <= _INLINE_DIGEST:
                 etag = await sending
-                digest = _md5(data)
+                digest = hash_inline(hashlib.md5, data).hexdigest()
             else:
                 etag, digest = await asyncio.gather(sending, asyncio.to_thread(_md5, data))
         except PreconditionFailed as error:
