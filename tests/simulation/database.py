@@ -7,13 +7,16 @@ committed without anybody knowing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import sqlite3
 from collections.abc import AsyncGenerator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
 from cdir_catalog.database import Database, StoreFunction
@@ -33,30 +36,52 @@ def _connect() -> sqlite3.Connection:
     return connection
 
 
-_ENGINE = sa.create_engine("sqlite://", creator=_connect, poolclass=NullPool)
-"""One for the whole process, since it holds the compiled statements."""
+class DirectDialect(SQLiteDialect_pysqlite):
+    """Gives transactions and savepoints, of which every call has some, to the driver without a statement each."""
+
+    supports_statement_cache = True
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        dbapi_connection.execute("BEGIN")
+
+    def do_savepoint(self, connection: Connection, name: str) -> None:
+        _driver(connection).execute(f"SAVEPOINT {name}")
+
+    def do_rollback_to_savepoint(self, connection: Connection, name: str) -> None:
+        _driver(connection).execute(f"ROLLBACK TO {name}")
+
+    def do_release_savepoint(self, connection: Connection, name: str) -> None:
+        _driver(connection).execute(f"RELEASE {name}")
 
 
-@sa.event.listens_for(_ENGINE, "begin")
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return connection.connection.dbapi_connection  # type: ignore[return-value] # typed for every database
+
+
+registry.register("sqlite.direct", __name__, DirectDialect.__name__)
+
+
+@functools.cache
+def _engine() -> Engine:
+    """One for the whole process, since it holds the compiled statements."""
+    return sa.create_engine("sqlite+direct://", creator=_connect, poolclass=NullPool)
 
 
 class MemoryFile:
     """What a file would hold: it can be copied, and opened again after a crash."""
 
     def __init__(self, image: bytes | None = None) -> None:
-        self.connection = _ENGINE.connect()
-        self._raw: sqlite3.Connection = self.connection.connection.dbapi_connection  # type: ignore[assignment]
+        self.connection = _engine().connect()
+        self._raw = _driver(self.connection)
         if image is not None:
             self._raw.deserialize(image)
 
     def image(self) -> bytes:
         return self._raw.serialize()
 
-    def count(self, table: str) -> int:
-        """Return how many rows a table has."""
-        number: int = self._raw.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    def number(self, query: str) -> int:
+        """Return the one number that a query gives."""
+        number: int = self._raw.execute(query).fetchone()[0]
         return number
 
     def close(self) -> None:

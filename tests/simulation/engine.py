@@ -15,7 +15,7 @@ from cdir.v1 import directory_service_pb2_grpc
 from simulation.clock import clock
 from simulation.loop import Killed, Stuck, VirtualLoop
 from simulation.oracle import Oracle
-from simulation.scenario import NATURE, PATHS, Scenario, Step
+from simulation.scenario import NATURE, Scenario, Step
 from simulation.users import User
 from simulation.verdict import check_all
 from simulation.world import Trace, World
@@ -71,7 +71,7 @@ def _undisturbed() -> Any:
 class _Run:
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
-        self.oracle = Oracle(PATHS)
+        self.oracle = Oracle(scenario.paths)
         self.fired: Counter[str] = Counter()
         self.world = World(scenario, trace)
         self.began = self.ended = clock.seconds

@@ -111,7 +111,7 @@ class SimulatedStore:
         """Counts the processes that have used it."""
         self.fired: Counter[str] = Counter()
         self.note: Callable[..., None] = lambda *_: None
-        self._late: list[tuple[float, Callable[[], Any]]] = []
+        self._late: list[tuple[float, str, Callable[[], Any]]] = []
 
     def calm(self) -> None:
         """Misbehave no more; what is still under way arrives now."""
@@ -153,7 +153,7 @@ class SimulatedStore:
         self._check_alive(epoch)
         self._arrive()
         try:
-            result = await self._serve(fault, verb, work)
+            result = await self._serve(fault, key, work)
         except CdirError as error:
             self.note(self.name, verb, key, fault, error.reason)
             raise
@@ -162,7 +162,7 @@ class SimulatedStore:
         self._check_alive(epoch)
         return result
 
-    async def _serve(self, fault: str, verb: str, work: Callable[[], T]) -> T:
+    async def _serve(self, fault: str, key: str, work: Callable[[], T]) -> T:
         if self.is_down():
             self.fired["down"] += 1
             if self.down_silently:
@@ -183,7 +183,7 @@ class SimulatedStore:
             case "twice":
                 work()
             case "echo":
-                self._late.append((clock.seconds + self.chance.uniform(0.1, 120), work))
+                self._late.append((clock.seconds + self.chance.uniform(0.1, 120), key, work))
             case "lost":
                 before = dict(self.objects)
                 result = work()
@@ -220,13 +220,12 @@ class SimulatedStore:
 
     def _arrive(self, *, everything: bool = False) -> None:
         """Let the calls take effect that were long under way."""
-        due = [work for at, work in self._late if everything or at <= clock.seconds]
-        self._late = [] if everything else [(at, work) for at, work in self._late if at > clock.seconds]
-        for work in due:
-            try:
+        due = [late for late in self._late if everything or late[0] <= clock.seconds]
+        self._late = [late for late in self._late if late not in due]
+        for _, key, work in due:
+            # where nothing is any more, it cannot be told from a person who puts the file there again
+            if key in self.objects:
                 work()
-            except CdirError:
-                continue
 
     def _unavailable(self, what: str) -> ProviderUnavailable:
         return ProviderUnavailable(f"provider {self.name} {what}", provider=self.name)

@@ -16,7 +16,6 @@ from simulation.clock import install
 
 __all__ = ["main"]
 
-STEPS = 25
 _SHRINKING_RUNS = 120
 _HERE = Path(__file__).parent
 
@@ -26,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after another")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each scenario (default {STEPS})")
+    parser.add_argument("--steps", type=int, default=0, help="steps of each scenario; default: a few, as its seed says")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--trace", action="store_true", help="show everything that happened")
     parser.add_argument("--hashes", action="store_true", help="show the trace hash of each seed")
@@ -72,7 +71,7 @@ def _lead(arguments: argparse.Namespace) -> int:
     took = time.monotonic() - began
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(fired.items())) or "none"
     print(
-        f"{runs} scenarios of {arguments.steps} steps in {took:.1f} s ({runs / took:.1f} a second, {virtual / took:.0f}"
+        f"{runs} scenarios in {took:.1f} s ({runs / took:.1f} a second, {virtual / took:.0f}"
         f" times real time); {struck} met a fault ({kinds}); {failed} failed"
     )
     return 1 if failed or runs < arguments.count else 0
@@ -110,7 +109,9 @@ def _show(report: dict[str, Any], arguments: argparse.Namespace) -> None:
         print(f"  {violation}")
     for step in report["steps"].values():
         print(f"    {step}")
-    again = f"--seed {report['seed']} --steps {arguments.steps} --only {','.join(report['steps'])}"
+    again = f"--seed {report['seed']} --only {','.join(report['steps'])}"
+    if arguments.steps:
+        again += f" --steps {arguments.steps}"
     if arguments.swaps:
         again += " --swaps"
     print(f"  again, in tests: python -m simulation {again} --trace")

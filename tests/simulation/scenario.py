@@ -16,6 +16,13 @@ DIRECTORIES = ("/d", "/f")
 NATURE = "nature"
 """The actor that switches providers off and kills the process."""
 
+_PATHS = (2, 4)
+_STEPS = (3, 8)
+"""Least and most. Many small scenarios find more in the same time than few large ones, and say more when they do."""
+
+_TROUBLE_SHARE = 0.2
+"""Which part of the steps is nature's."""
+
 _LAYOUTS: tuple[tuple[Traits, ...], ...] = (
     (Traits(), Traits(move=False)),
     (Traits(), Traits(move=False, keeps_modified=False), Traits(checksums=False, etags=False, precision=1.0)),
@@ -74,15 +81,17 @@ class Scenario:
     """Errors of the users' clocks in seconds."""
     liar: int
     """Number of the one provider that may lose data; -1 for none."""
+    paths: tuple[str, ...]
+    """Names that users use; the fewer there are, the more often they meet at one."""
     steps: tuple[Step, ...]
 
     def without(self, numbers: frozenset[int]) -> Scenario:
         return dataclasses.replace(self, steps=tuple(step for step in self.steps if step.number not in numbers))
 
 
-def make_scenario(seed: int, steps: int, *, swaps: bool = False) -> Scenario:
-    """Draw a scenario of that many steps. With ``swaps``, the root of one that lies may be another, empty one for a
-    while, and take what is written meanwhile with it."""
+def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False) -> Scenario:
+    """Draw a scenario of that many steps; 0: a few, as many as the seed says. With ``swaps``, the root of one that lies
+    may be another, empty one for a while, and take what is written meanwhile with it."""
     chance = random.Random(f"scenario {seed}")
     layout = chance.choice(_LAYOUTS)
     liar = chance.randrange(len(layout)) if chance.random() < 0.5 else -1
@@ -92,6 +101,8 @@ def make_scenario(seed: int, steps: int, *, swaps: bool = False) -> Scenario:
     echoes = chance.random() < 0.3
     if echoes:
         skews = dict.fromkeys(users, 0.0)
+    paths = tuple(sorted(chance.sample(PATHS, chance.randint(*_PATHS))))
+    draw = _Drawing(chance, paths, users, len(layout), liar, swaps)
     return Scenario(
         seed=seed,
         providers=tuple(
@@ -100,7 +111,8 @@ def make_scenario(seed: int, steps: int, *, swaps: bool = False) -> Scenario:
         ),
         skews=skews,
         liar=liar,
-        steps=tuple(_step(chance, number, users, len(layout), liar, swaps=swaps) for number in range(1, steps + 1)),
+        paths=paths,
+        steps=tuple(map(draw.step, range(1, (steps or chance.randint(*_STEPS)) + 1))),
     )
 
 
@@ -130,50 +142,59 @@ def _provider(chance: random.Random, traits: Traits, *, lies: bool, echoes: bool
     )
 
 
-def _step(
-    chance: random.Random, number: int, users: tuple[str, ...], providers: int, liar: int, *, swaps: bool
-) -> Step:
-    if chance.random() < 0.15:
-        return _trouble(chance, number, providers, liar, swaps=swaps)
-    user = chance.choice(users)
-    pause = chance.choice((0.0, chance.uniform(0, 0.05), chance.uniform(0, 1.0)))
-    path = chance.choice(PATHS)
-    roll = chance.random()
-    if roll < 0.30:
-        return Step(number, user, "put", pause, path=path, amount=_size(chance), flag=chance.random() < 0.5)
-    if roll < 0.45:
-        return Step(number, user, "edit", pause, path=path, amount=_size(chance), flag=chance.random() < 0.5)
-    if roll < 0.70:
-        return Step(number, user, "read", pause, path=path)
-    if roll < 0.82:
-        other = chance.choice([name for name in PATHS if name != path])
-        return Step(number, user, "move", pause, path=path, target=other, flag=chance.random() < 0.6)
-    if roll < 0.85:
-        source, target = chance.sample(DIRECTORIES, 2)
-        return Step(number, user, "move", pause, path=source, target=target)
-    if roll < 0.88:
-        return Step(number, user, "remove", pause, path=chance.choice(DIRECTORIES), flag=True)
-    return Step(number, user, "remove", pause, path=path)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Drawing:
+    """What steps are drawn from."""
 
+    chance: random.Random
+    paths: tuple[str, ...]
+    users: tuple[str, ...]
+    providers: int
+    liar: int
+    swaps: bool
 
-def _size(chance: random.Random) -> int:
-    return 5_000_000 if chance.random() < 0.004 else chance.choice((0, 24, 24, 300, 5_000))
+    def step(self, number: int) -> Step:
+        chance = self.chance
+        if chance.random() < _TROUBLE_SHARE:
+            return self._trouble(number)
+        user = chance.choice(self.users)
+        pause = chance.choice((0.0, chance.uniform(0, 0.05), chance.uniform(0, 1.0)))
+        path = chance.choice(self.paths)
+        roll = chance.random()
+        if roll < 0.35:
+            return Step(number, user, "put", pause, path=path, amount=self._size(), flag=chance.random() < 0.5)
+        if roll < 0.50:
+            return Step(number, user, "edit", pause, path=path, amount=self._size(), flag=chance.random() < 0.5)
+        if roll < 0.67:
+            return Step(number, user, "read", pause, path=path)
+        if roll < 0.82:
+            other = chance.choice([name for name in self.paths if name != path])
+            return Step(number, user, "move", pause, path=path, target=other, flag=chance.random() < 0.6)
+        if roll < 0.85:
+            source, target = chance.sample(DIRECTORIES, 2)
+            return Step(number, user, "move", pause, path=source, target=target)
+        if roll < 0.88:
+            return Step(number, user, "remove", pause, path=chance.choice(DIRECTORIES), flag=True)
+        return Step(number, user, "remove", pause, path=path)
 
+    def _size(self) -> int:
+        return 5_000_000 if self.chance.random() < 0.002 else self.chance.choice((0, 24, 24, 300, 5_000))
 
-def _trouble(chance: random.Random, number: int, providers: int, liar: int, *, swaps: bool) -> Step:
-    pause = chance.uniform(0, 0.5)
-    roll = chance.random()
-    provider = chance.randrange(providers)
-    if roll < 0.35:
-        return Step(number, NATURE, "kill", pause, amount=chance.randint(1, 400), flag=chance.random() < 0.2)
-    if roll < 0.45:
-        return Step(number, NATURE, "restart", pause)
-    if roll < 0.80 or liar < 0:
-        seconds = chance.choice((0.2, 2.0, 6.0))
-        return Step(number, NATURE, "outage", pause, amount=provider, seconds=seconds, flag=chance.random() < 0.05)
-    if roll < 0.90:
-        return Step(number, NATURE, "flip", pause, amount=chance.randrange(1 << 30))
-    seconds = chance.choice((0.1, 1.0, 5.0))
-    if not swaps:
-        return Step(number, NATURE, "outage", pause, amount=liar, seconds=seconds)
-    return Step(number, NATURE, "empty", pause, seconds=seconds)
+    def _trouble(self, number: int) -> Step:
+        chance = self.chance
+        pause = chance.uniform(0, 0.5)
+        roll = chance.random()
+        provider = chance.randrange(self.providers)
+        if roll < 0.35:
+            return Step(number, NATURE, "kill", pause, amount=chance.randint(1, 400), flag=chance.random() < 0.2)
+        if roll < 0.45:
+            return Step(number, NATURE, "restart", pause)
+        if roll < 0.80 or self.liar < 0:
+            seconds = chance.choice((0.2, 2.0, 6.0))
+            return Step(number, NATURE, "outage", pause, amount=provider, seconds=seconds, flag=chance.random() < 0.05)
+        if roll < 0.90:
+            return Step(number, NATURE, "flip", pause, amount=chance.randrange(1 << 30))
+        seconds = chance.choice((0.1, 1.0, 5.0))
+        if not self.swaps:
+            return Step(number, NATURE, "outage", pause, amount=self.liar, seconds=seconds)
+        return Step(number, NATURE, "empty", pause, seconds=seconds)

@@ -11,6 +11,7 @@ from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import directory_service_pb2_grpc, entry_pb2, provider_pb2
 from cdir_adapters.sentinel import MARK_KEY
 from cdir_runtime.loopback import LoopbackChannel
+from simulation.clock import clock
 from simulation.oracle import Content, Oracle
 from simulation.provider import SimulatedStore
 from simulation.scenario import Scenario
@@ -19,12 +20,20 @@ from simulation.world import World
 
 __all__ = ["check_all"]
 
-ROUNDS = 120
-"""Looks, :data:`_LOOK_SECONDS` apart, within which all debt has to be gone after the last fault."""
+REST_SECONDS = 360.0
+"""How soon all debt has to be gone after the last fault."""
 
-_LOOK_SECONDS = 3.0
-_QUIET_LOOKS = 2
-"""How often in a row nothing must be owed: what a dead process had begun is taken over every few seconds only."""
+_LOOK_SECONDS = 0.25
+_QUIET_SECONDS = 0.5
+"""How long nothing must be owed until that counts as rest."""
+
+_LONG_QUIET_SECONDS = 40.0
+"""The same in one of :data:`_LONG_QUIET_SHARE` scenarios: long enough for the busy directories to be looked at anew."""
+
+_LONG_QUIET_SHARE = 50
+
+_SCAN_SECONDS = 0.5
+"""Pause between two looks at a scan that was asked for."""
 
 _PROOFS = 4
 """How often every copy is read and every provider scanned until all were right."""
@@ -47,6 +56,7 @@ class _Verdict:
         self._scenario = scenario
         self._oracle = oracle
         self._stub = directory_service_pb2_grpc.DirectoryServiceStub(door)
+        self._quiet = _QUIET_SECONDS if scenario.seed % _LONG_QUIET_SHARE else _LONG_QUIET_SECONDS
 
     # --- coming to rest -----------------------------------------------------------------------------------------------
 
@@ -54,24 +64,27 @@ class _Verdict:
         """Wait until every provider is up and no debt is left; report and return False when that never comes."""
         with translated():
             await self._stub.RepairEntry(pb.RepairEntryRequest(path="/"))
-        quiet = 0
-        for _ in range(ROUNDS):
+        quiet_since = clock.seconds
+        gives_up = clock.seconds + REST_SECONDS
+        while clock.seconds < gives_up:
             await asyncio.sleep(_LOOK_SECONDS)
-            status = await self._status()
-            pending = self._world.writes_under_way()
-            right = not (status.owed or status.removals or status.unplaced or pending) and all(
-                provider.state in _ANSWERING for provider in status.providers
-            )
-            quiet = quiet + 1 if right else 0
-            if quiet == _QUIET_LOOKS:
-                return True
+            if self._world.is_busy():
+                quiet_since = clock.seconds
+            elif clock.seconds - quiet_since >= self._quiet:
+                status = await self._status()
+                if not (status.owed or status.removals or status.unplaced) and all(
+                    provider.state in _ANSWERING for provider in status.providers
+                ):
+                    return True
+        status = await self._status()
         owing = ", ".join(
             f"{provider.name} {provider_pb2.ProviderState.Name(provider.state)} owes {provider.owed}"
             f" {provider.state_reason}"
             for provider in status.providers
         )
         self._oracle.violated(
-            f"no rest: {status.owed} owed, {status.removals} to remove, unplaced {status.unplaced}, {pending} writes,"
+            f"no rest: {status.owed} owed, {status.removals} to remove, unplaced {status.unplaced},"
+            f" {self._world.writes_under_way()} writes,"
             f" quarantined {status.quarantined}; {owing}"
         )
         return False
@@ -118,8 +131,9 @@ class _Verdict:
         with translated():
             started = await self._stub.ScanEntry(pb.ScanEntryRequest(path="/"))
         passes = {scan.scan_id: scan.passes for scan in started.scans}
-        for _ in range(ROUNDS):
-            await asyncio.sleep(_LOOK_SECONDS)
+        gives_up = clock.seconds + REST_SECONDS
+        while clock.seconds < gives_up:
+            await asyncio.sleep(_SCAN_SECONDS)
             with translated():
                 now = await self._stub.GetScans(pb.GetScansRequest(scan_ids=sorted(passes)))
             if all(scan.passes > passes[scan.scan_id] for scan in now.scans):

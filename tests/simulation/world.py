@@ -116,7 +116,15 @@ class World:
 
     def writes_under_way(self) -> int:
         """Count the writes that have begun and are neither committed nor given up: no call of a user shows them."""
-        return self._file.count("intents")
+        return self._file.number("SELECT count(*) FROM intents")
+
+    def is_busy(self) -> bool:
+        """Say whether the catalog surely has something left to do: asked often, where a call would cost much."""
+        return bool(
+            self.writes_under_way()
+            or self._file.number("SELECT coalesce(sum(owed + removals), 0) FROM counters")
+            or self._file.number(f"SELECT count(*) FROM providers WHERE state = {provider_pb2.PROVIDER_STATE_DOWN}")
+        )
 
     def close(self) -> None:
         self._file.close()
