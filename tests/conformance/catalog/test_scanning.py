@@ -635,6 +635,25 @@ async def test_a_scan_that_was_under_way_does_not_answer_a_request(mirrored: Dri
     assert await claim(mirrored, "a") is not None
 
 
+async def test_a_pass_that_breaks_off_after_a_request_does_not_answer_it(mirrored: Driver) -> None:
+    due = scan_pb2.MakeScanDueRequest(path="/", provider="a")
+    await mirrored.call("MakeScanDue", due)
+    claimed = await claim(mirrored, "a")
+    assert claimed is not None
+    (wanted,) = (await mirrored.call("MakeScanDue", due)).scans
+    broken = scan_pb2.FinishScanRequest(scan_id=claimed.scan_id, owner="scanner", cursor="d/x", error="it broke")
+    await mirrored.call("FinishScan", broken)
+    resumed = await claim(mirrored, "a")
+    assert resumed is not None
+    assert resumed.cursor == "d/x"
+    done = scan_pb2.FinishScanRequest(scan_id=claimed.scan_id, owner="scanner", complete=True)
+    assert (await mirrored.call("FinishScan", done)).scan.passes == wanted.passes
+    another = await claim(mirrored, "a")
+    assert another is not None
+    assert another.cursor == ""
+    assert (await mirrored.call("FinishScan", done)).scan.passes == wanted.passes + 1
+
+
 async def test_a_pass_that_was_broken_off_begins_anew_when_a_scan_is_asked_for(mirrored: Driver) -> None:
     due = scan_pb2.MakeScanDueRequest(path="/", provider="a")
     await mirrored.call("MakeScanDue", due)

@@ -108,8 +108,9 @@ def claim_scan(connection: Connection, request: scan_pb2.ClaimScanRequest, _auth
         next_at = connection.scalar(sa.select(sa.func.min(at)).where(mine))
         return scan_pb2.ClaimScanResponse(next_due=None if next_at is None else max(0.0, (next_at - now) / SECOND))
     values: dict[str, Any] = {"lease_owner": owner, "lease_until": until}
-    if row.due_at <= now:
-        values["due_at"] = now + _SELDOM  # whoever makes it due meanwhile wants another pass
+    # whoever makes it due while it is leased wants another pass; so did who made one due whose lease has lapsed since
+    if row.due_at <= now and row.lease_until is None:
+        values["due_at"] = now + _SELDOM
     if not row.under_way:
         values.update(under_way=1, counts=b"", error="", cursor="")
     claimed = connection.execute(scans.update().where(scans.c.id == row.id).values(**values).returning(*scans.c)).one()
@@ -178,8 +179,8 @@ def finish_scan(
             if row.prefix == "" and row.recursive:
                 end_acceptance(connection, provider)
         prune_vacancies(connection, now)
-    values = _ended(row, now, refused=bool(refused)) if request.complete else _interrupted(row, request, now)
-    values.update(lease_owner=None, lease_until=None)
+    values: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+    values |= _ended(row, now, refused=bool(refused)) if request.complete else _interrupted(row, request, now)
     ended = connection.execute(scans.update().where(scans.c.id == row.id).values(**values).returning(*scans.c)).one()
     if ended.interval >= _SELDOM and not _is_whole(row):
         connection.execute(scans.delete().where(scans.c.id == row.id))  # the whole is looked at as often
@@ -205,8 +206,12 @@ def _ended(row: Any, now: int, *, refused: bool) -> dict[str, Any]:
 
 
 def _interrupted(row: Any, request: scan_pb2.FinishScanRequest, now: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"cursor": request.cursor, "error": request.error}
+    if row.due_at <= now:
+        # somebody has asked for another pass meanwhile: a lapsed lease says that this one is not what they asked for
+        return values | {"lease_until": now}
     due = min(row.due_at, now + int(max(0.0, request.retry_seconds) * SECOND))
-    return {"due_at": due, "cursor": request.cursor, "error": request.error}
+    return values | {"due_at": due}
 
 
 def _missed_within(connection: Connection, row: Any) -> list[int]:
