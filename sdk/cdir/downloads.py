@@ -26,6 +26,7 @@ from cdir.model import Entry
 from cdir.progress import Tally
 from cdir.status import from_failure
 from cdir.streams import ReadStream
+from cdir.threads import run_to_the_end
 from cdir.uploads import SMALL_FILE
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.walk import error_of
@@ -200,7 +201,7 @@ class _Fetch:
             if part.HasField("entry"):
                 self._entries[part.id] = entry_from(part.entry)
         stored = [(part, arriving) for part, arriving in known if not part.transferred and (part.data or part.end)]
-        failures = await asyncio.to_thread(self._store, stored) if stored else {}
+        failures = await run_to_the_end(self._store, stored) if stored else {}
         for part, arriving in known:
             failure = from_failure(part.failure) if part.HasField("failure") else failures.get(part.id)
             if part.id not in self._arriving:

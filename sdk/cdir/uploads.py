@@ -23,6 +23,7 @@ from cdir.model import OnConflict, Wait, WriteOutcome
 from cdir.paths import WorkspacePath
 from cdir.progress import Tally
 from cdir.streams import PIECE, WriteStream
+from cdir.threads import run_to_the_end
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.walk import error_of, printable
 
@@ -221,7 +222,7 @@ class Uploader:
             digest = hashlib.sha256()
             sent = 0
             while stream.under_way(file_id):
-                piece = await asyncio.to_thread(_next_piece, file, digest)
+                piece = await run_to_the_end(_next_piece, file, digest)
                 sent += len(piece)
                 if sent > upload.size:
                     raise _changed(upload)
@@ -325,7 +326,7 @@ async def file_pieces(local: str) -> tuple[AsyncIterator[bytes], int, int]:
 
     async def pieces() -> AsyncIterator[bytes]:
         with file:
-            while piece := await asyncio.to_thread(file.read, PIECE):
+            while piece := await run_to_the_end(file.read, PIECE):
                 yield piece
             await asyncio.to_thread(_check_unchanged, file, upload)
 

@@ -34,7 +34,7 @@ from cdir.v1 import directory_service_pb2
 from cdir_gateway.batching import Batcher
 from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
 
-__all__ = ["LocalContent", "LocalFiles", "LocalPlacement", "LocalSource", "LocalTarget", "run_to_the_end"]
+__all__ = ["LocalContent", "LocalFiles", "LocalPlacement", "LocalSource", "LocalTarget"]
 
 _SOURCE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TARGET_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -216,16 +216,6 @@ class LocalFiles:
     async def open_target(path: str, modified_ns: int) -> LocalTarget:
         """Begin a large target in a thread."""
         return await _opened(lambda: LocalTarget(path, modified_ns), LocalTarget.discard)
-
-
-async def run_to_the_end(work: Callable[..., Result], *arguments: object) -> Result:
-    """Run in a thread; a caller that is cancelled waits until it has ended, and may then close what it worked on."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
 
 
 async def _opened(open_file: Callable[[], Result], undo: Callable[[Result], None]) -> Result:

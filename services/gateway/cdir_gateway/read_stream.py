@@ -11,9 +11,10 @@ from typing import Final
 from cdir.errors import CdirError, InvalidArgument
 from cdir.paths import normalize_path
 from cdir.status import to_failure
+from cdir.threads import run_to_the_end
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.budget import ByteBudget
-from cdir_gateway.local_files import LocalFiles, LocalPlacement, run_to_the_end
+from cdir_gateway.local_files import LocalFiles, LocalPlacement
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader, OpenFile
 from cdir_transfer.digest import BLOCK_SIZE
