@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import S3Store
 
 from deployments.deployment import Deployment, eventually, eventually_is
 from deployments.fixtures import Three
@@ -17,7 +19,10 @@ FAILED, NOT_FOUND = 1, 4
 
 
 def put(deployment: Deployment, path: str, content: bytes) -> None:
-    deployment.cdir("put", "-", path, "--require", "all", stdin=content)
+    """Put a file that is an hour old: an edit counts as newer only by a whole step of a provider's times."""
+    with tempfile.TemporaryDirectory() as folder:
+        edit(Path(folder) / "file", content, age=3600)
+        deployment.cdir("put", Path(folder) / "file", path, "--require", "all")
 
 
 def edit(path: Path, content: bytes, *, age: float = 0.0) -> None:
@@ -26,6 +31,21 @@ def edit(path: Path, content: bytes, *, age: float = 0.0) -> None:
     path.write_bytes(content)
     when = time.time() - age
     os.utime(path, (when, when))
+
+
+def upload(three: Three, key: str, content: bytes) -> None:
+    """Store an object as another client of the bucket does. The server would not see what is laid in its folder."""
+    options = three.s3.options("")
+    store = S3Store(
+        "files",
+        endpoint=str(options["endpoint"]),
+        region=str(options["region"]),
+        access_key_id=str(options["access_key"]),
+        secret_access_key=str(options["secret_key"]),
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
+    )
+    store.put(key, content)
 
 
 def scan(deployment: Deployment, path: str, provider: str = "") -> dict[str, Any]:
@@ -158,6 +178,36 @@ def test_a_copy_does_not_replace_what_another_program_put_in_its_place(
     deployment.wait_settled(folder)
     contents_now = {deployment.cdir("cat", f"{folder}/x").stdout, *old_contents(deployment, f"{folder}/x")}
     assert contents_now == {b"written while the disk was away", b"written on the disk itself"}
+
+
+@pytest.mark.parametrize("places", [["disk"], ["bucket"], ["host"], ["disk", "bucket", "host"]], ids="+".join)
+def test_a_new_file_does_not_replace_what_no_scan_has_seen(
+    deployment: Deployment, three: Three, folder: str, places: list[str]
+) -> None:
+    every = {b"put through cdir"}
+    for age, place in enumerate(places, 1):
+        content = b"laid there by another program, at the " + place.encode()
+        every.add(content)
+        if place == "bucket":
+            upload(three, f"{folder[1:]}/x", content)
+        else:
+            edit(three.roots[place] / folder[1:] / "x", content, age=86_400 * age)
+    deployment.cdir("put", "-", f"{folder}/x", stdin=b"put through cdir", expect=None)
+
+    def kept() -> set[bytes]:
+        return {deployment.cdir("cat", f"{folder}/x").stdout, *old_contents(deployment, f"{folder}/x")}
+
+    eventually_is(every, kept)
+    deployment.wait_settled(folder)
+    assert kept() == every
+    assert len(everywhere(three, folder, "x")) == 1
+    laid = next(
+        version["generation"]
+        for version in deployment.json("versions", f"{folder}/x")
+        if deployment.cdir("cat", "--generation", str(version["generation"]), f"{folder}/x").stdout == content
+    )
+    deployment.cdir("restore", f"{folder}/x", "--generation", str(laid), expect=None)
+    assert deployment.cdir("cat", f"{folder}/x").stdout == content
 
 
 @pytest.mark.slow_split

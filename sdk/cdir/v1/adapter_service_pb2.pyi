@@ -530,10 +530,16 @@ class ObjectHeader(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     MODIFIED_FIELD_NUMBER: _builtins.int
+    ONLY_IF_ABSENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     size: _builtins.int
     """size in bytes when known."""
+    only_if_absent: _builtins.bool
+    """only_if_absent leaves alone what lies at the key: the write fails with ALREADY_EXISTS, unless it is this very object (size, time and
+    bytes; only PutObject can tell), which an attempt that looked failed has stored. Where the provider honours no such condition
+    (capability write_if_absent) it is looked just before the write.
+    """
     @_builtins.property
     def provider(self) -> Global___ProviderRef:
         """provider to write to."""
@@ -549,10 +555,11 @@ class ObjectHeader(_message.Message):
         key: _builtins.str = ...,
         size: _builtins.int | None = ...,
         modified: _timestamp_pb2.Timestamp | None = ...,
+        only_if_absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "modified", b"modified", "provider", b"provider", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "key", b"key", "modified", b"modified", "provider", b"provider", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent", "provider", b"provider", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015

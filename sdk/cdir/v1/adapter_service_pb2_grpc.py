@@ -176,8 +176,8 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutObject(self, request, context):
-        """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there.
-        Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY.
+        """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
+        Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,8 +62,8 @@ class AdapterServiceStub:
     FetchObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
     PutObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]
-    """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there.
-    Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY.
+    """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
+    Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
     """
     WriteObject: _grpc.StreamUnaryMultiCallable[_adapter_service_pb2.WriteObjectRequest, _adapter_service_pb2.WriteObjectResponse]
     """WriteObject stores one object of any size. Nothing is stored unless a commit arrives whose size is right; a stream that ends or
@@ -119,8 +119,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     FetchObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]  # type: ignore[assignment]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
     PutObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]  # type: ignore[assignment]
-    """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there.
-    Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY.
+    """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
+    Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
     """
     WriteObject: _aio.StreamUnaryMultiCallable[_adapter_service_pb2.WriteObjectRequest, _adapter_service_pb2.WriteObjectResponse]  # type: ignore[assignment]
     """WriteObject stores one object of any size. Nothing is stored unless a commit arrives whose size is right; a stream that ends or
@@ -221,8 +221,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.PutObjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.PutObjectResponse, _abc.Awaitable[_adapter_service_pb2.PutObjectResponse]]:
-        """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there.
-        Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY.
+        """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
+        Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
         """
 
     @_abc_1.abstractmethod

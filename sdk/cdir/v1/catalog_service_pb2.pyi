@@ -210,7 +210,7 @@ class WriteIntent(_message.Message):
     """conflict_of marks the file as a conflicting copy, see Entry; empty for any other."""
     @_builtins.property
     def modified(self) -> _timestamp_pb2.Timestamp:
-        """modified time of the content; needed only with sha256."""
+        """modified time of the content. Needed with sha256; without, it tells what the write stored from what others have."""
 
     def __init__(
         self,

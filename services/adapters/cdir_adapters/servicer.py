@@ -28,6 +28,7 @@ from cdir.v1 import adapter_service_pb2_grpc as rpc
 from cdir.v1 import provider_pb2
 from cdir_adapters import registry, sentinel
 from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, ObjectKind, Source
+from cdir_adapters.creating import create
 from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
 from cdir_adapters.pool import AdapterPool
@@ -183,7 +184,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             raise InvalidArgument(f"{header.key}: {len(data)} bytes are too many for one call; use WriteObject")
         live = self._pool.find(header.provider) or await self._pool.open(header.provider)
         with live as adapter:
-            info = await adapter.write(header.key, data, size=len(data), modified=modified_of(header))
+            info = await _store(adapter, header, data, len(data))
         return pb.PutObjectResponse(info=info_message(info))
 
     async def WriteObject(
@@ -204,7 +205,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
                 if not begin[1]:
                     # content of one piece is given whole: every adapter has a shorter way for that
                     source, size = begin[0], len(begin[0])
-                info = await adapter.write(header.key, source, size=size, modified=modified_of(header))
+                info = await _store(adapter, header, source, size)
         return pb.WriteObjectResponse(info=info_message(info))
 
     async def DeleteObjects(self, request: pb.DeleteObjectsRequest, context: Context) -> pb.DeleteObjectsResponse:
@@ -272,6 +273,13 @@ def _describe_option(option: registry.OptionSpec) -> provider_pb2.OptionSpec:
         default_value="" if default is None else str(default).lower() if isinstance(default, bool) else str(default),
         description=option.description + choices,
     )
+
+
+async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> ObjectInfo:
+    modified = modified_of(header)
+    if header.only_if_absent:
+        return await create(adapter, header.key, source, size=size, modified=modified)
+    return await adapter.write(header.key, source, size=size, modified=modified)
 
 
 async def _content(

@@ -27,6 +27,7 @@ from cdir_gateway.rebuilding import Rebuilder
 from cdir_gateway.recovery import RecoveryServicer
 from cdir_gateway.restoring import Restorer
 from cdir_gateway.servicer import DirectoryServicer, ProviderServicer
+from cdir_gateway.strangers import Strangers
 from cdir_gateway.write_stream import WriteStreams
 from cdir_gateway.writing import FileWriter
 from cdir_runtime.credentials import Sealer
@@ -77,7 +78,12 @@ async def open_gateway(
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
-        writer = FileWriter(ledger, ProviderWriter(adapters, health, observations, patience=patience), background)
+        writer = FileWriter(
+            ledger,
+            ProviderWriter(adapters, health, observations, patience=patience),
+            Strangers(catalog, adapters),
+            background,
+        )
         verified = VerifiedReader(adapters, health, observations)
         reader = FileReader(ledger, verified)
         checker = Checker(catalog, adapters, verified)

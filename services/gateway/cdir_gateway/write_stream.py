@@ -200,9 +200,8 @@ class _WriteStream:
         try:
             return await self._write_large(step, order)
         except Conflict as error:
-            if not order.may_keep_copy(error):
+            if not order.may_begin_anew(error):
                 raise
-        # it lapsed before it was committed; the file can be read again
         return await self._write_large(step, order)
 
     async def _write_large(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import (
+    AlreadyExists,
     CdirError,
     Conflict,
     DeadlineExceeded,
@@ -34,6 +35,7 @@ from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provi
 from cdir_gateway.background import Background
 from cdir_gateway.conflicts import conflict_path
 from cdir_gateway.ledger import Ledger
+from cdir_gateway.strangers import Strangers
 from cdir_transfer.copying import HeldContent, copy_held
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
@@ -53,6 +55,12 @@ waits longer than this: a writer that died is found out by its lease, which last
 
 _COPY_NAMES: Final = 100
 """How many names are tried for a conflicting copy."""
+
+_LOOKS: Final = 3
+"""How often strangers are taken up before a write goes ahead; one put there after that is in its way."""
+
+_STRANGER: Final = "stranger"
+"""Names, in the context of a Conflict, where another program's object lay in the way."""
 
 _ABORT_SECONDS: Final = 30.0
 _COMMIT_TRIES: Final = 3
@@ -79,6 +87,15 @@ class WriteOrder:
     def may_keep_copy(self, error: Conflict) -> bool:
         """Whether a content that was refused so is to be kept beside its path. "Later" means no other edit."""
         return self.keep_copy and error.retry is not Retry.LATER
+
+    def may_begin_anew(self, error: Conflict) -> bool:
+        """Whether a write that failed so can succeed with the same bytes: it lapsed before it was committed, or
+        something lay in its way that can be taken up first."""
+        return _STRANGER in error.context or self.may_keep_copy(error)
+
+    def after(self, generation: int) -> WriteOrder:
+        """The same on top of what others have put at the path, which is its content of that generation now."""
+        return self if self.base_generation is None else dataclasses.replace(self, base_generation=generation)
 
     def beside(self, time: datetime, number: int) -> WriteOrder:
         """The same as a conflicting copy, under its first, second… name."""
@@ -169,9 +186,10 @@ class LateCopies:
 class FileWriter:
     """Writes files for the whole gateway. ``background`` runs what must outlive a caller: aborts and late copies."""
 
-    def __init__(self, ledger: Ledger, providers: ProviderWriter, background: Background) -> None:
+    def __init__(self, ledger: Ledger, providers: ProviderWriter, strangers: Strangers, background: Background) -> None:
         self._ledger = ledger
         self._providers = providers
+        self._strangers = strangers
         self._background = background
         self._late: dict[tuple[str, str], LateCopies] = {}
 
@@ -181,22 +199,22 @@ class FileWriter:
         Raises the errors of WriteFiles.
         """
         try:
-            return await self._store(order, data, sha256)
+            return await self._store(order, data, sha256, look=False)
         except Conflict as error:
-            if not order.may_keep_copy(error):
+            if not order.may_begin_anew(error):
                 raise
-        # it lapsed before it was committed; the bytes are still here
-        return await self._store(order, data, sha256)
+        return await self._store(order, data, sha256, look=True)
 
-    async def _store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
-        async with self._begun(order, len(data), sha256) as upload:
+    async def _store(self, order: WriteOrder, data: bytes, sha256: bytes, *, look: bool) -> StoredFile:
+        async with self._begun(order, len(data), sha256, look=look) as upload:
             upload.put(data)
             return await upload.finish(len(data), sha256, b"")
 
     async def copy(self, order: WriteOrder, held: HeldContent) -> StoredFile:
         """Store a content that providers hold already and whose digests are known. Raises the errors of WriteFiles."""
         version = held.version
-        async with self._begun(order, version.size, version.sha256) as upload:
+        # a copy made at a provider replaces whatever lies at its target
+        async with self._begun(order, version.size, version.sha256, look=True) as upload:
             upload.copy(held)
             return await upload.finish(version.size, version.sha256, version.block_digests)
 
@@ -206,7 +224,8 @@ class FileWriter:
 
         ``size`` is in bytes when known beforehand.
         """
-        async with self._begun(order, size or 0, b"") as upload:
+        # pieces cannot be had twice: what is in the way has to be known before the first one is taken
+        async with self._begun(order, size or 0, b"", look=True) as upload:
             upload.stream(size)
             yield upload
 
@@ -223,22 +242,32 @@ class FileWriter:
             return
 
     @asynccontextmanager
-    async def _begun(self, order: WriteOrder, size: int, sha256: bytes) -> AsyncIterator[Upload]:
-        order, begun = await self._begin_or_beside(order, size, sha256)
-        upload = Upload(self._ledger, self._providers, order, begun)
-        try:
-            late = self._late.get((order.workspace, order.path))
-            if late is not None:
-                # a copy of the version before that lands after the new one would take its place
-                await late.end()
-            yield upload
-        finally:
-            if upload.commit is None:
-                await self._give_up(upload)
-            elif upload.late is not None:
-                self._start_late(order, upload.late)
-            elif not upload.committed:
-                self._background.start("a commit", self._see_committed(upload, upload.commit))
+    async def _begun(self, order: WriteOrder, size: int, sha256: bytes, *, look: bool) -> AsyncIterator[Upload]:
+        """Begin a write and see its end. With ``look``, what other programs put in its way is taken up before."""
+        replaceable: set[str] = set()
+        for looks_left in reversed(range(_LOOKS + 1 if look else 1)):
+            order, begun = await self._begin_or_beside(order, size, sha256)
+            upload = Upload(self._ledger, self._providers, order, begun, replaceable)
+            try:
+                met = await self._strangers.find(upload.reachable) if looks_left else []
+                if not met:
+                    late = self._late.get((order.workspace, order.path))
+                    if late is not None:
+                        # a copy of the version before that lands after the new one would take its place
+                        await late.end()
+                    yield upload
+                    return
+            finally:
+                if upload.commit is None:
+                    await self._give_up(upload)
+                elif upload.late is not None:
+                    self._start_late(order, upload.late)
+                elif not upload.committed:
+                    self._background.start("a commit", self._see_committed(upload, upload.commit))
+            taken = await self._strangers.take_up(met)
+            replaceable |= taken.replaceable
+            if taken.contents:
+                order = order.after(begun.generation + taken.contents - 1)
 
     async def _begin_or_beside(
         self, order: WriteOrder, size: int, sha256: bytes
@@ -340,9 +369,12 @@ class FileWriter:
 
     async def _undo(self, upload: Upload) -> None:
         await upload.abandon()
-        aborted = catalog_service_pb2.AbortedWrite(version_id=upload.version_id, touched=upload.written_to)
         try:
             async with asyncio.timeout(_ABORT_SECONDS):
+                # what is called touched is cleared away
+                strangers = await self._strangers.are_at(upload.uncertain, upload.order.modified)
+                touched = [one for one in upload.written_to if one not in strangers]
+                aborted = catalog_service_pb2.AbortedWrite(version_id=upload.version_id, touched=touched)
                 await self._ledger.abort(aborted)
         except (CdirError, TimeoutError) as error:
             logger.warning("cannot give up the write of %s; it lapses by itself: %s", upload.order.path, error)
@@ -363,7 +395,10 @@ class FileWriter:
 
 
 class Upload:
-    """One file being written, from its intent on."""
+    """One file being written, from its intent on.
+
+    ``replaceable`` are ids of providers where an object that nothing is recorded of may lie, and may be replaced.
+    """
 
     def __init__(
         self,
@@ -371,6 +406,7 @@ class Upload:
         providers: ProviderWriter,
         order: WriteOrder,
         begun: catalog_service_pb2.BegunWrite,
+        replaceable: Container[str],
     ) -> None:
         self.order = order
         self.version_id = begun.version_id
@@ -383,6 +419,9 @@ class Upload:
         self._ledger = ledger
         self._providers = providers
         self._targets = list(begun.targets)
+        for target in self._targets:
+            if target.provider_id in replaceable and not target.HasField("occupant"):
+                target.occupant.SetInParent()
         self._needed = max(begun.min_copies, 1)
         self._copies: Copies | None = None
 
@@ -412,10 +451,15 @@ class Upload:
         """Ids of providers where something may be at the key."""
         return [branch.target.provider_id for branch in self.branches if branch.touched or branch.stored is not None]
 
+    @property
+    def uncertain(self) -> list[catalog_service_pb2.WriteTarget]:
+        """Those of the targets written to where nobody knows what is at the key."""
+        return [branch.target for branch in self.branches if branch.touched]
+
     def put(self, data: bytes) -> None:
         """Begin to write a whole small content."""
         self._copies = self._providers.put(
-            self._reachable(),
+            self.reachable,
             data,
             modified=self.order.modified,
             needed=self._needed,
@@ -425,7 +469,7 @@ class Upload:
     def stream(self, size: int | None) -> None:
         """Begin to write a content in pieces."""
         self._copies = self._providers.stream(
-            self._reachable(),
+            self.reachable,
             modified=self.order.modified,
             size=size,
             needed=self._needed,
@@ -436,7 +480,7 @@ class Upload:
         """Begin to write a content that providers hold already."""
         self._copies = copy_held(
             self._providers,
-            self._reachable(),
+            self.reachable,
             held,
             modified=self.order.modified,
             needed=self._needed,
@@ -446,7 +490,10 @@ class Upload:
     async def send(self, piece: bytes) -> None:
         """Pass on the next piece, 1 byte to 4 MiB; raises when too few providers are left."""
         assert isinstance(self._copies, FanOut)
-        await self._copies.send(piece)
+        try:
+            await self._copies.send(piece)
+        except CdirError as error:
+            raise self._failure(self._copies) from error
 
     async def send_hashed(self, piece: bytes) -> None:
         """Pass on the next piece and add it to :attr:`digest` meanwhile."""
@@ -467,9 +514,7 @@ class Upload:
         if isinstance(copies, FanOut):
             copies.commit()
         if not await (copies.minimum() if self.order.minimum else copies.settled()):
-            failure = copies.failure()
-            failure.message = f"{self.order.path} was not stored: {failure.message}"
-            raise failure
+            raise self._failure(copies)
         commitment = catalog_service_pb2.WriteCommitment(
             version_id=self.version_id,
             size=size,
@@ -486,6 +531,16 @@ class Upload:
             self.late = LateCopies(self, entry, known)
         return StoredFile(entry, self.stored_names, self.owed_names, self.late, self.order.conflict_of)
 
+    def _failure(self, copies: Copies) -> CdirError:
+        """Why too few copies are stored. What others have put in the way can be taken up: then it is worth a try."""
+        failure = copies.failure()
+        failure.message = f"{self.order.path} was not stored: {failure.message}"
+        for branch in copies.branches:
+            if isinstance(branch.error, AlreadyExists):
+                context = {"path": self.order.path, _STRANGER: branch.target.provider}
+                return Conflict(failure.message, retry=Retry.LATER, retry_after=1.0, **context)
+        return failure
+
     async def record_ended(self, branch: Branch) -> None:
         """Record a copy whose write ended after the commit: it is there, or somebody has to look."""
         seen = catalog_service_pb2.ReplicaObservation(
@@ -495,7 +550,7 @@ class Upload:
             seen.state = entry_pb2.REPLICA_STATE_OK
             seen.etag, seen.checksum = branch.stored.etag, branch.stored.checksum
         else:
-            seen.state = entry_pb2.REPLICA_STATE_UNKNOWN
+            seen.state = entry_pb2.REPLICA_STATE_UNKNOWN if branch.touched else entry_pb2.REPLICA_STATE_MISSING
             seen.error = "" if branch.error is None else branch.error.message
         await self._ledger.record(seen)
 
@@ -521,7 +576,8 @@ class Upload:
                 self.committed = True
                 return entry
 
-    def _reachable(self) -> list[catalog_service_pb2.WriteTarget]:
+    @property
+    def reachable(self) -> list[catalog_service_pb2.WriteTarget]:
         """The targets to write to now: those that answer, or all that may be written to when those are too few."""
         writable = [target for target in self._targets if target.writable]
         if len(writable) < self._needed:

@@ -18,6 +18,7 @@ from cdir.v1 import (
     scan_pb2,
 )
 from cdir_transfer.learning import is_same_etag
+from cdir_transfer.strangers import is_same_time
 
 __all__ = ["Lookout"]
 
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 _STAT_SECONDS: Final = 60.0
 _CATALOG_SECONDS: Final = 30.0
-
-_SAME_TIME_SECONDS: Final = 2.0
-"""Times that differ by less are the same: some providers keep them in steps of two seconds."""
 
 _PATIENCE: Final = 3
 """So many attempts leave a stranger alone; by then it was scanned, and what the catalog wanted to keep it has moved."""
@@ -46,11 +44,14 @@ class Lookout:
         self._adapters = adapters
         self._on_scan_due = on_scan_due
 
-    async def require_free(self, item: catalog_service_pb2.DebtItem) -> None:
-        """Raise PreconditionFailed when something lies at the item's target that cdir did not write, and ask for a scan
-        of it. What the catalog calls the occupant is known, and no stranger."""
+    async def find_free(self, item: catalog_service_pb2.DebtItem) -> bool:
+        """Say whether nothing lies at the item's target; what does lie there may be replaced.
+
+        Raises PreconditionFailed when it is something that cdir did not write, and asks for a scan of it. What the
+        catalog calls the occupant is known, and no stranger.
+        """
         if item.HasField("occupant") or item.replica.attempts >= _PATIENCE:
-            return
+            return False
         replica = item.replica
         try:
             with translated():
@@ -64,10 +65,10 @@ class Lookout:
                     timeout=_STAT_SECONDS,
                 )
         except NotFound:
-            return
+            return True
         info = response.info
         if info.directory or info.special or _is_ours(info, item) or await self._is_known(info, item):
-            return
+            return False
         await self.ask_for_scan(item, replica.provider)
         raise PreconditionFailed(
             f"{item.target_key} at provider {replica.provider} was put there by another program; a scan takes it up"
@@ -106,7 +107,4 @@ def _is_ours(info: adapter_service_pb2.ObjectInfo, item: catalog_service_pb2.Deb
 
 def _is_like(info: adapter_service_pb2.ObjectInfo, version: entry_pb2.Version) -> bool:
     """Whether an object has the size and the time of a content."""
-    if info.size != version.size or not info.HasField("modified"):
-        return False
-    difference = info.modified.ToNanoseconds() - version.modified.ToNanoseconds()
-    return abs(difference) <= _SAME_TIME_SECONDS * 1e9
+    return info.size == version.size and info.HasField("modified") and is_same_time(info.modified, version.modified)

@@ -146,14 +146,14 @@ class Repairer:
         """Write the content at its target from one of the good copies, verified on its way."""
         begun = time.monotonic()
         version = item.version
-        await self._lookout.require_free(item)
+        target = _target(item, free=await self._lookout.find_free(item))
         content = self._reader.open(version, item.sources, self._resolver(item), label=_label(item))
         crash_point("repair.before_copy")
         try:
             if version.size <= BLOCK_SIZE:
                 data = await content.whole()
                 copies = self._writer.put(
-                    [_target(item)],
+                    [target],
                     data,
                     modified=version.modified,
                     needed=1,
@@ -161,7 +161,7 @@ class Repairer:
                 )
                 stored = await _settled(copies, copies.settled)
             else:
-                stored = await self._copy_stream(item, content)
+                stored = await self._copy_stream(item, target, content)
         except ProviderUnavailable:
             for provider in content.changed:
                 await self._lookout.ask_for_scan(item, provider)
@@ -175,10 +175,10 @@ class Repairer:
         return self._done(item, stored.etag, stored.checksum)
 
     async def _copy_stream(
-        self, item: catalog_service_pb2.DebtItem, content: OpenContent
+        self, item: catalog_service_pb2.DebtItem, target: catalog_service_pb2.WriteTarget, content: OpenContent
     ) -> catalog_service_pb2.StoredCopy:
         fan_out = self._writer.stream(
-            [_target(item)],
+            [target],
             modified=item.version.modified,
             size=item.version.size,
             needed=1,
@@ -244,24 +244,27 @@ class Repairer:
         try:
             info = await self._move(replica, replica.key, item.target_key)
         except NotFound as error:
-            # not at its old name and not at its new one: from now on it is a copy that is owed
-            missing = catalog_service_pb2.ReplicaObservation(
-                version_id=item.version.version_id,
-                provider_id=replica.provider_id,
-                key=replica.key,
-                state=entry_pb2.REPLICA_STATE_MISSING,
-                error=error.message,
-            )
-            await self._notes.record([missing])
-            return self.hand_back(item, f"nothing is at {replica.key}: it is copied instead")
+            return await self._copy_instead(item, error.message)
         crash_point("repair.after_relocate")
         if info.directory or info.size != item.version.size:
-            raise IntegrityError(
-                f"{item.target_key} at provider {replica.provider} has {info.size} bytes instead of"
-                f" {item.version.size} after it was renamed"
-            )
+            # nothing was at the old name, and the new one has something else, or the old one had: trying again is vain
+            found = "a folder" if info.directory else f"{info.size} bytes instead of {item.version.size}"
+            return await self._copy_instead(item, f"{item.target_key} has {found} after it was renamed")
         self._progress.relocated += 1
         return self._done(item, info.etag, info.checksum)
+
+    async def _copy_instead(self, item: catalog_service_pb2.DebtItem, reason: str) -> catalog_service_pb2.DebtOutcome:
+        """Record that the content is neither at its old name nor at its new one: from now on it is a copy that is
+        owed."""
+        missing = catalog_service_pb2.ReplicaObservation(
+            version_id=item.version.version_id,
+            provider_id=item.replica.provider_id,
+            key=item.replica.key,
+            state=entry_pb2.REPLICA_STATE_MISSING,
+            error=reason,
+        )
+        await self._notes.record([missing])
+        return self.hand_back(item, f"{reason}: it is copied instead")
 
     async def _move_occupant(self, item: catalog_service_pb2.DebtItem) -> None:
         occupant = item.occupant
@@ -375,12 +378,15 @@ def _ref(replica: entry_pb2.Replica) -> adapter_service_pb2.ProviderRef:
     return adapter_service_pb2.ProviderRef(provider_id=replica.provider_id, revision=replica.provider_revision)
 
 
-def _target(item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.WriteTarget:
-    return catalog_service_pb2.WriteTarget(
+def _target(item: catalog_service_pb2.DebtItem, *, free: bool) -> catalog_service_pb2.WriteTarget:
+    target = catalog_service_pb2.WriteTarget(
         provider_id=item.replica.provider_id,
         provider=item.replica.provider,
         provider_revision=item.replica.provider_revision,
         writable=True,
         key=item.target_key,
-        occupant=item.occupant if item.HasField("occupant") else None,
     )
+    if not free:
+        # one without an id is overwritten where it lies
+        target.occupant.CopyFrom(item.occupant)
+    return target

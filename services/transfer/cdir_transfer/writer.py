@@ -18,6 +18,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import (
+    AlreadyExists,
     CdirError,
     DeadlineExceeded,
     IntegrityError,
@@ -54,6 +55,7 @@ _FINISH_RATE: Final = 32 << 20
 """Finishing a large object may cost the provider a pass over it: time for that, in bytes per second."""
 
 _REFUSALS: Final = (
+    AlreadyExists,
     InvalidArgument,
     IsDirectory,
     NotDirectory,
@@ -171,7 +173,12 @@ class Branch(ABC):
 
     def _header(self, size: int | None) -> adapter_service_pb2.ObjectHeader:
         return adapter_service_pb2.ObjectHeader(
-            provider=self._ref, key=self.target.key, size=size, modified=self._modified
+            provider=self._ref,
+            key=self.target.key,
+            size=size,
+            modified=self._modified,
+            # what lies at a key that the catalog takes for free was put there by others, and is not cdir's to replace
+            only_if_absent=not self.target.HasField("occupant"),
         )
 
     async def _run(self) -> None:

@@ -136,8 +136,8 @@ async def test_other_content_in_the_place_of_an_owed_copy_is_kept(mirrored: Driv
 
 @pytest.mark.parametrize(
     ("size", "modified"),
-    [(9, NEW), (7, NEW), (9, NOW)],
-    ids=["larger and newer", "of the same size and newer", "of the same time"],
+    [(9, NEW), (7, NEW)],
+    ids=["larger and newer", "of the same size and newer"],
 )
 async def test_a_newer_edit_becomes_current_everywhere(mirrored: Driver, size: int, modified: int) -> None:
     old = await write_at(mirrored, "/d/x")
@@ -155,9 +155,10 @@ async def test_a_newer_edit_becomes_current_everywhere(mirrored: Driver, size: i
     assert (await mirrored.status()).bytes == size
 
 
-async def test_an_older_content_is_put_back_and_kept(mirrored: Driver) -> None:
+@pytest.mark.parametrize("modified", [OLD, NOW], ids=["older", "of the same time"])
+async def test_what_is_not_newer_is_kept_and_the_recorded_content_put_back(mirrored: Driver, modified: int) -> None:
     current = await write_at(mirrored, "/d/x")
-    scanned = await scan(mirrored, "b", listed("d/x", 5, OLD, etag="restored"))
+    scanned = await scan(mirrored, "b", listed("d/x", 5, modified, etag="cut short"))
     assert scanned.found == {"put_back": 1}
     entry = await mirrored.entry("/d/x")
     assert (entry.version_id, entry.size, entry.generation) == (current.version_id, 7, 2)
@@ -181,8 +182,16 @@ async def test_times_are_compared_as_coarse_as_the_provider_keeps_them(driver: D
     await driver.add_provider("b")
     await write_at(driver, "/x", NOW + 1)
     assert (await scan(driver, "a", listed("x", modified=NOW))).found == {"same": 1}
-    # of another size, and as old as far as the provider can tell: it was put over the other, so it counts as newer
-    assert (await scan(driver, "a", listed("x", 9, NOW))).found == {"changed": 1}
+    # of another size, and as old as far as the provider can tell
+    assert (await scan(driver, "a", listed("x", 9, NOW + 2))).found == {"put_back": 1}
+    assert (await driver.entry("/x")).size == 7
+
+
+async def test_an_edit_newer_by_the_step_of_the_provider_wins(driver: Driver) -> None:
+    await driver.add_provider("a", precision=2)
+    await driver.add_provider("b")
+    await write_at(driver, "/x", NOW)
+    assert (await scan(driver, "a", listed("x", 9, NOW + 2))).found == {"changed": 1}
 
 
 async def test_a_time_in_the_future_wins_only_once(driver: Driver) -> None:
@@ -541,8 +550,9 @@ async def test_two_providers_with_different_bytes_under_one_name_keep_both(mirro
     assert kinds(items) == {"b": "INSPECT"}
     await mirrored.finish(items, state=_CORRUPT)
     assert await _generations(mirrored, "/x") == [(2, 5, True), (1, 5, False)]
-    older = await mirrored.resolve("/x", generation=1)
-    assert older.version.sha256 != b""
+    # of the same time: the one that was known first stays
+    assert (await mirrored.resolve("/x")).version.sha256 != b""
+    assert (await mirrored.resolve("/x", generation=1)).version.sha256 == b""
 
 
 async def test_other_bytes_in_a_known_version_become_a_version(mirrored: Driver) -> None:

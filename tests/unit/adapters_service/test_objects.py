@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cdir.errors import (
+    AlreadyExists,
     CdirError,
     IntegrityError,
     InvalidArgument,
@@ -324,3 +325,57 @@ async def test_the_conformance_suite_runs_on_a_registered_provider(bench: Any) -
     assert {result.outcome for result in results} <= {"passed", "skipped"}
     assert len(results) > 10
     assert await keys_of(bench, ref) == [".cdir/provider"]
+
+
+def only_if_absent(ref: pb.ProviderRef, key: str) -> pb.ObjectHeader:
+    made = header(ref, key).header
+    made.only_if_absent = True
+    return made
+
+
+async def put_if_absent(bench: Any, ref: pb.ProviderRef, key: str, content: bytes) -> pb.ObjectInfo:
+    request = pb.PutObjectRequest(header=only_if_absent(ref, key), data=content)
+    with translated():
+        response = await bench.adapters.PutObject(request)
+    assert isinstance(response, pb.PutObjectResponse)
+    return response.info
+
+
+@pytest.fixture(params=[True, False], ids=["conditions", "no conditions"])
+async def either(bench: Any, request: pytest.FixtureRequest) -> pb.ProviderRef:
+    """A provider that honours conditions, and one of which it is known that it does not."""
+    found = await bench.add("store", "memory", **({} if request.param else {"write_if_absent": False}))
+    assert isinstance(found, pb.ProviderRef)
+    return found
+
+
+async def test_only_if_absent_replaces_nothing(bench: Any, either: pb.ProviderRef) -> None:
+    await put_if_absent(bench, either, "dir/new", b"first")
+    for content in (b"second", b"FIRST"):
+        with pytest.raises(AlreadyExists):
+            await put_if_absent(bench, either, "dir/new", content)
+        begun = pb.WriteObjectRequest(header=only_if_absent(either, "dir/new"))
+        with pytest.raises(AlreadyExists):
+            await write(bench, begun, data(content[:2]), data(content[2:]), commit(len(content)))
+    assert await bench.get(either, "dir/new") == b"first"
+
+
+async def test_only_if_absent_takes_what_an_earlier_attempt_stored_for_its_own(
+    bench: Any, either: pb.ProviderRef
+) -> None:
+    first = await put_if_absent(bench, either, "key", b"content")
+    assert await put_if_absent(bench, either, "key", b"content") == first
+
+
+async def test_only_if_absent_leaves_the_same_bytes_of_another_time_alone(bench: Any, either: pb.ProviderRef) -> None:
+    await bench.put(either, "key", b"content")  # modified now
+    with pytest.raises(AlreadyExists):
+        await put_if_absent(bench, either, "key", b"content")
+
+
+@pytest.mark.parametrize("narrowed", [{}, {"write_if_absent": False}], ids=["conditions", "no conditions"])
+async def test_only_if_absent_calls_a_folder_a_folder(bench: Any, narrowed: dict[str, bool]) -> None:
+    ref = await bench.add("disk", "local", **narrowed)
+    await bench.put(ref, "dir/file", b"x")
+    with pytest.raises(IsDirectory):
+        await put_if_absent(bench, ref, "dir", b"content")

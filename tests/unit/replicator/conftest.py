@@ -103,9 +103,9 @@ class Bench:
     ) -> catalog_service_pb2.BegunWrite:
         """Begin to write a file; with ``known`` its digest is told beforehand."""
         intent = catalog_service_pb2.WriteIntent(path=path)
+        intent.modified.FromSeconds(1_600_000_000)
         if known:
             intent.size, intent.sha256 = len(data), hashlib.sha256(data).digest()
-            intent.modified.FromSeconds(1_600_000_000)
         with translated():
             response = await self.catalog.BeginWrites(
                 catalog_service_pb2.BeginWritesRequest(owner=owner, intents=[intent])

@@ -198,7 +198,7 @@ def _lapsed(
         base_generation=row.base_generation,
         size=row.size,
         sha256=row.sha256,
-        modified=timestamp(row.modified_at) if row.sha256 else None,
+        modified=timestamp(row.modified_at),
         conflict_of=row.conflict_of,
     )
     return catalog_service_pb2.LapsedWrite(

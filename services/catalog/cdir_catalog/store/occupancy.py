@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import replicas, versions
-from cdir_catalog.store.copies import MISSING, OK, UNKNOWN, Copy
+from cdir_catalog.store.copies import MISSING, OK, QUARANTINE_ATTEMPTS, UNKNOWN, Copy
 from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
 from cdir_catalog.store.providers import RegisteredProvider
 
@@ -31,6 +31,11 @@ class Occupied:
     def uncertain(self) -> bool:
         """Whether it may be in another place, where somebody who is gone moved it: moving it again could destroy it."""
         return self.version is not None and self.copy.actual == UNKNOWN and self.copy.move_to is not None
+
+    @property
+    def suspected(self) -> bool:
+        """Whether it may be others' content, and is inspected soon: moved aside, it would be taken for a bad copy."""
+        return self.copy.suspected and self.copy.attempts < QUARANTINE_ATTEMPTS
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
@@ -81,7 +86,7 @@ class Occupancy:
         if any(copy.id != ignoring for copy in self._worked_on.get((provider, key), ())):
             return True
         others = (one for one in self._at.get((provider, key), ()) if one.copy.id != ignoring)
-        return any(one.uncertain or one.copy.astray(self._now) for one in others)
+        return any(one.uncertain or one.suspected or one.copy.astray(self._now) for one in others)
 
     def target(self, provider: RegisteredProvider, key: str) -> catalog_service_pb2.WriteTarget:
         """Return the message that says how to write the key at a provider."""

@@ -2,8 +2,8 @@
 
 The newest wins: of the current content and the one found, the one with the later modified time becomes or stays
 current. Times are compared at the coarser step of the two, and no content counts as newer than the moment at which it
-was first known, so that a clock that runs ahead wins once and not for ever. At equal times the later generation
-decides, which is the content found: it was put over the other. So was a content without a time.
+was first known, so that a clock that runs ahead wins once and not for ever. At equal times the recorded content stays:
+what was changed and kept its time was rather damaged than edited. A content without a time is as new as its discovery.
 Whichever loses is kept as a version, for as long as the policy keeps versions and at least for a day; even where the
 policy keeps none, because nobody here has asked for it to be replaced.
 """
@@ -174,7 +174,7 @@ class _TakingOver:
         row = self._replaced[old.id]
         left = any(copy.actual == OK and not copy.gone for copy in old.copies)
         # with no copy of the other left, there is nothing to put back
-        finding.is_current = not left or not self._is_older(finding, row)
+        finding.is_current = not left or self._is_newer(finding, row)
         keep = kept_for(self._placers[old.workspace_id].policy(old.path))
         if finding.is_current:
             self._ledger.supersede(old, keep)
@@ -187,13 +187,13 @@ class _TakingOver:
             self._insert(finding, row_id, old.entry_id, row.generation, keep)
         self._log(finding, row.generation + 1)
 
-    def _is_older(self, finding: Finding, row: Any) -> bool:
-        """Say whether what was found is older than the content of a row of ``versions``."""
+    def _is_newer(self, finding: Finding, row: Any) -> bool:
+        """Say whether what was found is newer than the content of a row of ``versions``."""
         if finding.found.modified is None:
-            return False
+            return True
         step = max(Yardstick.of(finding.provider).step, row.modified_step or 0)
         known: int = min(row.modified_at, row.committed_at)
-        return min(finding.found.modified, self._now) + step <= known
+        return min(finding.found.modified, self._now) >= known + step
 
     # -- where no file is ---------------------------------------------------------------------------------------------
 

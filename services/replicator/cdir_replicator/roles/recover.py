@@ -25,6 +25,7 @@ from cdir_replicator.progress import Progress
 from cdir_runtime.crash import crash_point
 from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
 from cdir_transfer.reader import transfer_deadline
+from cdir_transfer.strangers import has_stranger
 
 __all__ = ["RecoverRole"]
 
@@ -123,9 +124,12 @@ class RecoverRole:
             await self._commit(write, found)
         ):
             return
-        abort = catalog_service_pb2.AbortedWrite(
-            version_id=write.version_id, touched=[target.provider_id for target in write.targets]
-        )
+        touched = [
+            target.provider_id
+            for target in write.targets
+            if not await has_stranger(self._adapters, target, write.intent.modified)
+        ]
+        abort = catalog_service_pb2.AbortedWrite(version_id=write.version_id, touched=touched)
         crash_point("recover.before_abort")
         with translated():
             await self._catalog.AbortWrites(
