@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cdir.v1 import entry_pb2 as _entry_pb2
 from cdir.v1 import provider_pb2 as _provider_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -519,6 +520,118 @@ class FetchObjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchObjectResponse: _TypeAlias = FetchObjectResponse  # noqa: Y015
+
+@_typing.final
+class ObjectBeginning(_message.Message):
+    """ObjectBeginning names the first bytes of an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    length: _builtins.int
+    """length in bytes; of a shorter object all is read."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "length", b"length"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObjectBeginning: _TypeAlias = ObjectBeginning  # noqa: Y015
+
+@_typing.final
+class FetchObjectsRequest(_message.Message):
+    """FetchObjectsRequest names small objects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to read from."""
+
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectBeginning]:
+        """objects to read, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        objects: _abc.Iterable[Global___ObjectBeginning] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects", b"objects", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchObjectsRequest: _TypeAlias = FetchObjectsRequest  # noqa: Y015
+
+@_typing.final
+class FetchOutcome(_message.Message):
+    """FetchOutcome is what came of one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def object(self) -> Global___FetchObjectResponse:
+        """object as it was read."""
+
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure, see FetchObject for its reasons."""
+
+    def __init__(
+        self,
+        *,
+        object: Global___FetchObjectResponse | None = ...,
+        failure: _entry_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "object", b"object", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "object", b"object", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["object", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___FetchOutcome: _TypeAlias = FetchOutcome  # noqa: Y015
+
+@_typing.final
+class FetchObjectsResponse(_message.Message):
+    """FetchObjectsResponse answers FetchObjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FetchOutcome]:
+        """outcomes in the order of the objects."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___FetchOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchObjectsResponse: _TypeAlias = FetchObjectsResponse  # noqa: Y015
 
 @_typing.final
 class ObjectHeader(_message.Message):

@@ -75,6 +75,11 @@ class AdapterServiceStub:
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.FromString,
                 _registered_method=True)
+        self.FetchObjects = channel.unary_unary(
+                '/cdir.v1.AdapterService/FetchObjects',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsResponse.FromString,
+                _registered_method=True)
         self.PutObject = channel.unary_unary(
                 '/cdir.v1.AdapterService/PutObject',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectRequest.SerializeToString,
@@ -175,6 +180,14 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchObjects(self, request, context):
+        """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
+        is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutObject(self, request, context):
         """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
         Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
@@ -266,6 +279,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.FetchObject,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.SerializeToString,
+            ),
+            'FetchObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchObjects,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsResponse.SerializeToString,
             ),
             'PutObject': grpc.unary_unary_rpc_method_handler(
                     servicer.PutObject,
@@ -498,6 +516,33 @@ class AdapterService:
             '/cdir.v1.AdapterService/FetchObject',
             cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.SerializeToString,
             cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/FetchObjects',
+            cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

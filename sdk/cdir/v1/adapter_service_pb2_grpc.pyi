@@ -61,6 +61,10 @@ class AdapterServiceStub:
     """
     FetchObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+    FetchObjects: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectsRequest, _adapter_service_pb2.FetchObjectsResponse]
+    """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
+    is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
+    """
     PutObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]
     """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
     Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
@@ -118,6 +122,10 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     FetchObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]  # type: ignore[assignment]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+    FetchObjects: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectsRequest, _adapter_service_pb2.FetchObjectsResponse]  # type: ignore[assignment]
+    """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
+    is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
+    """
     PutObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]  # type: ignore[assignment]
     """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
     Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
@@ -214,6 +222,16 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.FetchObjectResponse, _abc.Awaitable[_adapter_service_pb2.FetchObjectResponse]]:
         """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+
+    @_abc_1.abstractmethod
+    def FetchObjects(
+        self,
+        request: _adapter_service_pb2.FetchObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.FetchObjectsResponse, _abc.Awaitable[_adapter_service_pb2.FetchObjectsResponse]]:
+        """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
+        is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
+        """
 
     @_abc_1.abstractmethod
     def PutObject(

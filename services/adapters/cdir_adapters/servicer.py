@@ -23,12 +23,14 @@ from cdir.errors import (
     NotFound,
     RangeNotSatisfied,
 )
+from cdir.status import to_failure
 from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import adapter_service_pb2_grpc as rpc
 from cdir.v1 import provider_pb2
 from cdir_adapters import registry, sentinel
-from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, ObjectKind, Source
+from cdir_adapters.adapter import Adapter, Beginning, ByteRange, FetchedObject, ObjectInfo, ObjectKind, Source
 from cdir_adapters.creating import create
+from cdir_adapters.layers.ratelimit import FETCHES_IN_BATCH
 from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
 from cdir_adapters.pool import AdapterPool
@@ -168,11 +170,23 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             raise RangeNotSatisfied(f"{request.key}: the offset {request.offset} is negative", key=request.key)
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
-            found = await adapter.fetch(request.key, range=ByteRange(request.offset, request.length))
-        response = pb.FetchObjectResponse(data=found.data, size=found.info.size, etag=found.info.etag or "")
-        if not response.etag and found.info.modified is not None:
-            response.modified.FromDatetime(found.info.modified)
-        return response
+            return _fetched(await adapter.fetch(request.key, range=ByteRange(request.offset, request.length)))
+
+    async def FetchObjects(self, request: pb.FetchObjectsRequest, context: Context) -> pb.FetchObjectsResponse:
+        wanted = [Beginning(check_key(one.key), one.length) for one in request.objects]
+        if len(wanted) > MAX_KEYS:
+            raise InvalidArgument(f"at most {MAX_KEYS} objects can be fetched at once, not {len(wanted)}")
+        if any(one.length < 0 for one in wanted):
+            raise InvalidArgument("no length may be negative")
+        if sum(one.length for one in wanted) > MAX_FETCH_BYTES:
+            raise InvalidArgument(f"at most {MAX_FETCH_BYTES} bytes can be fetched at once")
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        outcomes: list[pb.FetchOutcome] = []
+        with live as adapter:
+            for start in range(0, len(wanted), FETCHES_IN_BATCH):
+                found = await adapter.fetch_each(wanted[start : start + FETCHES_IN_BATCH])
+                outcomes.extend(map(_outcome, found))
+        return pb.FetchObjectsResponse(outcomes=outcomes)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -273,6 +287,19 @@ def _describe_option(option: registry.OptionSpec) -> provider_pb2.OptionSpec:
         default_value="" if default is None else str(default).lower() if isinstance(default, bool) else str(default),
         description=option.description + choices,
     )
+
+
+def _fetched(found: FetchedObject) -> pb.FetchObjectResponse:
+    response = pb.FetchObjectResponse(data=found.data, size=found.info.size, etag=found.info.etag or "")
+    if not response.etag and found.info.modified is not None:
+        response.modified.FromDatetime(found.info.modified)
+    return response
+
+
+def _outcome(found: FetchedObject | CdirError) -> pb.FetchOutcome:
+    if isinstance(found, CdirError):
+        return pb.FetchOutcome(failure=to_failure(found))
+    return pb.FetchOutcome(object=_fetched(found))
 
 
 async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> ObjectInfo:

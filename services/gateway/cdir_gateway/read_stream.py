@@ -18,6 +18,7 @@ from cdir_gateway.local_files import LocalFiles, LocalPlacement
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader, OpenFile
 from cdir_transfer.digest import BLOCK_SIZE
+from cdir_transfer.small_reads import SmallReads
 
 __all__ = ["ReadStreams"]
 
@@ -37,8 +38,9 @@ _NEWS_SECONDS: Final = 0.2
 class ReadStreams:
     """Serves ReadFiles streams. One per gateway."""
 
-    def __init__(self, reader: FileReader, local: LocalFiles) -> None:
+    def __init__(self, reader: FileReader, small: SmallReads, local: LocalFiles) -> None:
         self.reader = reader
+        self.small = small
         self.local = local
         self.budget = ByteBudget(_SMALL_BYTES)
 
@@ -61,6 +63,7 @@ class _ReadStream:
     def __init__(self, shared: ReadStreams) -> None:
         self.outbox: Outbox[pb.FilePart] = Outbox(batch_weight=_MESSAGE_BYTES, capacity=_GATHERED_BYTES)
         self._reader = shared.reader
+        self._small = shared.small
         self._local = shared.local
         self._budget = shared.budget
         self._files = asyncio.Semaphore(_FILES_AT_ONCE)
@@ -108,6 +111,12 @@ class _ReadStream:
     async def _send(self, read: pb.FileRead, opened: OpenFile) -> None:
         """Send the bytes. The part that ends the file is the last one with data, unless there is none."""
         part = pb.FilePart(id=read.id, entry=opened.entry)
+        if not read.offset and not read.HasField("length"):
+            data = await self._small.read(opened.content.version, opened.replicas)
+            if data is not None:
+                part.data, part.end = data, True
+                await self.outbox.put(part, len(data))
+                return
         async with aclosing(
             opened.content.pieces(read.offset, read.length if read.HasField("length") else None)
         ) as pieces:

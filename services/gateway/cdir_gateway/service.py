@@ -33,6 +33,7 @@ from cdir_gateway.writing import FileWriter
 from cdir_runtime.credentials import Sealer
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.reader import VerifiedReader
+from cdir_transfer.small_reads import SmallReads
 from cdir_transfer.snapshots import SnapshotStore
 from cdir_transfer.writer import ProviderWriter
 
@@ -76,6 +77,7 @@ async def open_gateway(
     async with AsyncExitStack() as exits:
         ledger = await exits.enter_async_context(Ledger(catalog))
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))
+        small = await exits.enter_async_context(SmallReads(adapters, health, observations))
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
         writer = FileWriter(
@@ -94,7 +96,12 @@ async def open_gateway(
         try:
             yield Gateway(
                 directory=DirectoryServicer(
-                    directory, WriteStreams(writer, local), ReadStreams(reader, local), checker, outside, restorer
+                    directory,
+                    WriteStreams(writer, local),
+                    ReadStreams(reader, small, local),
+                    checker,
+                    outside,
+                    restorer,
                 ),
                 recovery=RecoveryServicer(snapshots, Rebuilder(catalog, adapters, snapshots)),
                 providers=ProviderServicer(Providers(catalog, adapters, sealer), Evacuations(catalog), outside),

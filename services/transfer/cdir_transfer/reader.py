@@ -32,6 +32,7 @@ from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, block_count, block_ra
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.learning import FirstReading, Learning
 from cdir_transfer.observer import TransferObserver, is_providers_fault
+from cdir_transfer.overtaking import Overtaking
 
 __all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
 
@@ -40,13 +41,6 @@ ResolveAgain = Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]
 
 _DEADLINE_SECONDS: Final = 30.0
 _SLOWEST_RATE: Final = 256 << 10
-
-_OVERTAKE_UNMEASURED: Final = 2.0
-"""Seconds before a second replica is asked when nothing is known of the first one's pace."""
-_OVERTAKE_AT_LEAST: Final = 0.25
-_OVERTAKE_SHARE: Final = 0.05
-"""Extra requests that overtaking may cost, as a share of all requests."""
-_OVERTAKE_BURST: Final = 10.0
 
 
 def transfer_deadline(size: int) -> float:
@@ -76,7 +70,7 @@ class VerifiedReader:
         self._observer = observer
         self._window = window
         self._spare = spare_blocks
-        self._overtake_credit = _OVERTAKE_BURST
+        self._overtaking = Overtaking(health)
 
     def open(
         self,
@@ -98,21 +92,11 @@ class VerifiedReader:
     def _give_spare(self) -> None:
         self._spare += 1
 
-    def _may_overtake(self) -> bool:
-        if self._overtake_credit < 1:
-            return False
-        self._overtake_credit -= 1
-        return True
-
-    def _patience(self, provider_id: str, size: int) -> float:
-        late = self._health.late_after(provider_id, size)
-        return _OVERTAKE_UNMEASURED if late is None else max(late, _OVERTAKE_AT_LEAST)
-
     async def _fetch(
         self, replica: entry_pb2.Replica, key: str, offset: int, length: int, whole_size: int
     ) -> adapter_service_pb2.FetchObjectResponse:
         """One range of one object; IntegrityError when the object has another size than the version."""
-        self._overtake_credit = min(self._overtake_credit + _OVERTAKE_SHARE, _OVERTAKE_BURST)
+        self._overtaking.asked()
         provider_id = replica.provider_id
         request = adapter_service_pb2.FetchObjectRequest(
             provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
@@ -187,7 +171,7 @@ class OpenContent:
                     running[asyncio.create_task(self._from_replica(newest, index))] = newest
                 if not running:
                     raise self._nothing_left(failures)
-                patience = self._reader._patience(newest.provider_id, length) if waiting and newest else None
+                patience = self._reader._overtaking.patience(newest.provider_id, length) if waiting and newest else None
                 done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     replica = running.pop(task)
@@ -202,7 +186,7 @@ class OpenContent:
                         for late in running.values():
                             self._reader._health.failed(late.provider_id)
                         return data
-                if not done and self._reader._may_overtake():
+                if not done and self._reader._overtaking.allowed():
                     newest = None
         finally:
             await _end(running)

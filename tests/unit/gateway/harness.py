@@ -102,6 +102,15 @@ class FaultyAdapters(AdapterServicer):
             return adapter_service_pb2.FetchObjectResponse(data=spoiled, size=response.size)
         return response
 
+    async def FetchObjects(self, request: adapter_service_pb2.FetchObjectsRequest, context: Any) -> Any:
+        trouble = await self._meet("FetchObjects", request.provider.provider_id, write=False)
+        response = await super().FetchObjects(request, context)
+        if trouble is not None and trouble.corrupt:
+            for outcome in response.outcomes:
+                if outcome.object.data:
+                    outcome.object.data = bytes([outcome.object.data[0] ^ 1]) + outcome.object.data[1:]
+        return response
+
     async def ListObjects(
         self, request: adapter_service_pb2.ListObjectsRequest, context: Any
     ) -> AsyncIterator[adapter_service_pb2.ListObjectsResponse]:

@@ -72,7 +72,7 @@ async def test_one_providers_copy_can_be_asked_for(trio: Harness) -> None:
     await trio.put("/file", SMALL)
     trio.faulty.calls.clear()
     assert await trio.get("/file", provider="c") == SMALL
-    assert trio.faulty.calls == [("FetchObject", trio.ids["c"])]
+    assert trio.faulty.calls == [("FetchObjects", trio.ids["c"])]
     (trio.root("c") / "file").unlink()
     with pytest.raises(IntegrityError):
         await trio.get("/file", provider="c")

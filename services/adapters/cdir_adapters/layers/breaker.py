@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -171,6 +172,15 @@ class BreakerAdapter(WrapperAdapter):
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         with self._counted():
             return await self.inner.fetch(key, range=range, if_match=if_match)
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        """One call, as far as counting goes. Raises the first error where nothing else than no answer came."""
+        with self._counted():
+            found = await self.inner.fetch_each(beginnings)
+            if found and all(isinstance(one, (ProviderUnavailable, DeadlineExceeded)) for one in found):
+                assert isinstance(found[0], CdirError)
+                raise found[0]
+            return found
 
     async def write(
         self,

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -19,6 +19,7 @@ from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -174,6 +175,16 @@ class MetricsAdapter(WrapperAdapter):
         with _Call(self, "fetch"):
             found = await self.inner.fetch(key, range=range, if_match=if_match)
         self.bytes_in += len(found.data)
+        return found
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        with _Call(self, "fetch_each"):
+            found = await self.inner.fetch_each(beginnings)
+        for one in found:
+            if isinstance(one, CdirError):
+                self.verb("fetch_each").errors[one.reason] += 1
+            else:
+                self.bytes_in += len(one.data)
         return found
 
     async def write(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Final
 
+from cdir.errors import CdirError
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -23,13 +26,17 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.layers.wrapper import WrapperAdapter, closing
 
-__all__ = ["LimitSettings", "RateLimitAdapter"]
+__all__ = ["FETCHES_IN_BATCH", "LimitSettings", "RateLimitAdapter"]
+
+
+FETCHES_IN_BATCH: Final = 16
+"""Most objects that are read with one call of ``fetch_each``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
     concurrency: int = 32
-    """Calls at once that change something, and as many that do not."""
+    """Calls at once that change something, as many that do not, and as many objects read in batches."""
     calls: float | None = None
     """Calls a second; ``None`` is no limit."""
     bandwidth: float | None = None
@@ -91,6 +98,7 @@ class RateLimitAdapter(WrapperAdapter):
         self.settings = settings or LimitSettings()
         self.looking = asyncio.Semaphore(self.settings.concurrency)
         self.changing = asyncio.Semaphore(self.settings.concurrency)
+        self._batches = asyncio.Semaphore(max(self.settings.concurrency // FETCHES_IN_BATCH, 1))
         self._calls = _Bucket(self.settings.calls) if self.settings.calls else None
         self._sent = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
         self._received = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
@@ -137,6 +145,14 @@ class RateLimitAdapter(WrapperAdapter):
             await self._may_call()
             found = await self.inner.fetch(key, range=range, if_match=if_match)
         await self.received(len(found.data))
+        return found
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        async with self._batches:
+            if self._calls is not None:
+                await self._calls.take(len(beginnings))
+            found = await self.inner.fetch_each(beginnings)
+        await self.received(sum(len(one.data) for one in found if not isinstance(one, CdirError)))
         return found
 
     async def write(

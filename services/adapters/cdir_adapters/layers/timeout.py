@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
 
-from cdir.errors import ProviderUnavailable
+from cdir.errors import CdirError, ProviderUnavailable
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -127,6 +128,10 @@ class TimeoutAdapter(WrapperAdapter):
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         seconds = self.settings.call + (range.length or 0) / self.settings.slowest
         return await self.within(seconds, "fetch", key, self.inner.fetch(key, range=range, if_match=if_match))
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        seconds = self.settings.call + sum(one.length for one in beginnings) / self.settings.slowest
+        return await self.within(seconds, "fetch_each", beginnings[0].key, self.inner.fetch_each(beginnings))
 
     async def write(
         self,

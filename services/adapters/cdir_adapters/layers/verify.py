@@ -7,14 +7,15 @@ every byte; this finds a provider that lies about sizes before anything else is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from cdir.errors import IntegrityError
+from cdir.errors import CdirError, IntegrityError
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -80,12 +81,25 @@ class VerifyAdapter(WrapperAdapter):
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         found = await self.inner.fetch(key, range=range, if_match=if_match)
+        error = self._fault(found, key, range)
+        if error is not None:
+            raise error
+        return found
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        found = await self.inner.fetch_each(beginnings)
+        return [
+            one if isinstance(one, CdirError) else self._fault(one, key, ByteRange(0, length)) or one
+            for one, (key, length) in zip(found, beginnings, strict=True)
+        ]
+
+    def _fault(self, found: FetchedObject, key: str, range: ByteRange) -> IntegrityError | None:
         expected = _expected(found.info, range)
         if len(found.data) != expected:
-            raise self.broken(key, f"{len(found.data)} bytes came instead of {expected}")
+            return self.broken(key, f"{len(found.data)} bytes came instead of {expected}")
         if len(found.data) == found.info.size and self._differs(found.info, found.data):
-            raise self.broken(key, "the content does not have the checksum that the provider states")
-        return found
+            return self.broken(key, "the content does not have the checksum that the provider states")
+        return None
 
     async def write(
         self,

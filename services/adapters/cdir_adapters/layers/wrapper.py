@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
+from cdir.errors import CdirError
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -61,6 +63,9 @@ class WrapperAdapter(Adapter):
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         return await self.inner.fetch(key, range=range, if_match=if_match)
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        return await self.inner.fetch_each(beginnings)
 
     async def write(
         self,

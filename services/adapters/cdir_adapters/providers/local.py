@@ -14,12 +14,13 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from cdir.errors import ConfigInvalid, InvalidPath, IsDirectory
+from cdir.errors import CdirError, ConfigInvalid, InvalidPath, IsDirectory
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
     Adapter,
     AdapterInfo,
+    Beginning,
     ByteRange,
     FetchedObject,
     ObjectInfo,
@@ -152,6 +153,20 @@ class LocalAdapter(Adapter):
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         require(self, if_match is None or self.capability.read_if_match, "read_if_match")
         return await self.in_thread(key, FileReader(self._tree, key, range, if_match).read_all)
+
+    async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        return await self.in_thread("", self._fetch_beginnings, beginnings)
+
+    def _fetch_beginnings(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
+        found: list[FetchedObject | CdirError] = []
+        for key, length in beginnings:
+            try:
+                found.append(FileReader(self._tree, key, ByteRange(0, length), None).read_all())
+            except CdirError as error:
+                found.append(error)
+            except OSError as error:
+                found.append(self._tree.translate(error, key))
+        return found
 
     def _check_target(self, key: str) -> None:
         if not key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cdir.errors import (
+    CdirError,
     DirectoryNotEmpty,
     IsDirectory,
     NotFound,
@@ -12,7 +13,7 @@ from cdir.errors import (
     RangeNotSatisfied,
     Unsupported,
 )
-from cdir_adapters.adapter import FULL, ByteRange, ObjectKind
+from cdir_adapters.adapter import FULL, Beginning, ByteRange, ObjectKind
 from cdir_adapters.testing.trial import MIB, MODIFIED, Trial, case, expect, pattern, same, stream
 
 
@@ -60,6 +61,22 @@ async def read_small_objects(trial: Trial) -> None:
         await trial.put(f"object-{size}", data)
         same(await trial.read(f"object-{size}"), data, f"{size} bytes read")
         same(await trial.fetch(f"object-{size}"), data, f"{size} bytes fetched")
+
+
+@case()
+async def read_many_small_objects(trial: Trial) -> None:
+    contents = {f"many/{size}": pattern(size) for size in (0, 1, 1000, 65_537)}
+    for name, data in contents.items():
+        await trial.put(name, data)
+    wanted = [Beginning(trial.key(name), max(len(data), 1)) for name, data in contents.items()]
+    wanted += [Beginning(trial.key("many/missing"), 1), Beginning(trial.key("many/1000"), 10)]
+    *found, missing, short = await trial.adapter.fetch_each(wanted)
+    for one, (name, data) in zip(found, contents.items(), strict=True):
+        assert not isinstance(one, CdirError), f"{name}: {one}"
+        same((one.info.key, one.info.size, one.data), (trial.key(name), len(data), data), name)
+    assert isinstance(missing, NotFound), f"{missing!r} instead of NotFound"
+    assert not isinstance(short, CdirError), f"the beginning of an object: {short}"
+    same((short.info.size, short.data), (1000, pattern(1000)[:10]), "the beginning of an object")
 
 
 @case()

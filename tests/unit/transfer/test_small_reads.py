@@ -1,0 +1,115 @@
+"""Many small contents in few calls: the short way, and when it gives up in favour of the long one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from cdir.errors import ProviderUnavailable
+from cdir.v1 import entry_pb2
+from cdir_transfer.small_reads import SMALL_CONTENT, SmallReads
+from unit.gateway.harness import HANG, version_of
+
+CONTENTS = {f"f{number}": f"content {number}".encode() * number for number in range(100)}
+
+
+@pytest.fixture
+async def reads(providers: Any) -> AsyncIterator[SmallReads]:
+    async with SmallReads(providers.harness.adapters, providers.health, providers.notes) as opened:
+        yield opened
+
+
+async def _read_all(reads: SmallReads, providers: Any, *names: str) -> list[bytes | None]:
+    async with asyncio.timeout(HANG), asyncio.TaskGroup() as group:
+        reading = [
+            group.create_task(reads.read(version_of(data), [providers.replica(name, key) for name in names]))
+            for key, data in CONTENTS.items()
+        ]
+    return [task.result() for task in reading]
+
+
+def _lay(providers: Any, *names: str) -> None:
+    for name in names:
+        for key, data in CONTENTS.items():
+            providers.lay(name, data, key)
+
+
+def _calls(providers: Any) -> int:
+    return len(providers.harness.faulty.calls)
+
+
+async def test_a_crowd_of_contents_takes_few_calls(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a")
+    assert await _read_all(reads, providers, "a") == list(CONTENTS.values())
+    assert _calls(providers) < len(CONTENTS) / 4
+
+
+async def test_what_is_missing_or_damaged_is_left_and_the_others_are_read(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a")
+    providers.lay("a", CONTENTS["f5"][:-1], "f5")
+    providers.lay("a", CONTENTS["f6"] + b"more", "f6")
+    providers.lay("a", CONTENTS["f7"][::-1], "f7")
+    (providers.harness.root("a") / "f8").unlink()
+    left = {"f5", "f6", "f7", "f8"}
+    expected = [None if key in left else data for key, data in CONTENTS.items()]
+    assert await _read_all(reads, providers, "a") == expected
+    assert providers.notes.failures == []
+    assert not providers.health.suspect(providers.harness.ids["a"])
+
+
+async def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a", "b")
+    providers.harness.trouble("a", error=ProviderUnavailable("down"))
+    assert set(await _read_all(reads, providers, "a", "b")) == {None}
+    assert {provider for provider, _ in providers.notes.failures} == {providers.harness.ids["a"]}
+    assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+
+
+async def test_a_provider_that_hangs_is_overtaken(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a", "b")
+    providers.harness.trouble("a", stalls=True)
+    first = await _read_all(reads, providers, "a", "b")
+    assert None in first
+    assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+
+
+async def test_contents_that_need_the_long_way_are_not_asked_for(providers: Any, reads: SmallReads) -> None:
+    large = bytes(SMALL_CONTENT + 1)
+    assert await reads.read(version_of(large), [providers.replica("a")]) is None
+    assert await reads.read(entry_pb2.Version(size=3), [providers.replica("a")]) is None
+    assert await reads.read(version_of(b"x"), []) is None
+    assert _calls(providers) == 0
+
+
+async def test_readers_who_leave_do_not_disturb_the_others(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a")
+    providers.harness.trouble("a", pause=0.2)
+    staying, leaving = (
+        [
+            asyncio.create_task(reads.read(version_of(data), [providers.replica("a", key)]))
+            for key, data in CONTENTS.items()
+        ]
+        for _ in range(2)
+    )
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    async with asyncio.timeout(HANG):
+        assert await asyncio.gather(*staying) == list(CONTENTS.values())
+
+
+async def test_at_the_end_nobody_is_left_waiting(providers: Any) -> None:
+    providers.harness.trouble("a", stalls=True)
+    async with SmallReads(providers.harness.adapters, providers.health, providers.notes) as reads:
+        waiting = [
+            asyncio.create_task(reads.read(version_of(data), [providers.replica("a", key)]))
+            for key, data in CONTENTS.items()
+        ]
+        done, _ = await asyncio.wait(waiting, timeout=0.2)
+        assert not done
+    async with asyncio.timeout(HANG):
+        assert set(await asyncio.gather(*waiting)) == {None}
+    assert await reads.read(version_of(b"x"), [providers.replica("a")]) is None
