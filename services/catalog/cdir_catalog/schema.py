@@ -401,6 +401,8 @@ sightings = sa.Table(
 """What lies at providers (by ``provider_id``) while a catalog is rebuilt; ``version_id`` is the row of the version that
 explains it, once one does. Not part of a snapshot."""
 
+sa.Index(None, sightings.c.size, sightings.c.modified_at)
+
 jobs = sa.Table(
     "jobs",
     metadata,

@@ -322,6 +322,75 @@ async def test_what_was_set_aside_everywhere_was_removed(mirrored: Driver, again
     assert [one.version_id for one in await again.versions("/z")] == [version]
 
 
+async def _renamed(mirrored: Driver, again: Driver, objects: dict[str, int]) -> recovery.RebuildReport:
+    """Rebuild from a snapshot of some files, all of 7 bytes, and providers that hold these objects now, by time."""
+    taken = await take(mirrored)
+    assert taken is not None
+    for name in _PROVIDERS:
+        await see(again, name, [_seen(key, 7, modified) for key, modified in objects.items()])
+    return await rebuild(again, [taken], listed=_PROVIDERS)
+
+
+async def _write_at(driver: Driver, times: dict[str, int]) -> dict[str, str]:
+    """Write files of 7 bytes with these modified times; returns their version ids."""
+    for path, modified in times.items():
+        begun = await driver.begin_one(path)
+        commitment = driver.commitment(begun, b"content", _PROVIDERS)
+        commitment.modified.seconds = modified
+        await driver.commit_one(commitment)
+    return {path: (await driver.entry(path)).version_id for path in times}
+
+
+async def test_a_file_renamed_since_keeps_its_history_under_its_new_name(mirrored: Driver, again: Driver) -> None:
+    known = await _write_at(mirrored, {"/d/a": 100, "/d/b": 200})
+    report = await _renamed(mirrored, again, {"e/other": 100, "d/b": 200})
+    assert (report.files, report.adopted, report.without_copy) == (2, 0, 0)
+    assert (await again.entry("/e/other")).version_id == known["/d/a"]
+    assert (await again.entry("/e/other")).sha256 != b""
+    assert await again.states("/e/other") == dict.fromkeys(_PROVIDERS, "OK")
+    assert await again.paths("/d") == ["/d/b"]
+    await again.place()
+    assert await again.claim() == []
+
+
+async def test_files_renamed_over_one_another_are_followed(mirrored: Driver, again: Driver) -> None:
+    known = await _write_at(mirrored, {"/a": 100, "/b": 200})
+    aside = f".cdir/versions/{known['/b'][:2]}/{known['/b']}"
+    report = await _renamed(mirrored, again, {"b": 100, aside: 200})
+    assert (report.files, report.without_copy) == (1, 0)
+    assert [one.version_id for one in await again.versions("/b")] == [known["/a"], known["/b"]]
+
+
+async def test_a_folder_renamed_since_takes_along_what_is_all_alike(mirrored: Driver, again: Driver) -> None:
+    names = [f"x{number}/__init__.py" for number in range(5)]
+    times = {f"/old/{name}": 100 for name in names} | {f"/old/x{number}/m{number}.py": 200 for number in range(5)}
+    known = await _write_at(mirrored, times)
+    report = await _renamed(mirrored, again, {path.replace("/old", "new"): at for path, at in times.items()})
+    assert (report.files, report.adopted, report.without_copy) == (10, 0, 0)
+    found = await again.paths("/new", recursive=True, kind=entry_pb2.ENTRY_KIND_FILE)
+    assert {path: (await again.entry(path)).version_id for path in found} == {
+        path.replace("/old", "/new"): version for path, version in known.items()
+    }
+
+
+async def test_what_cannot_be_told_apart_is_not_followed(mirrored: Driver, again: Driver) -> None:
+    await _write_at(mirrored, {"/a": 100, "/b": 100})
+    report = await _renamed(mirrored, again, {"c": 100, "d": 100})
+    assert (report.files, report.adopted, report.without_copy) == (4, 2, 2)
+
+
+async def test_a_name_that_is_taken_is_not_given_away(mirrored: Driver, again: Driver) -> None:
+    """Two providers hold the file as it was, one holds another's content under its name."""
+    known = await _write_at(mirrored, {"/a": 100, "/b": 200})
+    taken = await take(mirrored)
+    assert taken is not None
+    for name in _PROVIDERS:
+        await see(again, name, [_seen("b", 7, 100 if name == "a" else 200)])
+    await rebuild(again, [taken], listed=_PROVIDERS)
+    assert (await again.entry("/b")).version_id == known["/b"]
+    assert await again.paths("/") == ["/a", "/b"]
+
+
 async def test_without_a_snapshot_names_sizes_and_times_tell(again: Driver) -> None:
     await see(again, "a", [_seen("d/f", 5, 100), _seen("@team/g", 1, 1), _seen(".cdir/versions/ab/ab", 1, 1)])
     await see(again, "b", [_seen("d/f", 5, 100), _seen("d", 3, 1), _seen("bad/../name", 3, 1)])
@@ -435,7 +504,11 @@ async def _run(folder: Path, before: Any, between: Any, after: Any) -> None:
         if files and not after and not died:
             found = await _current(rebuilt)
             assert {path: version for path, version in found.items() if path in current} == current
-        assert set(current.values()) <= await _adopt(new)
+        lost = set(current.values()) - await _adopt(new)
+        if any(operation[0] == "write" and operation[2] >= 0 for operation in after):
+            # what a write that died has moved aside, and no snapshot knows, lies there and is counted as unexplained
+            lost -= {version for there in new.objects.values() for key, version in there.items() if key[0] == "."}
+        assert not lost
         await new.check_readable()
         await new.settle()
         await new.check_readable()

@@ -1,8 +1,9 @@
 """RebuildCatalog: an empty catalog is filled from snapshot files and from what was seen at the providers.
 
 Everything happens in one transaction. First the files are taken in as they are. Then reality prevails: each content
-they know is looked for among the objects seen, objects that nothing explains become files, and files whose contents lie
-aside everywhere were removed after the snapshot. In the end every counter is counted anew.
+they know is looked for among the objects seen, files that were renamed after the snapshot are followed, objects that
+nothing explains become files, and files whose contents lie aside everywhere were removed after the snapshot. In the
+end every counter is counted anew.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import AWAITS_REBUILD, load_providers
 from cdir_catalog.store.recognizing import Listed, recognize_known
 from cdir_catalog.store.removing import supersede_file
+from cdir_catalog.store.renamed import follow_renames
 from cdir_catalog.store.taking_in import AUTHOR, TakenIn, take_in_found
 from cdir_catalog.store.tallies import tally_columns
 from cdir_catalog.wire import FILE
@@ -59,6 +61,7 @@ def rebuild_catalog(connection: Connection, start: pb.RebuildStart, files: Seque
     # what a listing told that did not come to its end proves nothing
     connection.execute(sightings.delete().where(sightings.c.provider.not_in(list(listed.by_id))))
     recognize_known(connection, listed)
+    follow_renames(connection, listed, AUTHOR)
     taken = take_in_found(connection, listed)
     removed = _remove_set_aside(connection, listed)
     _count_anew(connection)

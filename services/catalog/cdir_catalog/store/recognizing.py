@@ -16,7 +16,7 @@ from cdir_catalog.store.copies import MISSING, OK, UNKNOWN, Content, Copy
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.providers import RegisteredProvider
 
-__all__ = ["Listed", "Verdict", "compare", "recognize_known"]
+__all__ = ["Listed", "Verdict", "compare", "recognize", "recognize_known"]
 
 _PAGE = 200
 _FINEST = 1000
@@ -75,11 +75,12 @@ def recognize_known(connection: Connection, listed: Listed) -> None:
         query = sa.select(versions.c.id, versions.c.modified_at).where(condition).order_by(versions.c.id).limit(_PAGE)
         rows = connection.execute(query).all()
         while rows:
-            _recognize(connection, listed, {row.id: row.modified_at for row in rows})
+            recognize(connection, listed, {row.id: row.modified_at for row in rows})
             rows = connection.execute(query.where(versions.c.id > rows[-1].id)).all()
 
 
-def _recognize(connection: Connection, listed: Listed, modified: Mapping[int, int]) -> None:
+def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int]) -> None:
+    """Record where the providers listed hold some versions, given by row id with their modified times."""
     ledger = Ledger(connection, now_ns())
     ledger.load(modified)
     keys: dict[int, list[str]] = {}

@@ -349,6 +349,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", "provider", name="pk_sightings"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_sightings_size_modified_at", "sightings", ["size", "modified_at"], unique=False)
     op.create_table(
         "scans",
         sa.Column("id", _ROW_ID, nullable=False),
