@@ -10,7 +10,7 @@ STAMP   := $(VENV)/.installed
 GENERATED := sdk/cdir/v1
 PROTOS  := $(wildcard protos/cdir/v1/*.proto)
 # The tests of one file stay together on one worker, so that each server is started once.
-PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+PYTEST  := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 # Compiled modules make every command start faster; some build machines forbid writing them by default.
 unexport PYTHONDONTWRITEBYTECODE

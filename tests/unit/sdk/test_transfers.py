@@ -215,7 +215,7 @@ async def test_progress_ends_at_the_totals(client: cdir.Client, folder: str, tmp
     assert (last[-1].files, last[-1].bytes) == (2, total)
 
 
-@pytest.mark.parametrize("seen", range(1, 9))
+@pytest.mark.parametrize("seen", [1, 2, 4, 7])
 async def test_a_get_that_is_cancelled_leaves_nothing_half_written(
     client: cdir.Client, folder: str, tmp_path: Path, seen: int
 ) -> None:
