@@ -6,6 +6,8 @@ BIN     := $(VENV)/bin
 TOOLS   := .tools
 BUF     := $(TOOLS)/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
+AZURITE := $(TOOLS)/azurite/node_modules/.bin/azurite-blob
+AZURITE_VERSION := 3.35.0
 STAMP   := $(VENV)/.installed
 GENERATED := sdk/cdir/v1
 PROTOS  := $(wildcard protos/cdir/v1/*.proto)
@@ -153,6 +155,9 @@ servers:
 	@wanted=""; \
 	PATH="$$PATH:/usr/sbin:/sbin"; \
 	command -v sshd >/dev/null || wanted="$$wanted openssh-server"; \
+	command -v apache2 >/dev/null || wanted="$$wanted apache2-bin"; \
+	command -v memcached >/dev/null || wanted="$$wanted memcached"; \
+	command -v vsftpd >/dev/null || wanted="$$wanted vsftpd"; \
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$$wanted postgresql"; \
 	if [ -n "$$wanted" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$wanted"; \
@@ -161,6 +166,11 @@ servers:
 	@if [ ! -x $(BUF) ] && command -v npm >/dev/null; then \
 		mkdir -p $(TOOLS) && npm install --silent --no-audit --no-fund --no-save --prefix $(TOOLS) @bufbuild/buf@$(BUF_VERSION) \
 			|| echo "notice: buf could not be installed"; \
+	fi
+# in a folder of its own: npm removes what it was not told to keep
+	@if [ ! -x $(AZURITE) ] && command -v npm >/dev/null; then \
+		mkdir -p $(TOOLS)/azurite && npm install --silent --no-audit --no-fund --no-save --ignore-scripts \
+			--prefix $(TOOLS)/azurite azurite@$(AZURITE_VERSION) || echo "notice: azurite could not be installed"; \
 	fi
 
 .PHONY: clean

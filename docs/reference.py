@@ -98,7 +98,27 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/adapters.md": adapters_page, "docs/errors.md": errors_page}
+def providers_page() -> str:
+    from cdir_adapters.known_services import KNOWN_SERVICES
+
+    lines = [
+        "# Storage services",
+        "",
+        "Written by `docs/reference.py` from the code. How each service is reached today: `cdir provider add NAME`,",
+        "`--kind`, and what stands in its line. *Proven against* names the servers against which the kind passes its",
+        "tests; none was tried with an account at the service itself. The options of each kind are in",
+        "[adapters.md](adapters.md).",
+        "",
+        "| service | cost | reached | kind | how | proven against |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in KNOWN_SERVICES:
+        kind = f"`{one.kind}`" if one.kind else ""
+        lines.append(f"| {one.name} | {one.cost} | {one.reach} | {kind} | {_cell(one.how)} | {_cell(one.proven)} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"docs/adapters.md": adapters_page, "docs/errors.md": errors_page, "docs/providers.md": providers_page}
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -54,3 +54,11 @@ class Background:
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run ``work`` in the loop, and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_HANG_SECONDS)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Call ``work`` in the loop, and wait until it was."""
+
+        async def called() -> None:
+            work()
+
+        self.run(called())

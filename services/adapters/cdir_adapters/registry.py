@@ -178,6 +178,154 @@ _KINDS = (
             OptionSpec("passphrase", "Passphrase of the private key.", secret=True),
         ),
     ),
+    KindSpec(
+        kind="azure",
+        target="cdir_adapters.providers.azure:AzureAdapter",
+        extra="azure",
+        libraries=("azure", "aiohttp"),
+        description="Azure Blob Storage, in the public cloud and the sovereign ones, and its emulator Azurite.",
+        options=(
+            OptionSpec("container", "Container that holds everything; it is made when it is missing.", required=True),
+            OptionSpec("account", "Name of the storage account."),
+            OptionSpec(
+                "endpoint",
+                "URL of the account's blob service, for sovereign clouds and the emulator; not given, it is that of the"
+                " account in the public cloud.",
+            ),
+            OptionSpec("prefix", "Folder inside the container that holds everything.", default=""),
+            OptionSpec(
+                "ca_file",
+                "Certificates to trust instead of the machine's, for an endpoint with a certificate of your own.",
+                OptionType.PATH,
+            ),
+            OptionSpec("key", "Key of the storage account.", secret=True),
+            OptionSpec(
+                "sas",
+                "Shared access signature to use instead of the key; it must allow to read, add, create, write, delete"
+                " and list.",
+                secret=True,
+            ),
+            OptionSpec(
+                "connection_string",
+                "What the portal shows as connection string, in place of account, endpoint, key and sas.",
+                secret=True,
+            ),
+        ),
+    ),
+    KindSpec(
+        kind="webdav",
+        target="cdir_adapters.providers.webdav:WebdavAdapter",
+        extra="webdav",
+        libraries=("aiohttp",),
+        description="A folder on Nextcloud, ownCloud, Apache or any other WebDAV server.",
+        options=(
+            OptionSpec("url", "URL of the folder that holds everything; it is made when it is missing.", required=True),
+            OptionSpec(
+                "profile",
+                "Service, whose known deviations are then allowed for.",
+                default="generic",
+                choices=("generic", "nextcloud", "owncloud", "apache", "pcloud", "box", "icedrive", "koofr", "wsgidav"),
+            ),
+            OptionSpec("user", "Account there; not given, requests go without one."),
+            OptionSpec("auth", "How user and password are shown.", default="basic", choices=("basic", "digest")),
+            OptionSpec("ca_file", "Certificates of authorities to trust instead of the machine's.", OptionType.PATH),
+            OptionSpec(
+                "verify_tls",
+                "Whether the server's certificate must be trusted; false accepts any server.",
+                OptionType.BOOL,
+                default=True,
+            ),
+            OptionSpec("password", "Password of the account, best one made for this application.", secret=True),
+            OptionSpec("token", "Bearer token, instead of user and password.", secret=True),
+        ),
+    ),
+    KindSpec(
+        kind="ftp",
+        target="cdir_adapters.providers.ftp:FtpAdapter",
+        description="A folder on an FTP server, under TLS or, where nothing else is offered, in the clear.",
+        options=(
+            OptionSpec("host", "Name or address of the server.", required=True),
+            OptionSpec("port", "Its port; not given, it is 21, and 990 with tls=implicit.", OptionType.INT),
+            OptionSpec(
+                "tls",
+                "How TLS begins: asked for after connecting (explicit), from the first byte (implicit), or never (off),"
+                " which lets anybody on the way read the password and the files.",
+                default="explicit",
+                choices=("explicit", "implicit", "off"),
+            ),
+            OptionSpec("user", "Account there; not given, it is anonymous."),
+            OptionSpec(
+                "root",
+                "Folder there that holds everything; without a leading slash it lies in the folder where the server"
+                " puts its user, not given it is that folder.",
+                default="",
+            ),
+            OptionSpec("ca_file", "Certificates of authorities to trust instead of the machine's.", OptionType.PATH),
+            OptionSpec(
+                "fingerprint",
+                "SHA-256 of the one certificate to trust, whoever signed it; the error about an unknown one shows it.",
+            ),
+            OptionSpec(
+                "verify_tls",
+                "Whether the server's certificate must be trusted; false accepts any server: prefer fingerprint.",
+                OptionType.BOOL,
+                default=True,
+            ),
+            OptionSpec(
+                "connections",
+                "The most control connections at once, from 2 to 32; many servers allow only a few for each user.",
+                OptionType.INT,
+                default=6,
+            ),
+            OptionSpec("password", "Password of the account.", secret=True),
+        ),
+    ),
+    KindSpec(
+        kind="swift",
+        target="cdir_adapters.providers.swift:SwiftAdapter",
+        extra="swift",
+        libraries=("aiohttp",),
+        description="OpenStack Swift and every service that speaks its protocol.",
+        options=(
+            OptionSpec("container", "Container that holds everything; it is made when it is missing.", required=True),
+            OptionSpec(
+                "auth_url",
+                "URL of the sign-in, such as https://example.org:5000/v3 or https://example.org/auth/v1.0.",
+                required=True,
+            ),
+            OptionSpec(
+                "auth_version",
+                "Way of signing in: 3 is Keystone, 1 the older one; not given, it follows from auth_url.",
+                choices=("3", "1"),
+            ),
+            OptionSpec("prefix", "Folder inside the container that holds everything.", default=""),
+            OptionSpec("user", "Name of the user; of version 1, account and user with a colon between them."),
+            OptionSpec("user_domain", "Domain of the user.", default="Default"),
+            OptionSpec("project", "Name of the project that the container belongs to."),
+            OptionSpec("project_id", "Id of the project, instead of its name."),
+            OptionSpec("project_domain", "Domain of the project; not given, it is that of the user."),
+            OptionSpec("application_credential_id", "Application credential to sign in with, instead of user and key."),
+            OptionSpec("region", "Region, where the catalog names several."),
+            OptionSpec(
+                "interface",
+                "Which of the endpoints in the catalog to use.",
+                default="public",
+                choices=("public", "internal", "admin"),
+            ),
+            OptionSpec("storage_url", "URL of the account; not given, it is what the sign-in says."),
+            OptionSpec("ca_file", "Certificates of authorities to trust beside the machine's.", OptionType.PATH),
+            OptionSpec(
+                "verify_tls",
+                "Whether the server's certificate must be trusted; false accepts any server.",
+                OptionType.BOOL,
+                default=True,
+            ),
+            OptionSpec("key", "Password or key of the user.", secret=True),
+            OptionSpec(
+                "application_credential_secret", "Secret that belongs to the application credential.", secret=True
+            ),
+        ),
+    ),
 )
 
 _TRUE = frozenset({"true", "yes", "on", "1"})

@@ -18,6 +18,8 @@ GENERATED = re.compile(r"sdk/cdir/v1/.*_pb2(_grpc)?\.pyi?$")
 TEXT = {".py", ".pyi", ".md", ".toml", ".proto", ".yaml", ".yml", ".sh", ".lock", ".ini", ".cfg", ""}
 
 MAX_LINES = 700
+MAX_TEST_LINES = 900
+"""All the faults that one kind of provider can meet are one file: they share its servers."""
 MAX_MAIN_LINES = 60
 MEANINGLESS = {"utils", "util", "common", "helpers", "helper", "misc", "stuff"}
 MARKS = re.compile(r"\b(TODO|FIXME|XXX)\b|pragma: no cover")
@@ -47,8 +49,9 @@ def shown(path: Path) -> str:
 
 
 def test_a_file_is_one_role() -> None:
-    long = {shown(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > MAX_LINES}
-    assert long == {}
+    lines = {shown(path): len(path.read_text().splitlines()) for path in sources()}
+    most = {path: MAX_TEST_LINES if path.startswith("tests/") else MAX_LINES for path in lines}
+    assert {path: count for path, count in lines.items() if count > most[path]} == {}
 
 
 def test_main_only_puts_together() -> None:
