@@ -108,12 +108,16 @@ class Faults:
 
     def error(self, fault: Fault, doing: str, key: str = "") -> CdirError:
         """The error of cdir for an answer."""
-        if doing == SIGNING_IN:
-            kind, what, passing = _of_sign_in(fault, self.auth_url)
+        if fault.status == 0:
+            place = self.auth_url if doing == SIGNING_IN else "the service"
+            refusal: Refusal = (ProviderUnavailable, f"{place} cannot be reached, or the connection broke", True)
+        elif doing == SIGNING_IN:
+            refusal = _of_sign_in(fault, self.auth_url)
         elif doing == READING and fault.status == 409:
-            kind, what, passing = IntegrityError, f"a segment of {key} is missing or was changed", False
+            refusal = (IntegrityError, f"a segment of {key} is missing or was changed", False)
         else:
-            kind, what, passing = _of_storage(fault, key)
+            refusal = _of_storage(fault, key)
+        kind, what, passing = refusal
         error = kind(
             f"provider {self.provider}: {what} (while {doing})",
             retry_after=fault.retry_after if passing else None,
@@ -138,8 +142,6 @@ class Faults:
 def _passing(fault: Fault, shown: str) -> Refusal | None:
     """What is the same whatever was asked for: it may work later."""
     status = fault.status
-    if status == 0:
-        return ProviderUnavailable, "the service cannot be reached, or the connection broke", True
     if status in {429, 498}:
         return RateLimited, f"the service asks to slow down ({shown})", True
     if status == 507:
