@@ -140,7 +140,8 @@ class Providers(Evacuations):
     async def remove(self, name: str, *, force: bool = False) -> int:
         """Forget a provider; its objects stay where they are. Returns how many copies there were known.
 
-        Raises NotFound, PreconditionFailed (it holds the only good copy of some files, and ``force`` is not set).
+        Raises NotFound, PreconditionFailed (it holds the only good copy of some files or of older
+        contents that can be restored, and ``force`` is not set).
         """
         request = pb.RemoveProviderRequest(name=name, force=force)
         answer = await self._connection.call(self._stub.RemoveProvider, request, seconds=_PROVIDER_SECONDS)

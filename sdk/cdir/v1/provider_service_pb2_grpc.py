@@ -170,7 +170,7 @@ class ProviderServiceServicer:
 
     def RemoveProvider(self, request, context):
         """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
-        good copy of some files, and force is not set).
+        good copy of some files or of older contents that can be restored, and force is not set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class ProviderServiceStub:
     """
     RemoveProvider: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.RemoveProviderRequest, _provider_service_pb2.RemoveProviderResponse]
     """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
-    good copy of some files, and force is not set).
+    good copy of some files or of older contents that can be restored, and force is not set).
     """
     GetProviderUsage: _grpc.UnaryUnaryMultiCallable[_provider_service_pb2.GetProviderUsageRequest, _provider_service_pb2.GetProviderUsageResponse]
     """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank."""
@@ -121,7 +121,7 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     """
     RemoveProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.RemoveProviderRequest, _provider_service_pb2.RemoveProviderResponse]  # type: ignore[assignment]
     """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
-    good copy of some files, and force is not set).
+    good copy of some files or of older contents that can be restored, and force is not set).
     """
     GetProviderUsage: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetProviderUsageRequest, _provider_service_pb2.GetProviderUsageResponse]  # type: ignore[assignment]
     """GetProviderUsage asks each provider how much is used and free. Providers that do not answer or cannot say are left blank."""
@@ -226,7 +226,7 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_provider_service_pb2.RemoveProviderResponse, _abc.Awaitable[_provider_service_pb2.RemoveProviderResponse]]:
         """RemoveProvider forgets a provider; its objects stay where they are. Errors: NOT_FOUND, PRECONDITION_FAILED (it holds the only
-        good copy of some files, and force is not set).
+        good copy of some files or of older contents that can be restored, and force is not set).
         """
 
     @_abc_1.abstractmethod

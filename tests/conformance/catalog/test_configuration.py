@@ -111,6 +111,21 @@ async def test_dropping_a_provider(mirrored: Driver) -> None:
     assert (await mirrored.status()).owed == 1
 
 
+async def test_older_contents_are_not_dropped_with_the_only_provider_that_has_them(driver: Driver) -> None:
+    await driver.add_providers("old")
+    await driver.set_policy("/", keep_versions=3)
+    await driver.write("/f", b"first")
+    await driver.write("/f", b"second")
+    await driver.add_providers("new")
+    await driver.place()
+    (item,) = [one for one in await driver.claim() if one.kind == catalog.DEBT_KIND_COPY]
+    await driver.finish([item])
+    assert await driver.states("/f") == {"old": "OK", "new": "OK"}
+    with pytest.raises(PreconditionFailed, match="only good copy of some older contents"):
+        await driver.call("DropProvider", catalog.DropProviderRequest(name="old"))
+    await driver.call("DropProvider", catalog.DropProviderRequest(name="old", force=True))
+
+
 async def test_a_dropped_provider_is_replaced(driver: Driver) -> None:
     await driver.add_providers("a", "b", "c")
     await driver.set_policy("/", copies=2)

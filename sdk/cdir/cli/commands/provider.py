@@ -401,7 +401,7 @@ async def _pause(session: Session, name: str, *, paused: bool, dry_run: bool) ->
 
 @command("remove", "cdir provider remove old-disk")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Even if it holds the only good copy of some files.")
+@click.option("--force", is_flag=True, help="Even if it holds the only good copy of some files or older contents.")
 @yes_option
 @dry_run_option
 async def remove(session: Session, name: str, force: bool, yes: bool, dry_run: bool) -> None:

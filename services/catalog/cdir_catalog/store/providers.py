@@ -272,19 +272,19 @@ def drop_provider(
 
 
 def _check_droppable(connection: Connection, provider: RegisteredProvider) -> None:
-    """Refuse when a current file, or a write under way, would lose its only good copy."""
+    """Refuse when a file, or an older content of one that can still be restored, would lose its only good copy."""
     if provider.record.exit.state in {exit_pb2.EXIT_STATE_LEAVING, exit_pb2.EXIT_STATE_PURGING}:
         raise PreconditionFailed(
             f"{provider.name!r} is being evacuated; wait for the end of it (`cdir jobs`), or use force",
             provider=provider.name,
         )
     other = replicas.alias()
-    only = connection.scalar(
-        sa.select(replicas.c.id)
-        .join(versions, versions.c.id == replicas.c.version_id)
+    only = connection.execute(
+        sa.select(versions.c.superseded_at)
+        .join(replicas, versions.c.id == replicas.c.version_id)
         .where(
             replicas.c.provider_id == provider.id,
-            versions.c.superseded_at.is_(None),
+            sa.or_(versions.c.superseded_at.is_(None), versions.c.expires_at.is_not(None)),
             replicas.c.actual == OK,
             ~sa.exists().where(
                 other.c.version_id == replicas.c.version_id,
@@ -292,11 +292,13 @@ def _check_droppable(connection: Connection, provider: RegisteredProvider) -> No
                 other.c.actual == OK,
             ),
         )
+        .order_by(versions.c.superseded_at.is_not(None))
         .limit(1)
-    )
+    ).first()
     if only is not None:
+        what = "files" if only.superseded_at is None else "older contents, which can be restored now"
         raise PreconditionFailed(
-            f"{provider.name!r} has the only good copy of some files; evacuate it first, or use force to lose them",
+            f"{provider.name!r} has the only good copy of some {what}; evacuate it first, or use force to lose them",
             provider=provider.name,
         )
 
