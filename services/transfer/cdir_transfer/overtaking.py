@@ -17,10 +17,14 @@ _BURST: Final = 10.0
 
 
 class Overtaking:
-    """Bounds the extra requests. ``health`` knows the pace of each provider."""
+    """Bounds the extra requests. ``health`` knows the pace of each provider.
 
-    def __init__(self, health: ProviderHealth) -> None:
+    ``at_least`` is how many seconds a call has in any case.
+    """
+
+    def __init__(self, health: ProviderHealth, *, at_least: float = _AT_LEAST) -> None:
         self._health = health
+        self._at_least = at_least
         self._credit = _BURST
 
     def asked(self) -> None:
@@ -30,7 +34,7 @@ class Overtaking:
     def patience(self, provider_id: str, size: int) -> float:
         """Seconds after which a call of ``size`` bytes counts as late."""
         late = self._health.late_after(provider_id, size)
-        return _UNMEASURED if late is None else max(late, _AT_LEAST)
+        return _UNMEASURED if late is None else max(late, self._at_least)
 
     def allowed(self) -> bool:
         """Say whether an extra request may be sent now; if so, it counts as sent."""

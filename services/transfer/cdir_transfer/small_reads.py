@@ -29,6 +29,8 @@ SMALL_CONTENT: Final = 256 << 10
 """Bytes of the largest content that is read this way. Of larger ones the transfer costs more than the call."""
 
 _IN_ONE_CALL: Final = 16
+_PATIENCE: Final = 1.0
+"""Seconds that a call has in any case: a crowd of them on a busy machine is late by itself."""
 _CALLS_AT_ONCE: Final = 8
 """Calls under way at one provider."""
 
@@ -63,7 +65,7 @@ class SmallReads:
         self._observer = observer
         # a call for many takes longer than one for one, so its pace is measured apart
         self._pace = ProviderHealth()
-        self._overtaking = Overtaking(self._pace)
+        self._overtaking = Overtaking(self._pace, at_least=_PATIENCE)
         self._lines: dict[str, _Line] = {}
         self._tasks = asyncio.TaskGroup()
         self._calls: set[asyncio.Task[None]] = set()

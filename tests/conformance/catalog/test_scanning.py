@@ -493,6 +493,16 @@ async def test_an_emptied_provider_loses_nothing_and_needs_no_transfer(mirrored:
     assert await mirrored.claim() == []
 
 
+async def test_what_readers_miss_at_an_emptied_provider_is_not_owed(mirrored: Driver) -> None:
+    names = await _many(mirrored, 12)
+    assert (await scan(mirrored, "a")).refused
+    await mirrored.see(await mirrored.entry(f"/{names[0]}"), "a", entry_pb2.REPLICA_STATE_MISSING)
+    assert (await mirrored.status()).owed == 0
+    await scan(mirrored, "a", *(listed(name) for name in names))
+    await mirrored.see(await mirrored.entry(f"/{names[0]}"), "a", entry_pb2.REPLICA_STATE_MISSING)
+    assert (await mirrored.status()).owed == 1
+
+
 async def test_the_guard_counts_over_the_whole_pass(mirrored: Driver) -> None:
     names = await _many(mirrored, 16)
     scanned = await scan(mirrored, "a", *(listed(name) for name in names[::4]), pages=4)

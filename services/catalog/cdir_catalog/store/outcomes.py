@@ -47,7 +47,9 @@ def record_replicas(
     there = ledger.load_keys(renamed)
     ledger.load(row.id for row in rows)
     contents = {content.version_id: content for content in ledger.contents.values()}
-    row_ids = {row.provider_id: row.id for row in connection.execute(sa.select(providers))}
+    registered = connection.execute(sa.select(providers)).all()
+    row_ids = {row.provider_id: row.id for row in registered}
+    guarded = {row.provider_id for row in registered if row.guard}
     writing = set(
         connection.scalars(
             sa.select(intents.c.key).where(intents.c.key.in_({one.natural_key for one in contents.values()}))
@@ -58,6 +60,8 @@ def record_replicas(
         copy = None if content is None else content.at(row_ids.get(observation.provider_id, 0))
         if content is None or copy is None:
             continue
+        if observation.state == MISSING and observation.provider_id in guarded:
+            continue  # so much is missing there that only a scan, or a person, says what is gone
         if observation.previous_key:
             _record_rename(copy, observation, there.get((copy.provider_id, observation.previous_key), []), now)
         else:

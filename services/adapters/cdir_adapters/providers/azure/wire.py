@@ -90,6 +90,8 @@ class _Body(aiohttp.Payload):
         self._size = sum(map(len, part))
         self._once = once
         self._begun = False
+        self.sent = False
+        """Whether all of it was handed to the connection."""
 
     @property
     def consumed(self) -> bool:
@@ -106,6 +108,7 @@ class _Body(aiohttp.Payload):
             view = memoryview(piece)
             for start in range(0, len(view), _WRITE_SIZE):
                 await writer.write(view[start : start + _WRITE_SIZE])
+        self.sent = True
 
 
 class Wire:
@@ -189,7 +192,11 @@ class Wire:
             async with http.put(url, data=body, headers=sent, allow_redirects=False) as answer:
                 if answer.status == 201:
                     return answer.headers
+                connection = answer.connection
+                transport = None if connection is None else connection.transport
                 fault = await self._fault(answer)
+                if transport is not None and not body.sent:
+                    transport.abort()  # closed in the regular way, it would wait until the service takes the rest
                 if md5 is not None and fault.code == "InvalidOperation":
                     raise _changed(key)  # how the emulator says Md5Mismatch of a block
                 raise self._faults.error(fault, doing, key)
