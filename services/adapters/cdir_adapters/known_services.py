@@ -16,6 +16,8 @@ __all__ = ["KNOWN_SERVICES", "KnownService", "Reach"]
 class Reach(enum.StrEnum):
     PROTOCOL = "by its protocol"
     """A kind speaks the protocol of the service, and passes the conformance suite against a server of that protocol."""
+    BRIDGE = "by rclone"
+    """rclone speaks to the service, and the kind ``rclone`` to rclone; that it works there was not tried."""
     FOLDER = "by its folder"
     """The service has no interface; its own program keeps a folder alike, which the kind ``local`` can use."""
     NOT_YET = "not yet"
@@ -41,7 +43,10 @@ class KnownService:
 
 
 _S3_SERVERS = "moto and `rclone serve s3`"
+_OLD_S3 = "a server of the project's own"
 _DAV_SERVERS = "Apache mod_dav, wsgidav and `rclone serve webdav`"
+
+_BRIDGED = "`--set remote=NAME: --set config=FILE`, after signing in with `rclone config`; not tried"
 
 KNOWN_SERVICES = (
     KnownService(
@@ -57,7 +62,8 @@ KNOWN_SERVICES = (
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
-        how="its interoperability with S3: an HMAC key, and `--set endpoint=https://storage.googleapis.com`",
+        how="its interoperability with S3: an HMAC key, and "
+        "`--set profile=gcs --set endpoint=https://storage.googleapis.com`",
         proven=f"{_S3_SERVERS}; Google's own deviations from S3 were not tried",
     ),
     KnownService(
@@ -66,7 +72,7 @@ KNOWN_SERVICES = (
         reach=Reach.PROTOCOL,
         kind="s3",
         how="its S3 interface, a customer secret key, and "
-        "`--set endpoint=https://NAMESPACE.compat.objectstorage.REGION.oraclecloud.com`",
+        "`--set profile=oracle --set endpoint=https://NAMESPACE.compat.objectstorage.REGION.oraclecloud.com`",
         proven=_S3_SERVERS,
     ),
     KnownService(
@@ -74,7 +80,7 @@ KNOWN_SERVICES = (
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
-        how="the endpoint that its console shows",
+        how="`--set profile=idrive_e2 --set endpoint=URL`, the one that its console shows",
         proven=_S3_SERVERS,
     ),
     KnownService(
@@ -82,7 +88,7 @@ KNOWN_SERVICES = (
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
-        how="`--set endpoint=https://s3.REGION.megas4.com`",
+        how="`--set profile=mega_s4 --set endpoint=https://s3.REGION.megas4.com`",
         proven=_S3_SERVERS,
     ),
     KnownService(
@@ -98,25 +104,34 @@ KNOWN_SERVICES = (
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
-        how="`--set endpoint=URL --set signature=v2`; no document of an endpoint was found",
-        proven="moto; signature version 2 is not checked by it",
+        how="`--set profile=connectria --set endpoint=URL`; no document of an endpoint was found",
+        proven=f"{_OLD_S3} of signature version 2",
     ),
     KnownService(
         name="Host Europe Cloud Storage",
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
-        how="`--set endpoint=https://cs.hosteurope.de --set signature=v2`; no longer on sale",
-        proven="moto; signature version 2 is not checked by it",
+        how="`--set profile=hosteurope --set endpoint=https://cs.hosteurope.de`; said to have ended in 2014",
+        proven=f"{_OLD_S3} of signature version 2",
     ),
     KnownService(
         name="Walrus (Eucalyptus)",
         cost="own",
-        reach=Reach.NOT_YET,
-        how="an endpoint with a path of its own, unquoted ETags, and listings with an object that is not there",
+        reach=Reach.PROTOCOL,
+        kind="s3",
+        how="`--set profile=walrus --set endpoint=http://HOST:8773/services/Walrus --set bucket=B --set access_key=K "
+        "--secret secret_key`; objects up to 5 GiB, of known size",
+        proven=f"{_OLD_S3} with the oddities of Walrus",
     ),
     KnownService(
-        name="Cumulus (Nimbus)", cost="own", reach=Reach.NOT_YET, how="signature version 2 and no multipart upload"
+        name="Cumulus (Nimbus)",
+        cost="own",
+        reach=Reach.PROTOCOL,
+        kind="s3",
+        how="`--set profile=cumulus --set endpoint=http://HOST:8888 --set bucket=B --set access_key=K "
+        "--secret secret_key`; objects up to 5 GiB, of known size; keeps no times",
+        proven=f"{_OLD_S3} with the oddities of Cumulus; names beyond ASCII were not tried on Cumulus",
     ),
     KnownService(
         name="OpenStack Swift",
@@ -182,7 +197,7 @@ KNOWN_SERVICES = (
         how="`--set url=URL --set user=U --secret password`",
         proven=_DAV_SERVERS,
     ),
-    KnownService(name="Box", cost="free and paid", reach=Reach.NOT_YET, how="needs a sign-in in the browser"),
+    KnownService(name="Box", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
     KnownService(
         name="pCloud",
         cost="free and paid",
@@ -199,23 +214,12 @@ KNOWN_SERVICES = (
         how="`--set profile=icedrive --set url=https://webdav.icedrive.io/`, with an access key as password",
         proven=_DAV_SERVERS,
     ),
-    KnownService(name="Dropbox", cost="free and paid", reach=Reach.NOT_YET, how="needs a sign-in in the browser"),
-    KnownService(name="Google Drive", cost="free and paid", reach=Reach.NOT_YET, how="needs a sign-in in the browser"),
-    KnownService(name="OneDrive", cost="free and paid", reach=Reach.NOT_YET, how="needs a sign-in in the browser"),
+    KnownService(name="Dropbox", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
+    KnownService(name="Google Drive", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
+    KnownService(name="OneDrive", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
     KnownService(name="MediaFire", cost="free and paid", reach=Reach.NOT_YET, how="an interface of its own"),
-    KnownService(
-        name="MEGA",
-        cost="free and paid",
-        reach=Reach.NOT_YET,
-        how="no public protocol; MEGA S4 is reached, and MEGAcmd serves WebDAV on the machine it runs on (not tried)",
-    ),
-    KnownService(
-        name="iCloud Drive",
-        cost="free and paid",
-        reach=Reach.FOLDER,
-        kind="local",
-        how="the folder that Apple's program keeps, on a Mac or on Windows; not tried",
-    ),
+    KnownService(name="MEGA", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
+    KnownService(name="iCloud Drive", cost="free and paid", reach=Reach.BRIDGE, kind="rclone", how=_BRIDGED),
     KnownService(
         name="Sync.com",
         cost="free and paid",

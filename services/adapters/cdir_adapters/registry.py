@@ -140,11 +140,19 @@ _KINDS = (
                 " is not Amazon's.",
                 OptionType.BOOL,
             ),
-            OptionSpec("profile", "Name of the service, whose known deviations are then allowed for."),
+            OptionSpec(
+                "profile",
+                "Name of the service, whose known deviations are then allowed for; not given, it is generic, or aws"
+                " where there is no endpoint.",
+                choices=(
+                    *("aws", "gcs", "ceph", "minio", "oracle", "idrive_e2", "mega_s4", "backblaze", "wasabi", "r2"),
+                    *("walrus", "cumulus", "hosteurope", "connectria", "generic"),
+                ),
+            ),
             OptionSpec(
                 "signature",
-                "Version of the request signature; v2 is for services from before 2014.",
-                default="v4",
+                "Version of the request signature; not given, it follows from the profile: v2 for services from before"
+                " 2014, else v4.",
                 choices=("v4", "v2"),
             ),
             OptionSpec("access_key", "Access key; not given, the machine's own credentials are looked up."),
@@ -324,6 +332,52 @@ _KINDS = (
             OptionSpec(
                 "application_credential_secret", "Secret that belongs to the application credential.", secret=True
             ),
+        ),
+    ),
+    KindSpec(
+        kind="rclone",
+        target="cdir_adapters.providers.rclone:RcloneAdapter",
+        extra="rclone",
+        libraries=("aiohttp",),
+        description="Any of the services that the program rclone speaks to, such as MEGA, Proton Drive or Koofr.",
+        options=(
+            OptionSpec(
+                "remote",
+                "Remote of an rclone configuration file, with a folder in it if wanted, as in mega:backup; either this"
+                " or type.",
+            ),
+            OptionSpec("config", "That configuration file; not given, it is rclone's own.", OptionType.PATH),
+            OptionSpec("type", "Backend of rclone, as in mega; either this or remote."),
+            OptionSpec(
+                "parameters",
+                "With type: options of the backend, as in host=example.org,user=me; a value with a comma stands in"
+                " quotes.",
+            ),
+            OptionSpec(
+                "root", "Folder in the remote that holds everything; it is made when it is missing.", default=""
+            ),
+            OptionSpec(
+                "program",
+                "The program rclone, 1.75 or newer; not given, it is that of the extra, else that on the path.",
+                OptionType.PATH,
+            ),
+            OptionSpec(
+                "staging",
+                "Folder for files on their way to the service; not given, it is the machine's for temporary files.",
+                OptionType.PATH,
+            ),
+            OptionSpec(
+                "staging_limit",
+                "MiB that may lie there at once, which is also the size of the largest file.",
+                OptionType.INT,
+                default=10240,
+            ),
+            OptionSpec(
+                "secrets",
+                "With type: secret options of the backend, written as parameters are; passwords in the clear.",
+                secret=True,
+            ),
+            OptionSpec("config_password", "Password of an encrypted configuration file.", secret=True),
         ),
     ),
 )

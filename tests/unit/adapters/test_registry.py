@@ -44,7 +44,7 @@ def test_options_get_their_types_and_defaults():
 @pytest.mark.parametrize(
     ("kind", "options", "error", "said"),
     [
-        ("tape", {}, InvalidArgument, "azure, ftp, local, memory, s3, sftp, swift, webdav"),
+        ("tape", {}, InvalidArgument, "azure, ftp, local, memory, rclone, s3, sftp, swift, webdav"),
         ("local", {"rot": "/x"}, InvalidArgument, "root"),
         ("memory", {"root": "/x"}, InvalidArgument, "none"),
         ("local", {}, ConfigInvalid, "root"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,13 +31,13 @@ from cdir_adapters.adapter import (
     Checksum,
     FetchedObject,
     ObjectInfo,
-    ObjectKind,
     Page,
     ReadStream,
     Source,
     WriteMode,
 )
 from cdir_adapters.capability import Capability, ChecksumKind
+from cdir_adapters.names import NameEncoding
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Fault, Faults
 from cdir_adapters.providers.s3.headers import (
@@ -47,12 +48,13 @@ from cdir_adapters.providers.s3.headers import (
     encode_metadata,
     parse_mtime,
 )
+from cdir_adapters.providers.s3.listing import Listing
 from cdir_adapters.providers.s3.multipart import MultipartUpload, part_sizes, parts_in_flight, parts_of
 from cdir_adapters.providers.s3.settings import S3Settings
-from cdir_adapters.providers.s3.wire import BotoWire, Condition, ObstoreWire, Opened, Wire
+from cdir_adapters.providers.s3.single import SourceFailed, put_streamed
+from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, ObstoreWire, Opened, Wire, cut_short
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
-    PAGE_SIZE,
     BufferedReadStream,
     collect,
     exactly,
@@ -102,19 +104,29 @@ class S3Adapter(Adapter):
     def __init__(self, name: str, options: Mapping[str, OptionValue]) -> None:
         settings = S3Settings.from_options(options)
         self.info = AdapterInfo("s3", name, settings.location)
+        self.capability = settings.profile.narrow(type(self).capability)
         self._settings = settings
+        self._profile = settings.profile
         self._bucket = settings.bucket
+        forbidden = settings.profile.forbidden_names
+        self._names = None if forbidden is None else NameEncoding(forbidden)
         self._faults = Faults(name, settings.bucket, settings.endpoint or "Amazon S3")
         self._connections = Connections(settings)
         boto = BotoWire(self._connections, self._faults, settings.bucket)
         self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)
+        self._stated = self.capability.checksums
         self._etags_are_md5: bool | None = None
         """Whether the ETag of an object that was put whole is the MD5 of its content; ``None`` until one showed it."""
         self._etags_stay = True
         """Whether an object has the ETag that its put was answered with."""
+        self._listing = Listing(self._connections, self._faults, settings, self._names, self._checksum, self._exists)
 
     def __repr__(self) -> str:
         return f"S3Adapter({self.info.name!r}, {self.info.location!r})"
+
+    def _place(self, key: str) -> str:
+        """The key in the bucket."""
+        return self._settings.prefix + (key if self._names is None else self._names.encode(key))
 
     # ------------------------------------------------------------------ the root
 
@@ -122,7 +134,7 @@ class S3Adapter(Adapter):
         with self._faults.translated("listing the bucket"):
             client = await self._connections.client()
             try:
-                await client.list_objects_v2(Bucket=self._bucket, Prefix=self._settings.prefix, MaxKeys=1)
+                await self._listing.ask_least(client)
             except client.exceptions.NoSuchBucket:
                 raise NotFound(
                     f"provider {self.info.name}: there is no bucket {self._bucket}", provider=self.info.name
@@ -133,7 +145,7 @@ class S3Adapter(Adapter):
             await self.check()
             return
         arguments: dict[str, Any] = {}
-        if self._settings.profile.location_constraint and self._settings.region != "us-east-1":
+        if self._profile.location_constraint and self._settings.region != "us-east-1":
             arguments["CreateBucketConfiguration"] = {"LocationConstraint": self._settings.region}
         with self._faults.translated("making the bucket"):
             client = await self._connections.client()
@@ -152,7 +164,7 @@ class S3Adapter(Adapter):
         try:
             with self._faults.translated("looking at an object", key):
                 client = await self._connections.client()
-                return await client.head_object(Bucket=self._bucket, Key=self._settings.prefix + key)
+                return await client.head_object(Bucket=self._bucket, Key=self._place(key))
         except NotFound:
             await self._require_bucket()
             raise
@@ -162,7 +174,10 @@ class S3Adapter(Adapter):
         client = await self._connections.client()
         try:
             with self._faults.translated("looking at the bucket"):
-                await client.head_bucket(Bucket=self._bucket)
+                if self._profile.bucket_head:
+                    await client.head_bucket(Bucket=self._bucket)
+                else:
+                    await self._listing.ask_least(client)
         except NotFound:
             raise self._faults.error(Fault(404, "NoSuchBucket"), "looking at the bucket") from None
         except CdirError as error:
@@ -176,61 +191,34 @@ class S3Adapter(Adapter):
         return ObjectInfo(
             key=key,
             size=head["ContentLength"],
-            modified=self._modified(received, head["LastModified"]),
+            modified=self._modified(received, head.get("LastModified")),
             etag=head.get("ETag"),
-            checksum=None if encrypted or self._etags_are_md5 is False else checksum_of_etag(head.get("ETag")),
+            checksum=None if encrypted else self._checksum(head.get("ETag")),
             metadata=decode_metadata(received),
         )
 
+    def _checksum(self, etag: str | None) -> Checksum | None:
+        """What an ETag says about the content, as far as is known of this service."""
+        checksum = None if self._etags_are_md5 is False else checksum_of_etag(etag)
+        return checksum if checksum is not None and checksum.kind in self._stated else None
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._head(key)
+        except NotFound:
+            return False
+        return True
+
     @staticmethod
-    def _modified(metadata: Mapping[str, str], stored: datetime) -> datetime:
+    def _modified(metadata: Mapping[str, str], stored: datetime | None) -> datetime | None:
         given = next((value for name, value in metadata.items() if name.lower() == MTIME), None)
         return parse_mtime(given) or stored
 
     async def list(
         self, prefix: str, *, recursive: bool = False, start_after: str | None = None
     ) -> AsyncIterator[Page]:
-        root = self._settings.prefix
-        arguments: dict[str, Any] = {"Prefix": f"{root}{prefix}/" if prefix else root, "MaxKeys": PAGE_SIZE}
-        if not recursive:
-            arguments["Delimiter"] = "/"
-        if start_after is not None:
-            arguments["StartAfter"] = root + start_after
-        while True:
-            with self._faults.translated("listing the bucket", prefix):
-                client = await self._connections.client()
-                answer = await client.list_objects_v2(Bucket=self._bucket, **arguments)
-            found = tuple(info for info in self._infos_of_list(answer) if info.key != start_after)
-            if found:
-                yield Page(found)
-            if not answer.get("IsTruncated"):
-                return
-            token = answer.get("NextContinuationToken")
-            if not token or token == arguments.get("ContinuationToken"):
-                raise ProviderUnavailable(
-                    f"provider {self.info.name}: the service broke off a listing of {prefix or 'the root'}",
-                    provider=self.info.name,
-                )
-            arguments["ContinuationToken"] = token
-            arguments.pop("StartAfter", None)
-
-    def _infos_of_list(self, answer: Any) -> tuple[ObjectInfo, ...]:
-        """One page, in the order of the service: a directory stands where its prefix with the slash does."""
-        cut = len(self._settings.prefix)
-        found: dict[str, ObjectInfo] = {}
-        for each in answer.get("Contents", ()):
-            key = each["Key"][cut:]
-            if _has_normal_form(key):
-                etag = each.get("ETag")
-                checksum = None if self._etags_are_md5 is False else checksum_of_etag(etag)
-                found[key] = ObjectInfo(
-                    key=key, size=each["Size"], modified=each["LastModified"], etag=etag, checksum=checksum
-                )
-        for each in answer.get("CommonPrefixes", ()):
-            key = each["Prefix"][cut:-1]
-            if _has_normal_form(key):
-                found[f"{key}/"] = ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
-        return tuple(found[place] for place in sorted(found, key=str.encode))
+        async for page in self._listing.pages(prefix, recursive=recursive, start_after=start_after):
+            yield page
 
     # ------------------------------------------------------------------ reading
 
@@ -243,22 +231,22 @@ class S3Adapter(Adapter):
             if isinstance(opened, ObjectInfo):
                 yield BufferedReadStream(opened, b"")
             else:
-                yield _Body(self._info_of_opened(key, opened), opened)
+                yield Body(self._info_of_opened(key, opened), opened)
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
         if if_match is not None:
             require(self, self.capability.read_if_match, "read_if_match")
         if range.length != 0:
             with contextlib.suppress(RangeNotSatisfied):  # which may mean an empty object: told apart below
-                whole, data = await self._wire.fetch(self._settings.prefix + key, range, if_match)
+                whole, data = await self._wire.fetch(self._place(key), range, if_match)
                 if len(data) != whole.length:
-                    raise _short(key, whole.length - len(data))
+                    raise cut_short(key, whole.length - len(data))
                 return FetchedObject(self._info_of_opened(key, whole), data)
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._open(stack, key, range, if_match)
             if isinstance(opened, ObjectInfo):
                 return FetchedObject(opened, b"")
-            body = _Body(self._info_of_opened(key, opened), opened)
+            body = Body(self._info_of_opened(key, opened), opened)
             pieces = [piece async for piece in body]
             return FetchedObject(body.info, pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
@@ -273,7 +261,7 @@ class S3Adapter(Adapter):
             resolve_range(range, info.size, key)
             return info
         try:
-            return await stack.enter_async_context(self._wire.open(self._settings.prefix + key, range, if_match))
+            return await stack.enter_async_context(self._wire.open(self._place(key), range, if_match))
         except RangeNotSatisfied:
             if range.offset:
                 raise
@@ -313,14 +301,15 @@ class S3Adapter(Adapter):
         require_write(self, size, mode, if_match)
         limit = self.capability.max_object_size
         if size is not None and limit is not None and size > limit:
-            raise InvalidPath(f"{key} has {size} bytes; {limit} are the most that S3 holds", key=key)
+            raise InvalidPath(f"{key} has {size} bytes; {limit} are the most that the service takes", key=key)
         condition = Condition(absent=mode is WriteMode.CREATE, etag=if_match)
-        headers = encode_metadata(modified, metadata)
+        kept = self._profile.metadata
+        headers = encode_metadata(modified, metadata) if kept else {}
         if isinstance(source, bytes) and len(source) <= _MULTIPART_ABOVE:
             stored = await self._put(key, await collect(source, size, key), headers, condition)
         else:
             stored = await self._write_stream(key, source, size, headers, condition)
-        return dataclasses.replace(stored, modified=modified, metadata=lower_keys(metadata))
+        return dataclasses.replace(stored, modified=modified, metadata=lower_keys(metadata)) if kept else stored
 
     async def _write_stream(
         self, key: str, source: Source, size: int | None, headers: Mapping[str, str], condition: Condition
@@ -329,6 +318,8 @@ class S3Adapter(Adapter):
             return await self._put(key, await collect(source, size, key), headers, condition)
         pieces = exactly(source, size, key)
         async with contextlib.aclosing(pieces):
+            if size is not None and not self._profile.multipart:
+                return await self._write_single(key, pieces, size, headers, condition)
             if size is not None:
                 return await self._write_parts(key, pieces, size, headers, condition)
             begun: list[bytes] = []
@@ -342,25 +333,56 @@ class S3Adapter(Adapter):
 
     async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
         """Store a small object and compare what the service says it received."""
-        sending = self._wire.put(self._settings.prefix + key, data, headers, condition)
-        try:
+        sending = self._wire.put(self._place(key), data, headers, condition)
+        async with self._refusals(key, condition):
             if len(data) <= _INLINE_DIGEST:
                 etag = await sending
                 digest = hash_inline(hashlib.md5, data).hexdigest()
             else:
                 etag, digest = await asyncio.gather(sending, asyncio.to_thread(_md5, data))
+        return await self._settle(key, len(data), etag, digest, functools.partial(self._prove, key, data))
+
+    async def _write_single(
+        self,
+        key: str,
+        pieces: AsyncIterator[bytes],
+        size: int,
+        headers: Mapping[str, str],
+        condition: Condition,
+    ) -> ObjectInfo:
+        """Store a large object in one request and compare what the service says it received."""
+        try:
+            async with self._refusals(key, condition):
+                etag, digest = await put_streamed(
+                    self._connections, self._faults, self._place(key), pieces, size, headers, condition
+                )
+        except SourceFailed as failed:
+            raise failed.cause from None
+        return await self._settle(key, size, etag, digest, functools.partial(self._prove_digest, key, digest))
+
+    @asynccontextmanager
+    async def _refusals(self, key: str, condition: Condition) -> AsyncIterator[None]:
+        """Say what a refusal of a put means."""
+        try:
+            yield
         except PreconditionFailed as error:
             if condition.absent:
                 raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key) from error
             raise
         except NotFound as error:
+            await self._require_bucket()
             raise PreconditionFailed(f"{key} does not exist any more", key=key) from error
+
+    async def _settle(
+        self, key: str, size: int, etag: str | None, digest: str, prove: Callable[[], Awaitable[None]]
+    ) -> ObjectInfo:
+        """Hold the answer to a put against the MD5 of what was sent."""
         checksum: Checksum | None = None
         if digest_of_etag(etag) == digest:
             checksum = Checksum(ChecksumKind.MD5, digest)
         else:
             # the ETag may mean something else here, as for objects encrypted by key
-            await self._prove(key, data)
+            await prove()
         if self._etags_are_md5 is None or not self._etags_stay:
             # what was stored is proven already; not being able to look again is no failure
             with contextlib.suppress(CdirError):
@@ -368,15 +390,27 @@ class S3Adapter(Adapter):
                 self._etags_are_md5 = digest_of_etag(kept) == digest
                 self._etags_stay = kept == etag
                 etag = kept
-        return ObjectInfo(key=key, size=len(data), etag=etag, checksum=checksum)
+        return ObjectInfo(key=key, size=size, etag=etag, checksum=checksum)
 
     async def _prove(self, key: str, data: bytes) -> None:
         """Read back what was stored; remove it and raise IntegrityError when it is not what was sent."""
         if (await self.fetch(key)).data != data:
-            await self.delete(key)
-            raise IntegrityError(
-                f"provider {self.info.name} stored other bytes for {key} than were sent; they were removed", key=key
-            )
+            await self._remove_wrong(key)
+
+    async def _prove_digest(self, key: str, digest: str) -> None:
+        """As :meth:`_prove`, for what does not fit in memory."""
+        kept = hashlib.md5(usedforsecurity=False)
+        async with self.read(key) as stream:
+            async for piece in stream:
+                await asyncio.to_thread(kept.update, piece)
+        if kept.hexdigest() != digest:
+            await self._remove_wrong(key)
+
+    async def _remove_wrong(self, key: str) -> None:
+        await self.delete(key)
+        raise IntegrityError(
+            f"provider {self.info.name} stored other bytes for {key} than were sent; they were removed", key=key
+        )
 
     async def _write_parts(
         self,
@@ -386,9 +420,7 @@ class S3Adapter(Adapter):
         headers: Mapping[str, str],
         condition: Condition,
     ) -> ObjectInfo:
-        upload = await MultipartUpload.begin(
-            self._connections, self._faults, self._bucket, self._settings.prefix + key, headers
-        )
+        upload = await MultipartUpload.begin(self._connections, self._faults, self._bucket, self._place(key), headers)
         try:
             length = await self._send_parts(upload, pieces, size)
             if condition:
@@ -401,7 +433,8 @@ class S3Adapter(Adapter):
             raise
         # one more look: several services give the finished object another ETag than they answer here
         etag = await self._require_size(key, length)
-        return ObjectInfo(key=key, size=length, etag=etag, checksum=None if upload.unproven else checksum)
+        stated = not upload.unproven and ChecksumKind.MD5_MULTIPART in self._stated
+        return ObjectInfo(key=key, size=length, etag=etag, checksum=checksum if stated else None)
 
     async def _send_parts(self, upload: MultipartUpload, pieces: AsyncIterator[bytes], size: int | None) -> int:
         """Send all parts, a few at once; return how many bytes they had."""
@@ -448,23 +481,27 @@ class S3Adapter(Adapter):
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         if if_match is not None:
             require(self, self.capability.write_if_match, "write_if_match")
-        with contextlib.suppress(NotFound):
-            if if_match is not None:
+        if if_match is not None:
+            try:
                 # few services look at the condition of a DELETE, so it is held against the object here
                 await self._matching(key, if_match)
-            await self._wire.delete(self._settings.prefix + key)
+            except NotFound:
+                return
+        try:
+            await self._wire.delete(self._place(key))
+        except NotFound:
+            await self._require_bucket()
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
-        prefix = self._settings.prefix
         try:
-            size = await self._wire.size(prefix + source)
+            size = await self._wire.size(self._place(source))
         except NotFound:
             await self._require_bucket()
             raise
-        if size > _COPY_LIMIT:
+        if size > _COPY_LIMIT and self._profile.multipart and self._profile.copy_in_parts:
             await self._copy_parts(source, target, await self._head(source))
         else:
-            await self._wire.copy(prefix + source, prefix + target)
+            await self._wire.copy(self._place(source), self._place(target))
         try:
             copied = await self.stat(target)
         except NotFound as error:
@@ -480,18 +517,18 @@ class S3Adapter(Adapter):
 
     async def _copy_parts(self, source: str, target: str, head: Any) -> None:
         upload = await MultipartUpload.begin(
-            self._connections, self._faults, self._bucket, self._settings.prefix + target, head.get("Metadata", {})
+            self._connections, self._faults, self._bucket, self._place(target), head.get("Metadata", {})
         )
         try:
-            await upload.copy_from(
-                self._settings.prefix + source, head["ContentLength"], _COPY_PART, head.get("ETag", "")
-            )
+            await upload.copy_from(self._place(source), head["ContentLength"], _COPY_PART, head.get("ETag", ""))
             await upload.complete(Condition())
         except BaseException:
             await upload.abort()
             raise
 
     async def sweep(self, older_than: float) -> int:
+        if not self._profile.multipart:
+            return 0
         before = datetime.now(UTC) - timedelta(seconds=older_than)
         swept = 0
         arguments: dict[str, Any] = {"Prefix": self._settings.prefix}
@@ -503,7 +540,8 @@ class S3Adapter(Adapter):
                 except client.exceptions.NoSuchUpload:
                     return swept  # how rclone says that there are none
             for each in answer.get("Uploads", ()):
-                if each["Initiated"] < before:
+                begun = each.get("Initiated")
+                if begun is not None and begun < before:
                     upload = MultipartUpload(
                         self._connections, self._faults, self._bucket, each["Key"], each["UploadId"]
                     )
@@ -517,29 +555,6 @@ class S3Adapter(Adapter):
         await self._connections.aclose()
 
 
-class _Body(ReadStream):
-    """The body of an answer; short of what was announced is an error."""
-
-    def __init__(self, info: ObjectInfo, opened: Opened) -> None:
-        self.info = info
-        self._pieces = opened.pieces
-        self._left = opened.length
-
-    async def __anext__(self) -> bytes:
-        try:
-            piece = await anext(self._pieces)
-        except StopAsyncIteration:
-            if self._left:
-                raise _short(self.info.key, self._left) from None
-            raise
-        self._left -= len(piece)
-        return piece
-
-
-def _short(key: str, missing: int) -> IntegrityError:
-    return IntegrityError(f"{key}: the service ended the body {missing} bytes early", key=key)
-
-
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
@@ -549,10 +564,6 @@ async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncItera
         yield begun.pop(0)
     async for piece in rest:
         yield piece
-
-
-def _has_normal_form(key: str) -> bool:
-    return all(name not in {"", ".", ".."} for name in key.split("/"))
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import aiobotocore.config
 import aiobotocore.session
 import aiohttp
+import botocore.credentials
 import botocore.exceptions
+import botocore.handlers
 import botocore.loaders
+from aiobotocore.httpsession import AIOHTTPSession
 from obstore.store import S3Store
+from yarl import URL
 
+from cdir_adapters.providers.s3.faults import Redirected
+from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
+from cdir_adapters.providers.s3.signing import SignedRequest, metadata_headers, sign_as_sent, sign_old
 
 if TYPE_CHECKING:  # these do not exist at run time
     from obstore.store import ClientConfig, S3Config, S3Credential
 
 __all__ = ["Connections"]
+
+_METHODS = {"get_object": "GET", "put_object": "PUT", "upload_part": "PUT"}
+_QUERY = {"PartNumber": "partNumber", "UploadId": "uploadId"}
+"""Parameters of operations that stand in the URL."""
 
 _CONNECT_TIMEOUT = 10
 """Seconds until a connection attempt is given up."""
@@ -46,6 +59,16 @@ def _loader() -> botocore.loaders.Loader:
     loader.load_data("sdk-default-configuration")
     loader.load_data("_retry")
     return loader
+
+
+class _Session(AIOHTTPSession):  # type: ignore[misc] # the library has no types
+    """Believes no answer that came from elsewhere: the library follows redirects, though without the credentials."""
+
+    async def send(self, request: Any) -> Any:
+        answer = await super().send(request)
+        if answer.raw.history:
+            raise Redirected(answer.raw.history[0].status)
+        return answer
 
 
 class Connections:
@@ -78,7 +101,7 @@ class Connections:
         return self._store
 
     async def http(self) -> aiohttp.ClientSession:
-        """A plain HTTP client for signed URLs."""
+        """A plain HTTP client, for what :meth:`signed` makes."""
         if self._http is None:
             async with self._making:
                 if self._http is None:
@@ -96,6 +119,51 @@ class Connections:
                     )
         return self._http
 
+    async def signed(
+        self,
+        operation: str,
+        key: str,
+        *,
+        valid: int,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        **parameters: str | int,
+    ) -> SignedRequest:
+        """Sign a request for :meth:`http`.
+
+        ``operation`` and ``parameters`` are named as in aiobotocore; ``headers`` are sent too, without being signed,
+        and must not be of the kind that is signed. The request must reach the service within ``valid`` seconds (by
+        version 2: a quarter of an hour, whatever was asked for).
+        """
+        client = await self.client()
+        settings = self._settings
+        if settings.signature_v2:
+            return sign_old(
+                _METHODS[operation],
+                client.meta.endpoint_url,
+                settings.bucket,
+                key,
+                path_style=settings.path_style,
+                query={_QUERY[name]: str(value) for name, value in parameters.items()},
+                headers={**headers, **metadata_headers(metadata)},
+                credentials=await self._credentials(),
+            )
+        named: dict[str, Any] = {"Bucket": settings.bucket, "Key": key, **parameters}
+        if metadata:
+            named["Metadata"] = dict(metadata)
+        url = await client.generate_presigned_url(operation, Params=named, ExpiresIn=valid)
+        return SignedRequest(URL(url, encoded=True), {**headers, **metadata_headers(metadata)})
+
+    async def _credentials(self) -> botocore.credentials.Credentials:
+        given = self._settings
+        if given.access_key is not None:
+            return botocore.credentials.Credentials(given.access_key, given.secret_key, given.session_token)
+        found = await self._session.get_credentials()
+        if found is None:
+            raise botocore.exceptions.NoCredentialsError
+        frozen = await found.get_frozen_credentials()
+        return botocore.credentials.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
     async def aclose(self) -> None:
         """Close what was opened. Idempotent."""
         await self._closing.aclose()
@@ -103,6 +171,8 @@ class Connections:
 
     async def _make_client(self) -> Any:
         self._session.register_component("data_loader", await asyncio.to_thread(_loader))
+        # a time that cannot be read is one that is not told, no reason to fail
+        self._session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
         settings = self._settings
         config = aiobotocore.config.AioConfig(
             signature_version="s3" if settings.signature_v2 else "s3v4",
@@ -113,9 +183,10 @@ class Connections:
             # trailing checksums, the default since 2025, are refused or stored as content by older services
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            http_session_cls=_Session,
             s3={"addressing_style": "path" if settings.path_style else "virtual"},
         )
-        return await self._closing.enter_async_context(
+        client = await self._closing.enter_async_context(
             self._session.create_client(
                 "s3",
                 region_name=settings.region,
@@ -126,6 +197,15 @@ class Connections:
                 config=config,
             )
         )
+        events = client.meta.events
+        if settings.signature_v2 and settings.path_style:
+            events.register("before-sign.s3", sign_as_sent)
+        if not settings.profile.list_url_encoded:
+            for operation in ("ListObjects", "ListObjectsV2"):
+                events.unregister(
+                    f"before-parameter-build.s3.{operation}", botocore.handlers.set_list_objects_encoding_type_url
+                )
+        return client
 
     def _make_store(self) -> S3Store:
         settings = self._settings

@@ -33,13 +33,17 @@ from cdir.errors import (
     Unsupported,
 )
 
-__all__ = ["Fault", "Faults", "RangeAnsweredWhole", "fault_of_answer"]
+__all__ = ["Fault", "Faults", "RangeAnsweredWhole", "Redirected", "fault_of_answer"]
 
 _ERROR_BODY = 64 * 1024
 
 
 class RangeAnsweredWhole(Exception):
     """The service answers a range with status 200, which obstore refuses although the bytes may be right."""
+
+
+class Redirected(Exception):
+    """The service sent the request elsewhere; the argument is the status."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Fault:
                 return cls(
                     int(status[1]) if status else 0, _element(text, "Code"), html.unescape(_element(text, "Message"))
                 )
+            case Redirected():
+                return cls(status=error.args[0])
             case botocore.exceptions.BotoCoreError() | aiohttp.ClientError() | OSError():
                 return cls()
         return None

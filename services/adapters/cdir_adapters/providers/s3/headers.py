@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from email.errors import HeaderParseError
 from email.header import decode_header
+from email.utils import parsedate_to_datetime
 
 from cdir_adapters.adapter import Checksum
 from cdir_adapters.capability import ChecksumKind
@@ -22,6 +24,7 @@ __all__ = [
     "encode_metadata",
     "format_mtime",
     "parse_mtime",
+    "parse_time",
 ]
 
 MTIME = "mtime"
@@ -50,6 +53,17 @@ def parse_mtime(text: str | None) -> datetime | None:
         return _EPOCH + int(Decimal(text) * 1_000_000) * _MICROSECOND
     except (InvalidOperation, OverflowError, ValueError):
         return None
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Return the time that a service states, in the form of HTTP or of ISO 8601; ``None`` when it cannot be read."""
+    if not text:
+        return None
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        with contextlib.suppress(ValueError):
+            moment = parse(text)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None
 
 
 def encode_metadata(modified: datetime, metadata: Mapping[str, str]) -> dict[str, str]:

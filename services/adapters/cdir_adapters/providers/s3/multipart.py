@@ -1,7 +1,7 @@
-"""Large objects, sent in parts over signed URLs: several at once, never copied, each compared by its MD5.
+"""Large objects, sent in parts by plain HTTP: several at once, never copied, each compared by its MD5.
 
 aiobotocore's own ``upload_part`` takes one contiguous buffer and, over plain HTTP, computes a SHA-256 of it. A signed
-URL needs neither: the pieces go to the socket as they came.
+request needs neither: the pieces go to the socket as they came.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdir.errors import AlreadyExists, CdirError, IntegrityError, InvalidPath, P
 from cdir_adapters.adapter import Checksum
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.providers.s3.connections import Connections
-from cdir_adapters.providers.s3.faults import Faults, fault_of_answer
+from cdir_adapters.providers.s3.faults import Fault, Faults, fault_of_answer
 from cdir_adapters.providers.s3.headers import checksum_of_etag, digest_of_etag
 from cdir_adapters.providers.s3.wire import Condition
 
@@ -125,6 +125,8 @@ class MultipartUpload:
         with faults.translated("starting a multipart upload", key):
             client = await connections.client()
             answer = await client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=dict(metadata))
+        if not answer.get("UploadId"):
+            raise faults.error(Fault(502, message="an answer without an upload"), "starting a multipart upload", key)
         return cls(connections, faults, bucket, key, answer["UploadId"])
 
     async def send(self, number: int, part: Part, *, etags_are_md5: bool | None) -> None:
@@ -147,13 +149,18 @@ class MultipartUpload:
         """Return the part's ETag, and whether the service encrypts it so that the ETag means nothing."""
         doing = "sending a part"
         with self._faults.translated(doing, self._key):
-            client = await self._connections.client()
-            url = await client.generate_presigned_url(
-                "upload_part", Params={**self._target, "PartNumber": number}, ExpiresIn=_URL_VALID
+            request = await self._connections.signed(
+                "upload_part", self._key, valid=_URL_VALID, PartNumber=number, UploadId=self._target["UploadId"]
             )
             http = await self._connections.http()
-            # a Content-Type would have to be signed
-            async with http.put(url, data=_PartBody(part), skip_auto_headers=["Content-Type"]) as answer:
+            async with http.put(
+                request.url,
+                data=_PartBody(part),
+                headers=request.headers,
+                # a Content-Type would have to be signed
+                skip_auto_headers=["Content-Type"],
+                allow_redirects=False,
+            ) as answer:
                 if answer.status != 200:
                     raise self._faults.error(await fault_of_answer(answer), doing, self._key)
                 encryption = answer.headers.get("x-amz-server-side-encryption", "")

@@ -7,25 +7,10 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from cdir.errors import ConfigInvalid
+from cdir_adapters.providers.s3.profiles import PROFILES, Profile
 from cdir_adapters.registry import OptionValue
 
-__all__ = ["PROFILES", "Profile", "S3Settings"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Profile:
-    """How a service departs from the plain protocol."""
-
-    location_constraint: bool = False
-    """A bucket outside us-east-1 is made with the region in the request's body; others refuse or ignore that."""
-
-
-PROFILES: Mapping[str, Profile] = {
-    "aws": Profile(location_constraint=True),
-    "minio": Profile(),
-    "ceph": Profile(),
-    "generic": Profile(),
-}
+__all__ = ["S3Settings"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +19,7 @@ class S3Settings:
 
     bucket: str
     endpoint: str | None
-    """Without a slash at the end; ``None`` is Amazon's for the region."""
+    """Without a slash at the end, a path of its own included; ``None`` is Amazon's for the region."""
     region: str
     prefix: str
     """Empty, or ends with a slash: what stands before every key."""
@@ -67,6 +52,8 @@ class S3Settings:
                 raise ConfigInvalid(
                     "s3: option endpoint must not hold credentials; give access_key and secret_key", option="endpoint"
                 )
+            if parts.query or parts.fragment:
+                raise ConfigInvalid("s3: option endpoint must end with a host or a path", option="endpoint")
             endpoint = endpoint.rstrip("/")
         access_key, secret_key = text("access_key"), text("secret_key")
         if (access_key is None) != (secret_key is None):
@@ -83,15 +70,18 @@ class S3Settings:
             )
         prefix = (text("prefix") or "").strip("/")
         # a dot in the bucket's name would not match the wildcard certificate of the virtual host
-        path_style = options.get("path_style", endpoint is not None or "." in bucket)
+        path_style = bool(options.get("path_style", endpoint is not None or "." in bucket))
+        if endpoint is not None and urlsplit(endpoint).path and not path_style:
+            raise ConfigInvalid("s3: an endpoint with a path of its own needs path_style=true", option="path_style")
+        signature = text("signature")
         return cls(
             bucket=bucket,
             endpoint=endpoint,
             region=text("region") or "us-east-1",
             prefix=f"{prefix}/" if prefix else "",
-            path_style=bool(path_style),
+            path_style=path_style,
             profile=PROFILES[name],
-            signature_v2=text("signature") == "v2",
+            signature_v2=PROFILES[name].signature_v2 if signature is None else signature == "v2",
             access_key=access_key,
             secret_key=secret_key,
             session_token=text("session_token"),

@@ -10,26 +10,26 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
 import obstore
-from yarl import URL
 
-from cdir_adapters.adapter import ByteRange
+from cdir.errors import IntegrityError
+from cdir_adapters.adapter import ByteRange, ObjectInfo, ReadStream
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Fault, Faults, RangeAnsweredWhole, fault_of_answer
+from cdir_adapters.providers.s3.headers import parse_time
+from cdir_adapters.providers.s3.signing import METADATA
 from cdir_adapters.shapes import PIECE_SIZE
 
-__all__ = ["BotoWire", "Condition", "ObstoreWire", "Opened", "Wire"]
+__all__ = ["Body", "BotoWire", "Condition", "ObstoreWire", "Opened", "Wire", "cut_short"]
 
 _READING: Final = "reading an object"
-_METADATA: Final = "x-amz-meta-"
 _URL_VALID: Final = 3600
 """Seconds within which a signed request must reach the service."""
 _LARGE: Final = 256 * 1024
-"""Longer ranges go over signed URLs, which hand on a body with fewer copies than obstore does."""
+"""Longer ranges go by plain HTTP, which hands on a body with fewer copies than obstore does."""
 
 _ATTRIBUTES = {
     "cache-control",
@@ -60,12 +60,36 @@ class Opened:
     size: int
     """Of the whole object."""
     etag: str | None
-    modified: datetime
+    modified: datetime | None
     metadata: Mapping[str, str]
     """As received."""
     length: int
     """Bytes that ``pieces`` must yield."""
     pieces: AsyncIterator[bytes]
+
+
+class Body(ReadStream):
+    """The body of an answer; short of what was announced is an error."""
+
+    def __init__(self, info: ObjectInfo, opened: Opened) -> None:
+        self.info = info
+        self._pieces = opened.pieces
+        self._left = opened.length
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            if self._left:
+                raise cut_short(self.info.key, self._left) from None
+            raise
+        self._left -= len(piece)
+        return piece
+
+
+def cut_short(key: str, missing: int) -> IntegrityError:
+    """The error for a body that ends early."""
+    return IntegrityError(f"{key}: the service ended the body {missing} bytes early", key=key)
 
 
 class Wire(ABC):
@@ -240,7 +264,7 @@ class BotoWire(Wire):
     async def _asked(
         self, key: str, range: ByteRange, if_match: str | None
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Opened, int]]:
-        """Ask for a range over a signed URL: the library's own way of reading a body takes twice as long.
+        """Ask for a range by plain HTTP: the library's own way of reading a body takes twice as long.
 
         What is given last is how many bytes of the body lie before the range.
         """
@@ -252,19 +276,16 @@ class BotoWire(Wire):
             end = "" if range.length is None else range.offset + range.length - 1
             headers["Range"] = f"bytes={range.offset}-{end}"
         with self._faults.translated(_READING, key):
-            client = await self._connections.client()
-            url = await client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=_URL_VALID
-            )
+            request = await self._connections.signed("get_object", key, valid=_URL_VALID, headers=headers)
             http = await self._connections.http()
-            answer = await http.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
+            answer = await http.get(request.url, headers=request.headers, allow_redirects=False)
         try:
             with self._faults.translated(_READING, key):
                 if answer.status not in {200, 206}:
                     raise self._faults.error(await fault_of_answer(answer), _READING, key)
                 length = answer.content_length
-                if length is None or "Last-Modified" not in answer.headers:
-                    raise self._faults.error(Fault(502, message="an answer without length or time"), _READING, key)
+                if length is None or ("ETag" not in answer.headers and "Last-Modified" not in answer.headers):
+                    raise self._faults.error(Fault(502, message="an answer that tells of no object"), _READING, key)
             size, skip = length, 0
             stated = answer.headers.get("Content-Range")
             if stated is not None:
@@ -272,16 +293,18 @@ class BotoWire(Wire):
                 size = int(stated.rpartition("/")[2])
             elif not whole:
                 # the service does not know ranges and sends everything
-                skip = min(range.offset, size)
+                if range.offset >= size:
+                    raise self._faults.error(Fault(416), _READING, key)
+                skip = range.offset
                 length = size - skip if range.length is None else min(range.length, size - skip)
             opened = Opened(
                 size=size,
                 etag=answer.headers.get("ETag"),
-                modified=parsedate_to_datetime(answer.headers["Last-Modified"]),
+                modified=parse_time(answer.headers.get("Last-Modified")),
                 metadata={
-                    name[len(_METADATA) :]: value
+                    name[len(METADATA) :]: value
                     for name, value in answer.headers.items()
-                    if name.lower().startswith(_METADATA)
+                    if name.lower().startswith(METADATA)
                 },
                 length=length,
                 pieces=_nothing(),

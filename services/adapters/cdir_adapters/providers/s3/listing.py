@@ -1,0 +1,142 @@
+"""Listings: in pages of either version, or whole from services that know no pages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from cdir.errors import ProviderUnavailable
+from cdir_adapters.adapter import Checksum, ObjectInfo, ObjectKind, Page
+from cdir_adapters.names import NameEncoding
+from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.faults import Faults
+from cdir_adapters.providers.s3.settings import S3Settings
+from cdir_adapters.shapes import PAGE_SIZE
+
+__all__ = ["Listing"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """The listings of one provider.
+
+    What lies elsewhere than was asked for, or has a key that nobody can give here, is left out.
+    """
+
+    connections: Connections
+    faults: Faults
+    settings: S3Settings
+    names: NameEncoding | None
+    checksum: Callable[[str | None], Checksum | None]
+    """What an ETag says about the content."""
+    exists: Callable[[str], Awaitable[bool]]
+    """Whether there is an object, for entries that may stand for none."""
+
+    async def ask_least(self, client: Any) -> None:
+        """Ask for the smallest listing. The errors are those of the library."""
+        await self._call(client, {"Prefix": self.settings.prefix, "MaxKeys": 1})
+
+    async def pages(self, prefix: str, *, recursive: bool, start_after: str | None) -> AsyncIterator[Page]:
+        """See :meth:`cdir_adapters.adapter.Adapter.list`."""
+        wanted = self.settings.prefix + (f"{self._encode(prefix)}/" if prefix else "")
+        async for answer in self._answers(wanted, prefix, recursive, start_after):
+            found = await self._infos(answer, wanted)
+            if self.settings.profile.list_pages:
+                found = {place: info for place, info in found.items() if info.key != start_after}
+            else:
+                if start_after is not None:
+                    found = {key: info for key, info in found.items() if key.encode() > start_after.encode()}
+                if not recursive:
+                    found = _right_below(found, f"{prefix}/" if prefix else "")
+            ordered = [found[place] for place in sorted(found, key=str.encode)]
+            for start in range(0, len(ordered), PAGE_SIZE):
+                yield Page(tuple(ordered[start : start + PAGE_SIZE]))
+
+    async def _ask(self, arguments: dict[str, Any], prefix: str) -> Any:
+        with self.faults.translated("listing the bucket", prefix):
+            return await self._call(await self.connections.client(), arguments)
+
+    async def _call(self, client: Any, arguments: dict[str, Any]) -> Any:
+        ask = client.list_objects_v2 if self.settings.profile.list_v2 else client.list_objects
+        return await ask(Bucket=self.settings.bucket, **arguments)
+
+    async def _answers(self, wanted: str, prefix: str, recursive: bool, start_after: str | None) -> AsyncIterator[Any]:
+        profile = self.settings.profile
+        place = "StartAfter" if profile.list_v2 else "Marker"
+        arguments: dict[str, Any] = {"Prefix": wanted}
+        if profile.list_pages:
+            arguments["MaxKeys"] = PAGE_SIZE
+            if not recursive:
+                arguments["Delimiter"] = "/"
+            if start_after is not None:
+                arguments[place] = self.settings.prefix + start_after
+        while True:
+            answer = await self._ask(arguments, prefix)
+            yield answer
+            if not answer.get("IsTruncated"):
+                return
+            if profile.list_v2:
+                place = "ContinuationToken"
+                arguments.pop("StartAfter", None)
+                following = answer.get("NextContinuationToken")
+            else:
+                following = answer.get("NextMarker") or _last(answer, wanted)
+            if not profile.list_pages or not following or following == arguments.get(place):
+                raise ProviderUnavailable(
+                    f"provider {self.faults.provider}: the service broke off a listing of {prefix or 'the root'}",
+                    provider=self.faults.provider,
+                )
+            arguments[place] = following
+
+    async def _infos(self, answer: Any, wanted: str) -> dict[str, ObjectInfo]:
+        """What an answer holds, by place in the order: a directory stands where its prefix with the slash does."""
+        found: dict[str, ObjectInfo] = {}
+        for each in answer.get("Contents", ()):
+            name = each.get("Key") or ""
+            key = self._key(name, wanted)
+            if key is None or (name == self.settings.profile.list_ghost and not await self.exists(key)):
+                continue
+            etag = each.get("ETag")
+            found[key] = ObjectInfo(
+                key=key,
+                size=each["Size"],
+                modified=each.get("LastModified"),
+                etag=etag,
+                checksum=self.checksum(etag),
+            )
+        for each in answer.get("CommonPrefixes", ()):
+            key = self._key((each.get("Prefix") or "")[:-1], wanted)
+            if key is not None:
+                found[f"{key}/"] = ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
+        return found
+
+    def _key(self, name: str, wanted: str) -> str | None:
+        if not name.startswith(wanted):
+            return None
+        key = name[len(self.settings.prefix) :]
+        if self.names is not None:
+            key = self.names.decode(key)
+        return key if all(part not in {"", ".", ".."} for part in key.split("/")) else None
+
+    def _encode(self, key: str) -> str:
+        return key if self.names is None else self.names.encode(key)
+
+
+def _last(answer: Any, wanted: str) -> str | None:
+    """The place where a page of the first version ends, which services tell only of listings with a delimiter."""
+    names = [each.get("Key") or "" for each in answer.get("Contents", ())]
+    names += [each.get("Prefix") or "" for each in answer.get("CommonPrefixes", ())]
+    return max((name for name in names if name.startswith(wanted)), key=str.encode, default=None)
+
+
+def _right_below(found: dict[str, ObjectInfo], folder: str) -> dict[str, ObjectInfo]:
+    """Turn everything below a folder into what lies right below it."""
+    below: dict[str, ObjectInfo] = {}
+    for key, info in found.items():
+        name, slash, _ = key[len(folder) :].partition("/")
+        if slash:
+            below[f"{folder}{name}/"] = ObjectInfo(key=folder + name, size=0, kind=ObjectKind.DIRECTORY)
+        else:
+            below[key] = info
+    return below
