@@ -53,8 +53,8 @@ faults: setup ## Run the tests that kill, cut, corrupt and fill things.
 	$(PYTEST) -m "not slow" tests/faults
 
 .PHONY: conformance
-conformance: setup ## Run the suites that every adapter and both databases must pass.
-	$(PYTEST) -m "not slow" tests/conformance
+conformance: setup ## Run the suites that every adapter and both databases must pass, on every server and with every fault.
+	$(PYTEST) tests/conformance
 
 .PHONY: crash
 crash: setup ## Kill both deployments at every named point, and 50 times at random.
@@ -70,7 +70,7 @@ sim: $(STAMP) ## Run 4000 simulated scenarios; SEED=N begins elsewhere, COUNT=N 
 
 .PHONY: slow
 slow: setup ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.
-	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation
+	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation tests/conformance
 
 .PHONY: lint
 lint: setup ## Check style, types, the borders between packages, the protos, and that generated code is current.

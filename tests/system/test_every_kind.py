@@ -150,6 +150,7 @@ def test_a_tree_is_the_same_on_every_kind_and_comes_back_from_each(
         assert times(target) == times(tree), f"from {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["s3", "sftp", "webdav", "ftp", "swift", "azure"])
 def test_a_kind_that_is_away_during_a_put_is_healed(

@@ -39,6 +39,8 @@ from servers.faulty_http import refusing as refusing_in_body
 from servers.faulty_proxy import faulty_proxy
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., AzureAdapter]
 
 LARGE = pattern(25 * MIB + 3)

@@ -84,6 +84,7 @@ class FtpConformance(AdapterConformance):
             return None
 
 
+@pytest.mark.slow
 class TestPlain(FtpConformance):
     @pytest.fixture
     async def adapter(self, plain: PyFtpServer) -> AsyncIterator[FtpAdapter]:
@@ -93,6 +94,7 @@ class TestPlain(FtpConformance):
             yield adapter
 
 
+@pytest.mark.slow
 class TestSecured(FtpConformance):
     @pytest.fixture
     async def adapter(self, secured: PyFtpServer) -> AsyncIterator[FtpAdapter]:

@@ -108,6 +108,7 @@ class TestLocal(RcloneConformance):
             return None
 
 
+@pytest.mark.slow
 class TestCrypt(RcloneConformance):
     """Names and contents encrypted, over a folder. Names of more than some 140 bytes have no room there."""
 
@@ -135,6 +136,7 @@ class TestCrypt(RcloneConformance):
             await adapter.write("ö" * 100, b"x", size=1, modified=MODIFIED)
 
 
+@pytest.mark.slow
 class TestCryptContents(RcloneConformance):
     """Contents alone encrypted, through an alias."""
 
@@ -156,6 +158,7 @@ class TestCryptContents(RcloneConformance):
         assert (folder / "sealed/some/folder/below").is_dir()
 
 
+@pytest.mark.slow
 class TestMemory(RcloneConformance):
     """A backend of buckets: no folders, sums that it states by itself, copying. Each process has its own."""
 
@@ -170,6 +173,7 @@ class TestMemory(RcloneConformance):
             yield adapter
 
 
+@pytest.mark.slow
 class TestSftp(RcloneConformance):
     only = SOME
     lacking = frozenset({"copy", "checksums"})
@@ -190,6 +194,7 @@ class TestSftp(RcloneConformance):
                 yield adapter
 
 
+@pytest.mark.slow
 class TestWebdav(RcloneConformance):
     """A backend that keeps no times."""
 

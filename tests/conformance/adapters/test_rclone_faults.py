@@ -42,6 +42,8 @@ from servers.process import free_port, fresh_folder
 from servers.rclone_webdav import rclone_webdav_server
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[[Mapping[str, str]], RcloneAdapter]
 
 GUARD = 60.0

@@ -85,12 +85,14 @@ class TestWalrus(OldConformance):
     quirks = replace(WALRUS, page=10)
 
 
+@pytest.mark.slow
 class TestCumulus(OldConformance):
     profile = "cumulus"
     quirks = CUMULUS
     prefix_option = "our/share/"
 
 
+@pytest.mark.slow
 class TestFirstDecade(OldConformance):
     """What signature and listing of the old version change, on a service that knows parts."""
 

@@ -38,6 +38,8 @@ from servers.process import free_port
 from servers.requirement import require
 from servers.swift_cluster import RawSwift, SwiftCluster
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., SwiftAdapter]
 
 KIB = 1024

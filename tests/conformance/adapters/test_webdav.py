@@ -130,6 +130,7 @@ class TestNextcloud(WebdavConformance):
         return self.server.get(self.stored(key))
 
 
+@pytest.mark.slow
 class TestOwncloud(TestNextcloud):
     """The same server, stating checksums of what it holds."""
 
@@ -137,6 +138,7 @@ class TestOwncloud(TestNextcloud):
     only = frozenset({"copy_object", "move_object", "write_large_objects", "write_states_checksum"})
 
 
+@pytest.mark.slow
 class TestRclone(WebdavConformance):
     """Left out is a name with a character that rclone escapes names with: it finds no file under it again."""
 
@@ -151,6 +153,7 @@ class TestRclone(WebdavConformance):
             yield adapter
 
 
+@pytest.mark.slow
 class TestWsgiDav(WebdavConformance):
     narrowed = frozenset({"write_if_match"})
 

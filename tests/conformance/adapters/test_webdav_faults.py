@@ -46,6 +46,8 @@ from servers.process import free_port
 from servers.rclone_webdav import RcloneWebdavServer, rclone_webdav_server
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., WebdavAdapter]
 Options = Mapping[str, str | int | bool]
 
