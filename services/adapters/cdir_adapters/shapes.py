@@ -6,7 +6,7 @@ functions here turn the one into the other with bounded memory and the errors th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from itertools import islice
 
@@ -17,8 +17,10 @@ __all__ = [
     "PAGE_SIZE",
     "PIECE_SIZE",
     "BufferedReadStream",
+    "chained",
     "collect",
     "exactly",
+    "first_cause",
     "lower_keys",
     "pages_of",
     "rechunk",
@@ -158,3 +160,19 @@ class BufferedReadStream(ReadStream):
 def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata as the interface shows it: keys in lower case."""
     return {name.lower(): value for name, value in metadata.items()}
+
+
+async def chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield pieces that were taken already, letting go of each, and then the rest."""
+    while begun:
+        yield begun.pop(0)
+    async for piece in rest:
+        yield piece
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that made a group of tasks fail: the first one that is not a group itself."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

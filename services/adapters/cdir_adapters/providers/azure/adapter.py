@@ -56,8 +56,10 @@ from cdir_adapters.providers.azure.wire import Condition, Opened, Wire
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
     BufferedReadStream,
+    chained,
     collect,
     exactly,
+    first_cause,
     lower_keys,
     require,
     require_write,
@@ -237,7 +239,7 @@ class AzureAdapter(Adapter):
                 begun.append(piece)
                 length += len(piece)
                 if length > _BLOCKS_ABOVE:
-                    return await self._write_blocks(key, _chained(begun, pieces), size, headers, condition)
+                    return await self._write_blocks(key, chained(begun, pieces), size, headers, condition)
             return await self._put(key, b"".join(begun), headers, condition)
 
     async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
@@ -267,7 +269,7 @@ class AzureAdapter(Adapter):
         try:
             await blocks.send(pieces, size)
         except BaseExceptionGroup as error:
-            raise _first_cause(error) from None
+            raise first_cause(error) from None
         stated = {"x-ms-blob-content-md5": base64.b64encode(blocks.md5).decode()}
         try:
             etag = await self._wire.commit(key, blocks.ids, stated, headers, condition)
@@ -418,18 +420,3 @@ class _Body(ReadStream):
 
 def _md5(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
-
-
-async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while begun:
-        yield begun.pop(0)
-    async for piece in rest:
-        yield piece
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made a group of tasks fail: the first one that is not a group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -56,8 +56,10 @@ from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, ObstoreWi
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
     BufferedReadStream,
+    chained,
     collect,
     exactly,
+    first_cause,
     lower_keys,
     require,
     require_write,
@@ -328,7 +330,7 @@ class S3Adapter(Adapter):
                 begun.append(piece)
                 length += len(piece)
                 if length > _MULTIPART_ABOVE:
-                    return await self._write_parts(key, _chained(begun, pieces), None, headers, condition)
+                    return await self._write_parts(key, chained(begun, pieces), None, headers, condition)
             return await self._put(key, b"".join(begun), headers, condition)
 
     async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
@@ -429,7 +431,7 @@ class S3Adapter(Adapter):
         except BaseException as error:
             await upload.abort()
             if isinstance(error, BaseExceptionGroup):
-                raise _first_cause(error) from None
+                raise first_cause(error) from None
             raise
         # one more look: several services give the finished object another ETag than they answer here
         etag = await self._require_size(key, length)
@@ -557,18 +559,3 @@ class S3Adapter(Adapter):
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while begun:
-        yield begun.pop(0)
-    async for piece in rest:
-        yield piece
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made a group of tasks fail: the first one that is not a group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -11,7 +11,7 @@ import asyncssh
 from cdir.errors import IntegrityError
 from cdir_adapters.adapter import ObjectInfo, ReadStream
 from cdir_adapters.providers.sftp.faults import translated
-from cdir_adapters.shapes import PIECE_SIZE
+from cdir_adapters.shapes import PIECE_SIZE, first_cause
 
 __all__ = ["FileStream", "block_size", "read_at", "write_pieces"]
 
@@ -39,7 +39,7 @@ async def read_at(file: asyncssh.SFTPClientFile, offset: int, length: int, block
                 for start in range(offset, end, block)
             ]
     except BaseExceptionGroup as failed:
-        raise _first_cause(failed) from None
+        raise first_cause(failed) from None
     blocks = [read.result() for read in reads]
     for number, (data, start) in enumerate(zip(blocks, range(offset, end, block), strict=True)):
         if len(data) < min(block, end - start):
@@ -121,7 +121,7 @@ async def write_pieces(file: asyncssh.SFTPClientFile, pieces: AsyncIterator[byte
                     offset += len(part)
                     unconfirmed += len(part)
     except BaseExceptionGroup as failed:
-        raise _first_cause(failed) from None
+        raise first_cause(failed) from None
     return offset
 
 
@@ -129,11 +129,3 @@ def _blocks(piece: bytes, block: int) -> Sequence[bytes]:
     if len(piece) <= block:
         return (piece,)
     return [piece[start : start + block] for start in range(0, len(piece), block)]
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made a group of tasks fail: the first one that is not a group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -23,6 +23,7 @@ from cdir_adapters.providers.webdav.addresses import Addresses, Elsewhere
 from cdir_adapters.providers.webdav.bodies import WholeContent
 from cdir_adapters.providers.webdav.faults import Faults
 from cdir_adapters.providers.webdav.wire import Reply, Wire
+from cdir_adapters.shapes import first_cause
 
 __all__ = ["CHUNK", "Uploads", "chunk_sizes"]
 
@@ -112,7 +113,7 @@ class Uploads:
         except BaseException as error:
             await self._drop(name, key)
             if isinstance(error, BaseExceptionGroup):
-                raise _first_cause(error) from None
+                raise first_cause(error) from None
             raise
         if reply.status not in {201, 204}:
             await self._drop(name, key)
@@ -174,11 +175,3 @@ def began_before(name: str, start: str, limit: float) -> bool:
 def _update(digest: hashlib._Hash, chunk: list[memoryview]) -> None:
     for piece in chunk:
         digest.update(piece)
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that made a group of tasks fail: the first one that is not a group itself."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

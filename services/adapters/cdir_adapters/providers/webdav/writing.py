@@ -32,7 +32,7 @@ from cdir_adapters.providers.webdav.times import TimeKeeper
 from cdir_adapters.providers.webdav.tree import TEMPORARY, Tree, comparable_etag, quoted_etag
 from cdir_adapters.providers.webdav.uploads import CHUNK, Uploads
 from cdir_adapters.providers.webdav.wire import Reply, Wire
-from cdir_adapters.shapes import PIECE_SIZE, collect
+from cdir_adapters.shapes import PIECE_SIZE, chained, collect
 
 __all__ = ["Writer", "if_header"]
 
@@ -158,7 +158,7 @@ class Writer:
             if await self._tree.kind_at(key) is ObjectKind.DIRECTORY:
                 raise self._is_folder(key)
             await self._require_parent(key)
-            length, digest, reply = await self._uploads.store(url, key, _chained(begun, pieces), size, headers)
+            length, digest, reply = await self._uploads.store(url, key, chained(begun, pieces), size, headers)
         await self._require_stored(reply, key, "putting a file together")
         info = await self._look_at(key, key)
         if info.size != length:
@@ -401,10 +401,3 @@ class _Aside:
     """Whether a MOVE was tried that deletes an older file first."""
     keep: bool = False
     """Whether it may be all that is left of the file."""
-
-
-async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while begun:
-        yield begun.pop(0)
-    async for piece in rest:
-        yield piece
