@@ -733,6 +733,128 @@ class PutObjectResponse(_message.Message):
 Global___PutObjectResponse: _TypeAlias = PutObjectResponse  # noqa: Y015
 
 @_typing.final
+class SmallObject(_message.Message):
+    """SmallObject is one of many small objects to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MODIFIED_FIELD_NUMBER: _builtins.int
+    ONLY_IF_ABSENT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    only_if_absent: _builtins.bool
+    """only_if_absent, see ObjectHeader."""
+    data: _builtins.bytes
+    """data of the object."""
+    @_builtins.property
+    def modified(self) -> _timestamp_pb2.Timestamp:
+        """modified time to store with it; now when absent."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        modified: _timestamp_pb2.Timestamp | None = ...,
+        only_if_absent: _builtins.bool = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SmallObject: _TypeAlias = SmallObject  # noqa: Y015
+
+@_typing.final
+class PutObjectsRequest(_message.Message):
+    """PutObjectsRequest is many small objects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to write to."""
+
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___SmallObject]:
+        """objects to store, at most 1000; no two of the same key."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        objects: _abc.Iterable[Global___SmallObject] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects", b"objects", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutObjectsRequest: _TypeAlias = PutObjectsRequest  # noqa: Y015
+
+@_typing.final
+class PutOutcome(_message.Message):
+    """PutOutcome is what came of one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def info(self) -> Global___ObjectInfo:
+        """info as stored."""
+
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure, see PutObject for its reasons."""
+
+    def __init__(
+        self,
+        *,
+        info: Global___ObjectInfo | None = ...,
+        failure: _entry_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "info", b"info", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "info", b"info", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["info", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___PutOutcome: _TypeAlias = PutOutcome  # noqa: Y015
+
+@_typing.final
+class PutObjectsResponse(_message.Message):
+    """PutObjectsResponse answers PutObjects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PutOutcome]:
+        """outcomes in the order of the objects."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___PutOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutObjectsResponse: _TypeAlias = PutObjectsResponse  # noqa: Y015
+
+@_typing.final
 class ObjectCommit(_message.Message):
     """ObjectCommit ends an object."""
 

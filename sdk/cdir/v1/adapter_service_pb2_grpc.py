@@ -85,6 +85,11 @@ class AdapterServiceStub:
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectResponse.FromString,
                 _registered_method=True)
+        self.PutObjects = channel.unary_unary(
+                '/cdir.v1.AdapterService/PutObjects',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectsResponse.FromString,
+                _registered_method=True)
         self.WriteObject = channel.stream_unary(
                 '/cdir.v1.AdapterService/WriteObject',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.WriteObjectRequest.SerializeToString,
@@ -196,6 +201,15 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutObjects(self, request, context):
+        """PutObjects stores many small objects, at most 8 MiB together, each as PutObject does, but what lies at the key of one that is to be
+        stored only_if_absent is always ALREADY_EXISTS. One outcome for each in the order given; nothing is tried twice. The call itself
+        fails only as a whole; then any of them may have been stored. Errors: PROVIDER_UNAVAILABLE (none could be stored).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteObject(self, request_iterator, context):
         """WriteObject stores one object of any size. Nothing is stored unless a commit arrives whose size is right; a stream that ends or
         breaks before leaves what was there. Errors as PutObject.
@@ -289,6 +303,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.PutObject,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectResponse.SerializeToString,
+            ),
+            'PutObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutObjects,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.PutObjectsResponse.SerializeToString,
             ),
             'WriteObject': grpc.stream_unary_rpc_method_handler(
                     servicer.WriteObject,
@@ -570,6 +589,33 @@ class AdapterService:
             '/cdir.v1.AdapterService/PutObject',
             cdir_dot_v1_dot_adapter__service__pb2.PutObjectRequest.SerializeToString,
             cdir_dot_v1_dot_adapter__service__pb2.PutObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/PutObjects',
+            cdir_dot_v1_dot_adapter__service__pb2.PutObjectsRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.PutObjectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,11 @@ class AdapterServiceStub:
     """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
     Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
     """
+    PutObjects: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectsRequest, _adapter_service_pb2.PutObjectsResponse]
+    """PutObjects stores many small objects, at most 8 MiB together, each as PutObject does, but what lies at the key of one that is to be
+    stored only_if_absent is always ALREADY_EXISTS. One outcome for each in the order given; nothing is tried twice. The call itself
+    fails only as a whole; then any of them may have been stored. Errors: PROVIDER_UNAVAILABLE (none could be stored).
+    """
     WriteObject: _grpc.StreamUnaryMultiCallable[_adapter_service_pb2.WriteObjectRequest, _adapter_service_pb2.WriteObjectResponse]
     """WriteObject stores one object of any size. Nothing is stored unless a commit arrives whose size is right; a stream that ends or
     breaks before leaves what was there. Errors as PutObject.
@@ -129,6 +134,11 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     PutObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectRequest, _adapter_service_pb2.PutObjectResponse]  # type: ignore[assignment]
     """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
     Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
+    """
+    PutObjects: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PutObjectsRequest, _adapter_service_pb2.PutObjectsResponse]  # type: ignore[assignment]
+    """PutObjects stores many small objects, at most 8 MiB together, each as PutObject does, but what lies at the key of one that is to be
+    stored only_if_absent is always ALREADY_EXISTS. One outcome for each in the order given; nothing is tried twice. The call itself
+    fails only as a whole; then any of them may have been stored. Errors: PROVIDER_UNAVAILABLE (none could be stored).
     """
     WriteObject: _aio.StreamUnaryMultiCallable[_adapter_service_pb2.WriteObjectRequest, _adapter_service_pb2.WriteObjectResponse]  # type: ignore[assignment]
     """WriteObject stores one object of any size. Nothing is stored unless a commit arrives whose size is right; a stream that ends or
@@ -241,6 +251,17 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapter_service_pb2.PutObjectResponse, _abc.Awaitable[_adapter_service_pb2.PutObjectResponse]]:
         """PutObject stores a small object (at most 8 MiB) whole or not at all, replacing what is there unless the header says otherwise.
         Errors: INTEGRITY, QUOTA_EXCEEDED, INVALID_PATH, IS_DIRECTORY, NOT_DIRECTORY, ALREADY_EXISTS (only_if_absent).
+        """
+
+    @_abc_1.abstractmethod
+    def PutObjects(
+        self,
+        request: _adapter_service_pb2.PutObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.PutObjectsResponse, _abc.Awaitable[_adapter_service_pb2.PutObjectsResponse]]:
+        """PutObjects stores many small objects, at most 8 MiB together, each as PutObject does, but what lies at the key of one that is to be
+        stored only_if_absent is always ALREADY_EXISTS. One outcome for each in the order given; nothing is tried twice. The call itself
+        fails only as a whole; then any of them may have been stored. Errors: PROVIDER_UNAVAILABLE (none could be stored).
         """
 
     @_abc_1.abstractmethod

@@ -37,6 +37,7 @@ __all__ = [
     "ObjectKind",
     "Page",
     "ReadStream",
+    "SmallObject",
     "Source",
     "Usage",
     "WriteMode",
@@ -89,6 +90,15 @@ class Beginning(NamedTuple):
 
     key: str
     length: int
+
+
+class SmallObject(NamedTuple):
+    """A whole small object to store, see ``write``."""
+
+    key: str
+    data: bytes
+    modified: datetime
+    mode: WriteMode = WriteMode.OVERWRITE
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +250,20 @@ class Adapter(ABC):
     async def _fetch_beginning(self, beginning: Beginning) -> FetchedObject | CdirError:
         try:
             return await self.fetch(beginning.key, range=ByteRange(0, beginning.length))
+        except CdirError as error:
+            return error
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        """Store several small objects side by side, each as ``write`` does; an error stands in the place of one that
+        failed. All of them are sent at once: callers bound their number. Default: a :meth:`write` for each.
+        """
+        async with asyncio.TaskGroup() as group:
+            writing = [group.create_task(self._write_small(one)) for one in objects]
+        return [one.result() for one in writing]
+
+    async def _write_small(self, one: SmallObject) -> ObjectInfo | CdirError:
+        try:
+            return await self.write(one.key, one.data, size=len(one.data), modified=one.modified, mode=one.mode)
         except CdirError as error:
             return error
 

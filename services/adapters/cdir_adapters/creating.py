@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from cdir.errors import AlreadyExists, IsDirectory, NotFound
-from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, ObjectKind, Source, WriteMode
+from cdir.errors import AlreadyExists, CdirError, IsDirectory, NotFound
+from cdir_adapters.adapter import (
+    Adapter,
+    Beginning,
+    ByteRange,
+    ObjectInfo,
+    ObjectKind,
+    Page,
+    SmallObject,
+    Source,
+    WriteMode,
+)
+from cdir_adapters.layers.wrapper import closing
 
-__all__ = ["create"]
+__all__ = ["EmptyFolders", "create", "store_each"]
 
 _FIRST_BYTE: Final = ByteRange(0, 1)
+
+_LOOK_HOLDS: Final = 5.0
+_LOOKS_KEPT: Final = 1024
 
 _SAME_TIME: Final = timedelta(seconds=2)
 """Times that differ by no more are the same: some providers keep them in steps of two seconds."""
@@ -40,6 +58,86 @@ async def create(adapter: Adapter, key: str, source: Source, *, size: int | None
     if await _is_same(adapter, found, source, modified):
         return found
     raise AlreadyExists(f"{key} exists already at provider {adapter.info.name}", key=key)
+
+
+class _Look:
+    """Whether a folder was empty, and until when that is believed."""
+
+    __slots__ = ("empty", "lock", "until")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.until = 0.0
+        self.empty = False
+
+
+class EmptyFolders:
+    """Folders of one provider that were empty a moment ago, so that the many files of a new folder need one look.
+
+    Only this process writes there meanwhile, or so it is hoped: where the provider honours no condition, what others
+    write between a look and a write is replaced. So a look holds for :data:`_LOOK_HOLDS` seconds only.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
+        """Those used last come last."""
+
+    async def has(self, adapter: Adapter, folder: str) -> bool:
+        """Say whether nothing lay in a folder a moment ago. Where names may be taken for others, no folder is."""
+        if not (adapter.capability.case_sensitive and adapter.capability.unicode_preserving):
+            return False
+        look = self._looks.setdefault(folder, _Look())
+        self._looks.move_to_end(folder)
+        if len(self._looks) > _LOOKS_KEPT:
+            self._looks.popitem(last=False)
+        async with look.lock:
+            now = self._clock()
+            if look.until <= now:
+                async with closing(adapter.list(folder)) as pages:
+                    look.empty = await _nothing_in(pages)
+                look.until = now + _LOOK_HOLDS
+        return look.empty
+
+
+async def store_each(
+    adapter: Adapter, objects: Sequence[SmallObject], empty: EmptyFolders
+) -> Sequence[ObjectInfo | CdirError]:
+    """Store small objects as ``write_each`` does, those with the mode CREATE also where the provider honours no
+    condition: there it is looked first, and what comes between the look and the write is replaced."""
+    if adapter.capability.write_if_absent:
+        return await adapter.write_each(objects)
+    taken = await _taken(adapter, [one.key for one in objects if one.mode is WriteMode.CREATE], empty)
+    free = [one._replace(mode=WriteMode.OVERWRITE) for one in objects if one.key not in taken]
+    stored = iter(await adapter.write_each(free) if free else ())
+    return [taken.get(one.key) or next(stored) for one in objects]
+
+
+def _folder_of(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+async def _nothing_in(pages: AsyncIterator[Page]) -> bool:
+    async for page in pages:
+        if page.objects:
+            return False
+    return True
+
+
+async def _taken(adapter: Adapter, keys: Sequence[str], empty: EmptyFolders) -> Mapping[str, CdirError]:
+    """Return why something cannot be created, for those of the keys where something lies or nobody can say."""
+    folders = {_folder_of(key) for key in keys}
+    vacant = {folder for folder in folders if await empty.has(adapter, folder)}
+    doubtful = [key for key in keys if _folder_of(key) not in vacant]
+    if not doubtful:
+        return {}
+    taken: dict[str, CdirError] = {}
+    for key, found in zip(doubtful, await adapter.fetch_each([Beginning(key, 1) for key in doubtful]), strict=True):
+        if not isinstance(found, CdirError):
+            taken[key] = AlreadyExists(f"{key} exists already at provider {adapter.info.name}", key=key)
+        elif not isinstance(found, NotFound):
+            taken[key] = found
+    return taken
 
 
 async def _is_vacant(adapter: Adapter, key: str) -> bool:

@@ -37,7 +37,7 @@ def check_prefix(prefix: str) -> str:
     return prefix and check_key(prefix)
 
 
-def modified_of(message: pb.ObjectHeader) -> datetime:
+def modified_of(message: pb.ObjectHeader | pb.SmallObject) -> datetime:
     """Return the modified time to store; now when the caller did not say."""
     if not message.HasField("modified"):
         return datetime.now(UTC)

@@ -24,6 +24,7 @@ from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
 from cdir_adapters import registry
 from cdir_adapters.adapter import Adapter
 from cdir_adapters.capability import Capability
+from cdir_adapters.creating import EmptyFolders
 from cdir_adapters.layers import LayerSettings, stack
 from cdir_runtime.credentials import Sealer
 
@@ -76,11 +77,12 @@ async def _open(kind: str, name: str, options: dict[str, str]) -> _Opened:
 class LiveAdapter:
     """A provider's stack: ``with live as adapter``, entered in the same step in which it was got from the pool."""
 
-    __slots__ = ("_stack", "opened", "revision")
+    __slots__ = ("_stack", "empty_folders", "opened", "revision")
 
     def __init__(self, opened: _Opened, stacked: Adapter, revision: int) -> None:
         self.opened = opened
         self.revision = revision
+        self.empty_folders = EmptyFolders()
         self._stack = stacked
 
     def __enter__(self) -> Adapter:

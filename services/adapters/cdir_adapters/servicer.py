@@ -28,9 +28,19 @@ from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import adapter_service_pb2_grpc as rpc
 from cdir.v1 import provider_pb2
 from cdir_adapters import registry, sentinel
-from cdir_adapters.adapter import Adapter, Beginning, ByteRange, FetchedObject, ObjectInfo, ObjectKind, Source
-from cdir_adapters.creating import create
-from cdir_adapters.layers.ratelimit import FETCHES_IN_BATCH
+from cdir_adapters.adapter import (
+    Adapter,
+    Beginning,
+    ByteRange,
+    FetchedObject,
+    ObjectInfo,
+    ObjectKind,
+    SmallObject,
+    Source,
+    WriteMode,
+)
+from cdir_adapters.creating import create, store_each
+from cdir_adapters.layers.ratelimit import OBJECTS_IN_BATCH
 from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
 from cdir_adapters.pool import AdapterPool
@@ -183,8 +193,8 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         outcomes: list[pb.FetchOutcome] = []
         with live as adapter:
-            for start in range(0, len(wanted), FETCHES_IN_BATCH):
-                found = await adapter.fetch_each(wanted[start : start + FETCHES_IN_BATCH])
+            for start in range(0, len(wanted), OBJECTS_IN_BATCH):
+                found = await adapter.fetch_each(wanted[start : start + OBJECTS_IN_BATCH])
                 outcomes.extend(map(_outcome, found))
         return pb.FetchObjectsResponse(outcomes=outcomes)
 
@@ -200,6 +210,22 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         with live as adapter:
             info = await _store(adapter, header, data, len(data))
         return pb.PutObjectResponse(info=info_message(info))
+
+    async def PutObjects(self, request: pb.PutObjectsRequest, context: Context) -> pb.PutObjectsResponse:
+        objects = [_small(one) for one in request.objects]
+        if len(objects) > MAX_KEYS:
+            raise InvalidArgument(f"at most {MAX_KEYS} objects can be stored at once, not {len(objects)}")
+        if len({one.key for one in objects}) < len(objects):
+            raise InvalidArgument("no object may be stored twice at once")
+        if sum(len(one.data) for one in objects) > MAX_FETCH_BYTES:
+            raise InvalidArgument(f"at most {MAX_FETCH_BYTES} bytes can be stored at once")
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        outcomes: list[pb.PutOutcome] = []
+        with live as adapter:
+            for start in range(0, len(objects), OBJECTS_IN_BATCH):
+                stored = await store_each(adapter, objects[start : start + OBJECTS_IN_BATCH], live.empty_folders)
+                outcomes.extend(map(_put_outcome, stored))
+        return pb.PutObjectsResponse(outcomes=outcomes)
 
     async def WriteObject(
         self, request_iterator: AsyncIterator[pb.WriteObjectRequest], context: Context
@@ -300,6 +326,17 @@ def _outcome(found: FetchedObject | CdirError) -> pb.FetchOutcome:
     if isinstance(found, CdirError):
         return pb.FetchOutcome(failure=to_failure(found))
     return pb.FetchOutcome(object=_fetched(found))
+
+
+def _small(one: pb.SmallObject) -> SmallObject:
+    mode = WriteMode.CREATE if one.only_if_absent else WriteMode.OVERWRITE
+    return SmallObject(check_key(one.key), one.data, modified_of(one), mode)
+
+
+def _put_outcome(stored: ObjectInfo | CdirError) -> pb.PutOutcome:
+    if isinstance(stored, CdirError):
+        return pb.PutOutcome(failure=to_failure(stored))
+    return pb.PutOutcome(info=info_message(stored))
 
 
 async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> ObjectInfo:

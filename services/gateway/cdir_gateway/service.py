@@ -34,6 +34,7 @@ from cdir_runtime.credentials import Sealer
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.reader import VerifiedReader
 from cdir_transfer.small_reads import SmallReads
+from cdir_transfer.small_writes import SmallWrites
 from cdir_transfer.snapshots import SnapshotStore
 from cdir_transfer.writer import ProviderWriter
 
@@ -78,11 +79,12 @@ async def open_gateway(
         ledger = await exits.enter_async_context(Ledger(catalog))
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))
         small = await exits.enter_async_context(SmallReads(adapters, health, observations))
+        small_writes = await exits.enter_async_context(SmallWrites(adapters, health, observations))
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
         writer = FileWriter(
             ledger,
-            ProviderWriter(adapters, health, observations, patience=patience),
+            ProviderWriter(adapters, health, observations, small=small_writes, patience=patience),
             Strangers(catalog, adapters),
             background,
         )

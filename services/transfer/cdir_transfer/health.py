@@ -55,6 +55,10 @@ class ProviderHealth:
             self._paces[key] = _Pace(seconds, seconds / 2)
         else:
             pace.add(seconds)
+        self.answered(provider_id)
+
+    def answered(self, provider_id: str) -> None:
+        """A call was answered; how long that took says nothing about others."""
         if self._failures.pop(provider_id, 0):
             self._suspect_until.pop(provider_id, None)
 

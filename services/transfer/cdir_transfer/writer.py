@@ -38,6 +38,8 @@ from cdir_runtime.crash import crash_point
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
+from cdir_transfer.shared_calls import SMALL_CONTENT
+from cdir_transfer.small_writes import SmallWrites
 
 __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 
@@ -77,7 +79,7 @@ class ProviderWriter:
 
     ``patience`` is for how many seconds a target may hold up the others in total before it is cut loose.
     ``slowdown`` allows a target that is slow but moves to cost more than that: this many times what the transfer takes
-    without it. 0 means that only ``patience`` counts.
+    without it. 0 means that only ``patience`` counts. With ``small``, small contents share calls.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class ProviderWriter:
         health: ProviderHealth,
         observer: TransferObserver,
         *,
+        small: SmallWrites | None = None,
         patience: float = 20.0,
         slowdown: float = 3.0,
     ) -> None:
+        self.small = small
         self.adapters = adapters
         self.health = health
         self.observer = observer
@@ -177,9 +181,13 @@ class Branch(ABC):
             key=self.target.key,
             size=size,
             modified=self._modified,
-            # what lies at a key that the catalog takes for free was put there by others, and is not cdir's to replace
-            only_if_absent=not self.target.HasField("occupant"),
+            only_if_absent=self._only_if_absent,
         )
+
+    @property
+    def _only_if_absent(self) -> bool:
+        """What lies at a key that the catalog takes for free was put there by others, and is not cdir's to replace."""
+        return not self.target.HasField("occupant")
 
     async def _run(self) -> None:
         writer, provider_id = self._writer, self.target.provider_id
@@ -254,13 +262,29 @@ class _WholeBranch(Branch):
     ) -> None:
         super().__init__(writer, target, modified, record_displaced)
         self._data = data
+        self._shared = False
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
+        small = self._writer.small
+        if small is not None and len(self._data) <= SMALL_CONTENT:
+            info = await small.write(self._ref, self._small_object())
+            if info is not None:
+                self._shared = True
+                return info, len(self._data)
         response = await self._writer.adapters.PutObject(
             adapter_service_pb2.PutObjectRequest(header=self._header(None), data=self._data),
             timeout=transfer_deadline(len(self._data)),
         )
         return response.info, len(self._data)
+
+    def _small_object(self) -> adapter_service_pb2.SmallObject:
+        return adapter_service_pb2.SmallObject(
+            key=self.target.key, modified=self._modified, only_if_absent=self._only_if_absent, data=self._data
+        )
+
+    def _note_pace(self, size: int, seconds: float) -> None:
+        if not self._shared:  # else it waited for others
+            super()._note_pace(size, seconds)
 
 
 class _StreamBranch(Branch):

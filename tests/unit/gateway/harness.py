@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,9 +64,13 @@ class Trouble:
     writes_only: bool = False
     copies_only: bool = False
     """Only copying at the provider itself."""
+    methods: Container[str] | None = None
+    """Only these calls."""
     cuts_listings: bool = False
     """A listing ends after its first page without saying that it was complete."""
     calls: int = 0
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first call."""
 
 
 class FaultyAdapters(AdapterServicer):
@@ -83,7 +87,10 @@ class FaultyAdapters(AdapterServicer):
         trouble = self.troubles.get(provider_id)
         if trouble is None or (trouble.writes_only and not write) or (trouble.copies_only and method != "CopyObject"):
             return None
+        if trouble.methods is not None and method not in trouble.methods:
+            return None
         trouble.calls += 1
+        trouble.met.set()
         if trouble.error is not None:
             trouble.error.context["provider"] = provider_id
         if trouble.stalls:
@@ -124,6 +131,13 @@ class FaultyAdapters(AdapterServicer):
     async def PutObject(self, request: adapter_service_pb2.PutObjectRequest, context: Any) -> Any:
         trouble = await self._meet("PutObject", request.header.provider.provider_id, write=True)
         response = await super().PutObject(request, context)
+        if trouble is not None and trouble.error is not None:
+            raise trouble.error
+        return response
+
+    async def PutObjects(self, request: adapter_service_pb2.PutObjectsRequest, context: Any) -> Any:
+        trouble = await self._meet("PutObjects", request.provider.provider_id, write=True)
+        response = await super().PutObjects(request, context)
         if trouble is not None and trouble.error is not None:
             raise trouble.error
         return response

@@ -40,7 +40,9 @@ async def move(harness: Harness, source: str, target: str) -> None:
 
 def moved_bytes(harness: Harness) -> list[tuple[str, str]]:
     """Return the calls so far that carried content, and forget them."""
-    calls = [call for call in harness.faulty.calls if call[0] in {"FetchObject", "PutObject", "WriteObject"}]
+    calls = [
+        call for call in harness.faulty.calls if call[0] in {"FetchObject", "PutObject", "PutObjects", "WriteObject"}
+    ]
     harness.faulty.calls.clear()
     return calls
 

@@ -10,7 +10,8 @@ import pytest
 
 from cdir.errors import ProviderUnavailable
 from cdir.v1 import entry_pb2
-from cdir_transfer.small_reads import SMALL_CONTENT, SmallReads
+from cdir_transfer.shared_calls import SMALL_CONTENT
+from cdir_transfer.small_reads import SmallReads
 from unit.gateway.harness import HANG, version_of
 
 CONTENTS = {f"f{number}": f"content {number}".encode() * number for number in range(100)}

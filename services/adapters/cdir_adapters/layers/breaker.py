@@ -23,6 +23,7 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
@@ -198,6 +199,15 @@ class BreakerAdapter(WrapperAdapter):
             return await self.inner.write(
                 key, watched or source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
             )
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        """One call, as :meth:`fetch_each`."""
+        with self._counted():
+            stored = await self.inner.write_each(objects)
+            if stored and all(isinstance(one, (ProviderUnavailable, DeadlineExceeded)) for one in stored):
+                assert isinstance(stored[0], CdirError)
+                raise stored[0]
+            return stored
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         with self._counted():

@@ -25,6 +25,7 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
@@ -212,6 +213,17 @@ class MetricsAdapter(WrapperAdapter):
                 )
         finally:
             self.bytes_out += watched.size if watched is not None else len(source) if isinstance(source, bytes) else 0
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        try:
+            with _Call(self, "write_each"):
+                stored = await self.inner.write_each(objects)
+        finally:
+            self.bytes_out += sum(len(one.data) for one in objects)
+        for one in stored:
+            if isinstance(one, CdirError):
+                self.verb("write_each").errors[one.reason] += 1
+        return stored
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         with _Call(self, "delete"):

@@ -6,10 +6,11 @@ refused here, before it does harm.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
+from cdir.errors import CdirError
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -19,6 +20,7 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
@@ -70,6 +72,11 @@ class NarrowAdapter(WrapperAdapter):
         return await self.inner.write(
             key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
         )
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        for one in objects:
+            require_write(self, len(one.data), one.mode, None)
+        return await self.inner.write_each(objects)
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         require(self, if_match is None or self.capability.write_if_match, "write_if_match")

@@ -20,23 +20,25 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
 )
 from cdir_adapters.layers.wrapper import WrapperAdapter, closing
 
-__all__ = ["FETCHES_IN_BATCH", "LimitSettings", "RateLimitAdapter"]
+__all__ = ["OBJECTS_IN_BATCH", "LimitSettings", "RateLimitAdapter"]
 
 
-FETCHES_IN_BATCH: Final = 16
-"""Most objects that are read with one call of ``fetch_each``."""
+OBJECTS_IN_BATCH: Final = 16
+"""Most objects of one call of ``fetch_each`` or ``write_each``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
     concurrency: int = 32
-    """Calls at once that change something, as many that do not, and as many objects read in batches."""
+    """Calls at once that change something, as many that do not, and as many objects each that are read or stored in
+    batches."""
     calls: float | None = None
     """Calls a second; ``None`` is no limit."""
     bandwidth: float | None = None
@@ -98,7 +100,9 @@ class RateLimitAdapter(WrapperAdapter):
         self.settings = settings or LimitSettings()
         self.looking = asyncio.Semaphore(self.settings.concurrency)
         self.changing = asyncio.Semaphore(self.settings.concurrency)
-        self._batches = asyncio.Semaphore(max(self.settings.concurrency // FETCHES_IN_BATCH, 1))
+        batches = max(self.settings.concurrency // OBJECTS_IN_BATCH, 1)
+        self._fetches = asyncio.Semaphore(batches)
+        self._stores = asyncio.Semaphore(batches)
         self._calls = _Bucket(self.settings.calls) if self.settings.calls else None
         self._sent = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
         self._received = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
@@ -148,7 +152,7 @@ class RateLimitAdapter(WrapperAdapter):
         return found
 
     async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
-        async with self._batches:
+        async with self._fetches:
             if self._calls is not None:
                 await self._calls.take(len(beginnings))
             found = await self.inner.fetch_each(beginnings)
@@ -176,6 +180,14 @@ class RateLimitAdapter(WrapperAdapter):
             return await self.inner.write(
                 key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
             )
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        async with self._stores:
+            if self._calls is not None:
+                await self._calls.take(len(objects))
+            if self._sent is not None:
+                await self._sent.take(sum(len(one.data) for one in objects))
+            return await self.inner.write_each(objects)
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         async with self.changing:

@@ -78,7 +78,8 @@ class _Attempts:
 class RetryAdapter(WrapperAdapter):
     """Tries again what failed with an error that passes (``retry`` is LATER), after a pause with full jitter.
 
-    What ``fetch_each`` does not get is not tried again: its callers ask for such objects one by one.
+    What ``fetch_each`` does not get and ``write_each`` does not store is not tried again: their callers go on with such
+    objects one by one.
     A stream of content cannot be had twice, so a ``write`` is retried only when its source is bytes. ``read`` and
     ``list`` are retried until they have given their first piece; after that the caller decides.
 

@@ -23,6 +23,7 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
@@ -164,6 +165,10 @@ class TimeoutAdapter(WrapperAdapter):
             if limit.expired():
                 raise self._late("write", key, seconds) from error
             raise
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        seconds = self.settings.call + sum(len(one.data) for one in objects) / self.settings.slowest
+        return await self.within(seconds, "write_each", objects[0].key, self.inner.write_each(objects))
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         await self.within(self.settings.call, "delete", key, self.inner.delete(key, if_match=if_match))

@@ -20,6 +20,7 @@ from cdir_adapters.adapter import (
     FetchedObject,
     ObjectInfo,
     ReadStream,
+    SmallObject,
     Source,
     WriteMode,
 )
@@ -117,12 +118,28 @@ class VerifyAdapter(WrapperAdapter):
             key, watched or source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
         )
         sent = watched.size if watched is not None else len(source) if isinstance(source, bytes) else 0
-        wrong = ""
-        if info.size != sent:
-            wrong = f"{sent} bytes were sent, but it holds {info.size}"
-        elif isinstance(source, bytes) and self._differs(info, source):
-            wrong = "what it holds has another checksum than what was sent"
-        if wrong:
+        wrong = self._wrong(info, sent, source if isinstance(source, bytes) else None)
+        if wrong is not None:
             await self.inner.delete(key)
-            raise self.broken(key, f"{wrong}; it was removed")
+            raise wrong
         return info
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        outcomes: list[ObjectInfo | CdirError] = []
+        for one, info in zip(objects, await self.inner.write_each(objects), strict=True):
+            outcome = info
+            if not isinstance(info, CdirError):
+                outcome = self._wrong(info, len(one.data), one.data) or info
+            if outcome is not info:
+                await self.inner.delete(one.key)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _wrong(self, info: ObjectInfo, sent: int, data: bytes | None) -> IntegrityError | None:
+        if info.size != sent:
+            what = f"{sent} bytes were sent, but it holds {info.size}"
+        elif data is not None and self._differs(info, data):
+            what = "what it holds has another checksum than what was sent"
+        else:
+            return None
+        return self.broken(info.key, f"{what}; it was removed")

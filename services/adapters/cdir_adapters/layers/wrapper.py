@@ -17,6 +17,7 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
@@ -81,6 +82,9 @@ class WrapperAdapter(Adapter):
         return await self.inner.write(
             key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
         )
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        return await self.inner.write_each(objects)
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         await self.inner.delete(key, if_match=if_match)

@@ -16,7 +16,7 @@ from cdir.errors import (
     PreconditionFailed,
     Unsupported,
 )
-from cdir_adapters.adapter import WriteMode
+from cdir_adapters.adapter import SmallObject, WriteMode
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.testing.trial import MIB, MODIFIED, Trial, case, expect, failing, pattern, same, stalling, stream
 
@@ -30,6 +30,30 @@ async def write_small_objects(trial: Trial) -> None:
         same(await trial.get(f"bytes-{size}"), data, f"{size} bytes written whole")
         await trial.write_stream(f"pieces-{size}", stream(data, 17 if size < 2000 else 4099), size)
         same(await trial.get(f"pieces-{size}"), data, f"{size} bytes written in pieces")
+
+
+@case()
+async def write_many_small_objects(trial: Trial) -> None:
+    contents = {f"many/{size}": pattern(size) for size in (0, 1, 1000, 65_537)}
+    await trial.put("many/1", b"what was there")
+    await trial.put("taken", b"an object")
+    wanted = [SmallObject(trial.key(name), data, MODIFIED) for name, data in contents.items()]
+    wanted.append(SmallObject(trial.key("taken/below"), b"x", MODIFIED))
+    *stored, below = await trial.adapter.write_each(wanted)
+    for one, (name, data) in zip(stored, contents.items(), strict=True):
+        assert not isinstance(one, CdirError), f"{name}: {one}"
+        same((one.key, one.size), (trial.key(name), len(data)), "what write_each returns")
+        same(await trial.get(name), data, name)
+    if trial.capability.directories:
+        assert isinstance(below, NotDirectory), f"{below!r} instead of NotDirectory"
+    if trial.capability.write_if_absent:
+        again = [one._replace(mode=WriteMode.CREATE, data=b"new") for one in wanted[:2]]
+        again.append(SmallObject(trial.key("many/new"), b"new", MODIFIED, WriteMode.CREATE))
+        *refused, new = await trial.adapter.write_each(again)
+        assert all(isinstance(one, AlreadyExists) for one in refused), f"{refused} instead of AlreadyExists"
+        assert not isinstance(new, CdirError), f"a new object among others: {new}"
+        same(await trial.get("many/1"), contents["many/1"], "the object that existed first")
+        same(await trial.get("many/new"), b"new", "a new object among others")
 
 
 @case()

@@ -1,0 +1,82 @@
+"""Writing many small contents: one call to a provider for many of them.
+
+The short way, as for reading (:mod:`cdir_transfer.small_reads`): it is tried once, and whatever goes wrong is left to
+the long way, one call for one content, which is tried again and can tell what an earlier attempt has stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from cdir.errors import CdirError
+from cdir.status import translated
+from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc
+from cdir_transfer.health import ProviderHealth
+from cdir_transfer.observer import TransferObserver, is_providers_fault
+from cdir_transfer.reader import transfer_deadline
+from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
+
+__all__ = ["SmallWrites"]
+
+
+class _Wanted(NamedTuple):
+    revision: int
+    object: adapter_service_pb2.SmallObject
+
+
+class SmallWrites:
+    """An async context manager; at its exit the calls under way are cancelled. One per process."""
+
+    def __init__(
+        self,
+        adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        health: ProviderHealth,
+        observer: TransferObserver,
+    ) -> None:
+        self._adapters = adapters
+        self._health = health
+        self._observer = observer
+        # a write that its caller has given up must not land later, when somebody has cleared up after it
+        self._calls: SharedCalls[_Wanted, adapter_service_pb2.ObjectInfo] = SharedCalls(
+            self._store, leaving_cancels=True
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._calls.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._calls.__aexit__(kind, error, trace)
+
+    async def write(
+        self, provider: adapter_service_pb2.ProviderRef, wanted: adapter_service_pb2.SmallObject
+    ) -> adapter_service_pb2.ObjectInfo | None:
+        """Store a content; ``None`` where that takes the long way, and nobody knows what is at the key."""
+        if len(wanted.data) > SMALL_CONTENT or self._health.suspect(provider.provider_id):
+            return None
+        return await self._calls.ask(provider.provider_id, _Wanted(provider.revision, wanted))
+
+    async def _store(
+        self, provider_id: str, batch: Sequence[_Wanted]
+    ) -> Sequence[adapter_service_pb2.ObjectInfo | None]:
+        request = adapter_service_pb2.PutObjectsRequest(
+            provider=adapter_service_pb2.ProviderRef(
+                provider_id=provider_id, revision=max(wanted.revision for wanted in batch)
+            ),
+            objects=[wanted.object for wanted in batch],
+        )
+        size = sum(len(wanted.object.data) for wanted in batch)
+        try:
+            with translated():
+                response = await self._adapters.PutObjects(request, timeout=transfer_deadline(size))
+        except CdirError as error:
+            if is_providers_fault(error):
+                self._health.failed(provider_id)
+                self._observer.provider_failed(provider_id, error)
+            return ()
+        self._health.answered(provider_id)
+        return [outcome.info if outcome.HasField("info") else None for outcome in response.outcomes]
