@@ -7,6 +7,7 @@ same path as a provider sees it: relative, without the leading slash.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -43,6 +44,10 @@ class WorkspacePath(NamedTuple):
     path: str
 
 
+_PLAIN = re.compile(r"(?!/@|/\.cdir(?:/|$))(?:/(?!\.{1,2}(?:/|$))[\x20-\x2e\x30-\x7e]+)+")
+"""What nearly every path is: short, printable ASCII, in normal form already. One look saves going through its names."""
+
+
 def _check_name(name: str, whole: str) -> None:
     if name in {".", ".."}:
         raise InvalidPath(f"{whole!r}: a path cannot contain {name!r}; write it out in full", path=whole)
@@ -65,6 +70,8 @@ def normalize_path(path: str) -> str:
     Repeated and trailing slashes are dropped; a missing leading slash is added. Raises :class:`InvalidPath` for
     what can never name an entry: ``.`` or ``..``, control characters, a name or path that is too long, a reserved name.
     """
+    if len(path) <= MAX_NAME_BYTES and _PLAIN.fullmatch(path):
+        return path
     names = [unicodedata.normalize("NFC", name) for name in path.split("/") if name]
     for name in names:
         _check_name(name, path)

@@ -26,6 +26,7 @@ from cdir_adapters.providers.s3.faults import Redirected
 from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.signing import SignedRequest, metadata_headers, sign_as_sent, sign_old
+from cdir_adapters.providers.s3.threads import RangeReaders
 
 if TYPE_CHECKING:  # these do not exist at run time
     from obstore.store import ClientConfig, S3Config, S3Credential
@@ -80,6 +81,7 @@ class Connections:
         self._store: S3Store | None = None
         self._client: Any = None
         self._http: aiohttp.ClientSession | None = None
+        self._range_readers: RangeReaders | None = None
         self._making = asyncio.Lock()
         self._closing = contextlib.AsyncExitStack()
 
@@ -118,6 +120,14 @@ class Connections:
                         )
                     )
         return self._http
+
+    @property
+    def range_readers(self) -> RangeReaders:
+        """Threads for large ranges, for what :meth:`signed` makes."""
+        if self._range_readers is None:
+            self._range_readers = RangeReaders(connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT)
+            self._closing.callback(self._range_readers.close)
+        return self._range_readers
 
     async def signed(
         self,
@@ -167,7 +177,7 @@ class Connections:
     async def aclose(self) -> None:
         """Close what was opened. Idempotent."""
         await self._closing.aclose()
-        self._client = self._http = self._store = None
+        self._client = self._http = self._store = self._range_readers = None
 
     async def _make_client(self) -> Any:
         self._session.register_component("data_loader", await asyncio.to_thread(_loader))

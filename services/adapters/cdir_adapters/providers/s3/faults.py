@@ -14,6 +14,7 @@ from types import TracebackType
 
 import aiohttp
 import botocore.exceptions
+import urllib3
 from obstore.exceptions import BaseError
 
 from cdir.errors import (
@@ -93,7 +94,9 @@ class Fault:
                 )
             case Redirected():
                 return cls(status=error.args[0])
-            case botocore.exceptions.BotoCoreError() | aiohttp.ClientError() | OSError():
+            case (
+                botocore.exceptions.BotoCoreError() | aiohttp.ClientError() | urllib3.exceptions.HTTPError() | OSError()
+            ):
                 return cls()
         return None
 

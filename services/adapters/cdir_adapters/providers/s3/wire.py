@@ -16,11 +16,11 @@ import aiohttp
 import obstore
 
 from cdir.errors import IntegrityError
-from cdir_adapters.adapter import ByteRange, ObjectInfo, ReadStream
+from cdir_adapters.adapter import FULL, ByteRange, ObjectInfo, ReadStream
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Fault, Faults, RangeAnsweredWhole, fault_of_answer
 from cdir_adapters.providers.s3.headers import parse_time
-from cdir_adapters.providers.s3.signing import METADATA
+from cdir_adapters.providers.s3.signing import METADATA, SignedRequest
 from cdir_adapters.shapes import PIECE_SIZE
 
 __all__ = ["Body", "BotoWire", "Condition", "ObstoreWire", "Opened", "Wire", "cut_short"]
@@ -253,12 +253,18 @@ class BotoWire(Wire):
             yield opened
 
     async def fetch(self, key: str, range: ByteRange, if_match: str | None) -> tuple[Opened, bytes]:
-        async with self._asked(key, range, if_match) as (answer, opened, skip):
-            if answer.content_length != opened.length:
-                pieces = self._pieces(answer.content, key, skip, opened.length)
-                return opened, b"".join([piece async for piece in pieces])
-            with self._faults.translated(_READING, key):
-                return opened, await answer.read()
+        with self._faults.translated(_READING, key):
+            request = await self._request(key, range, if_match)
+            # a service that does not know ranges sends everything
+            most = None if range.length is None else range.offset + range.length
+            answer = await self._connections.range_readers.get(request, most)
+        if answer.status not in {200, 206}:
+            fault = Fault.from_body(answer.status, answer.data.decode(errors="replace"), answer.headers)
+            raise self._faults.error(fault, _READING, key)
+        length = answer.headers.get("Content-Length", "")
+        opened, skip = self._opened(key, range, int(length) if length.isdecimal() else None, answer.headers)
+        data = answer.data
+        return opened, data if len(data) == opened.length else data[skip : skip + opened.length]
 
     @asynccontextmanager
     async def _asked(
@@ -268,50 +274,53 @@ class BotoWire(Wire):
 
         What is given last is how many bytes of the body lie before the range.
         """
-        headers = {"Accept-Encoding": "identity"}
-        if if_match is not None:
-            headers["If-Match"] = if_match
-        whole = range.offset == 0 and range.length is None
-        if not whole:
-            end = "" if range.length is None else range.offset + range.length - 1
-            headers["Range"] = f"bytes={range.offset}-{end}"
         with self._faults.translated(_READING, key):
-            request = await self._connections.signed("get_object", key, valid=_URL_VALID, headers=headers)
+            request = await self._request(key, range, if_match)
             http = await self._connections.http()
             answer = await http.get(request.url, headers=request.headers, allow_redirects=False)
         try:
             with self._faults.translated(_READING, key):
                 if answer.status not in {200, 206}:
                     raise self._faults.error(await fault_of_answer(answer), _READING, key)
-                length = answer.content_length
-                if length is None or ("ETag" not in answer.headers and "Last-Modified" not in answer.headers):
-                    raise self._faults.error(Fault(502, message="an answer that tells of no object"), _READING, key)
-            size, skip = length, 0
-            stated = answer.headers.get("Content-Range")
-            if stated is not None:
-                # some services say 200 and mean 206
-                size = int(stated.rpartition("/")[2])
-            elif not whole:
-                # the service does not know ranges and sends everything
-                if range.offset >= size:
-                    raise self._faults.error(Fault(416), _READING, key)
-                skip = range.offset
-                length = size - skip if range.length is None else min(range.length, size - skip)
-            opened = Opened(
-                size=size,
-                etag=answer.headers.get("ETag"),
-                modified=parse_time(answer.headers.get("Last-Modified")),
-                metadata={
-                    name[len(METADATA) :]: value
-                    for name, value in answer.headers.items()
-                    if name.lower().startswith(METADATA)
-                },
-                length=length,
-                pieces=_nothing(),
-            )
+            opened, skip = self._opened(key, range, answer.content_length, answer.headers)
             yield answer, opened, skip
         finally:
             answer.release()
+
+    async def _request(self, key: str, range: ByteRange, if_match: str | None) -> SignedRequest:
+        headers = {"Accept-Encoding": "identity"}
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        if range != FULL:
+            end = "" if range.length is None else range.offset + range.length - 1
+            headers["Range"] = f"bytes={range.offset}-{end}"
+        return await self._connections.signed("get_object", key, valid=_URL_VALID, headers=headers)
+
+    def _opened(self, key: str, range: ByteRange, length: int | None, headers: Mapping[str, str]) -> tuple[Opened, int]:
+        """Return what an answer tells of its object, and how many bytes of the body lie before the range."""
+        if length is None or ("ETag" not in headers and "Last-Modified" not in headers):
+            raise self._faults.error(Fault(502, message="an answer that tells of no object"), _READING, key)
+        size, skip = length, 0
+        stated = headers.get("Content-Range")
+        if stated is not None:
+            # some services say 200 and mean 206
+            size = int(stated.rpartition("/")[2])
+        elif range != FULL:
+            if range.offset >= size:
+                raise self._faults.error(Fault(416), _READING, key)
+            skip = range.offset
+            length = size - skip if range.length is None else min(range.length, size - skip)
+        opened = Opened(
+            size=size,
+            etag=headers.get("ETag"),
+            modified=parse_time(headers.get("Last-Modified")),
+            metadata={
+                name[len(METADATA) :]: value for name, value in headers.items() if name.lower().startswith(METADATA)
+            },
+            length=length,
+            pieces=_nothing(),
+        )
+        return opened, skip
 
     async def delete(self, key: str) -> None:
         with self._faults.translated("deleting an object", key):
