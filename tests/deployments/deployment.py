@@ -41,7 +41,7 @@ SERVICES = 4
 """Processes of the split deployment beside the launcher."""
 
 BIN = Path(sys.executable).parent
-SECRET_OPTIONS = {"key", "passphrase", "password", "secret_key", "session_token"}
+SECRET_OPTIONS = {"credentials", "key", "passphrase", "password", "secret_key", "session_token"}
 
 
 class CommandFailed(AssertionError):

@@ -16,7 +16,8 @@ from deployments.trees import contents, times
 from servers import apache_dav, azurite, openssh, rclone_s3, swift_cluster, vsftpd
 from servers.apache_dav import apache_dav_server
 from servers.azurite import AzuriteServer, azurite_server
-from servers.faulty_proxy import faulty_proxy
+from servers.faulty_proxy import FaultyProxy, faulty_proxy
+from servers.gcs import gcs_server
 from servers.openssh import openssh_server
 from servers.process import ServerProcess
 from servers.rclone_s3 import rclone_s3_server
@@ -70,6 +71,8 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
     )
     swift, azure = background.enter(start_swift()), background.enter(azurite_server())
     before_azure = background.enter(faulty_proxy(azure.port))
+    gcs = background.enter(gcs_server())
+    before_gcs = background.enter(faulty_proxy(gcs.port))
     (s3.root / BUCKET).mkdir()
     options = {
         "local": {"root": local_disks / "disk"},
@@ -79,6 +82,7 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
         "ftp": ftp.options(),
         "swift": swift.options(BUCKET),
         "azure": {**azure.options(BUCKET), "endpoint": azure.endpoint_at(before_azure.port)},
+        "gcs": {**gcs.options(BUCKET), "endpoint": f"http://127.0.0.1:{before_gcs.port}"},
     }
     for name, given in options.items():
         deployment.add_provider(name, name, given)
@@ -86,9 +90,14 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
     def served(look: Callable[[], dict[str, str]], server: ServerProcess) -> Kind:
         return Kind(look, lambda: background.run(server.kill()), lambda: background.run(server.restart()))
 
-    def cut_off() -> None:
-        before_azure.refuse = True
-        background.call(before_azure.drop_connections)
+    def behind(proxy: FaultyProxy, look: Callable[[], dict[str, str]]) -> Kind:
+        """Of a server that keeps nothing when it ends."""
+
+        def cut_off() -> None:
+            proxy.refuse = True
+            background.call(proxy.drop_connections)
+
+        return Kind(look, cut_off, proxy.heal)
 
     return {
         "local": Kind(lambda: contents(local_disks / "disk")),
@@ -97,8 +106,8 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
         "webdav": served(lambda: contents(dav.root / BUCKET), dav),
         "ftp": served(lambda: contents(ftp.root), ftp),
         "swift": served(lambda: _digests(background.run(_in_swift(swift))), swift),
-        # its server keeps nothing when it ends
-        "azure": Kind(lambda: _digests(background.run(_in_azure(azure))), cut_off, before_azure.heal),
+        "azure": behind(before_azure, lambda: _digests(background.run(_in_azure(azure)))),
+        "gcs": behind(before_gcs, lambda: _digests(gcs.contents(BUCKET))),
     }
 
 
@@ -152,7 +161,7 @@ def test_a_tree_is_the_same_on_every_kind_and_comes_back_from_each(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["s3", "sftp", "webdav", "ftp", "swift", "azure"])
+@pytest.mark.parametrize("name", ["s3", "sftp", "webdav", "ftp", "swift", "azure", "gcs"])
 def test_a_kind_that_is_away_during_a_put_is_healed(
     deployment: Deployment, kinds: dict[str, Kind], background: Background, tmp_path: Path, folder: str, name: str
 ) -> None:

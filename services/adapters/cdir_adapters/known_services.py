@@ -42,7 +42,7 @@ class KnownService:
     """The server against which the kind's tests run."""
 
 
-_S3_SERVERS = "moto and `rclone serve s3`"
+_S3_SERVERS = "moto, `rclone serve s3`, Ceph 16 and Swift 2.38's `s3api`"
 _OLD_S3 = "a server of the project's own"
 _DAV_SERVERS = "Apache mod_dav, wsgidav and `rclone serve webdav`"
 
@@ -59,6 +59,14 @@ KNOWN_SERVICES = (
     ),
     KnownService(
         name="Google Storage",
+        cost="paid",
+        reach=Reach.PROTOCOL,
+        kind="gcs",
+        how="`--set bucket=B --secret credentials`, the key of a service account as JSON, or the path of its file",
+        proven="a server of the project's own, with which Google's own library works",
+    ),
+    KnownService(
+        name="Google Storage, as S3",
         cost="paid",
         reach=Reach.PROTOCOL,
         kind="s3",
@@ -163,7 +171,7 @@ KNOWN_SERVICES = (
         reach=Reach.PROTOCOL,
         kind="sftp",
         how="`--set host=H --set user=U --set root=FOLDER`",
-        proven="OpenSSH",
+        proven="OpenSSH: by key, certificate, agent and over another host",
     ),
     KnownService(
         name="FTP server",

@@ -179,9 +179,21 @@ _KINDS = (
             OptionSpec(
                 "host_key",
                 "Public key of the server, as 'type base64' or its SHA256 fingerprint; not given, the server is refused"
-                " and the error shows its key.",
+                " and the error shows its key. With '@cert-authority' before it, it is that of the authority that"
+                " signed the server's certificate.",
             ),
-            OptionSpec("key_file", "Private key to sign in with.", OptionType.PATH),
+            OptionSpec(
+                "key_file",
+                "Private key to sign in with, and its certificate beside it where there is one (KEY-cert.pub). With"
+                " neither key nor password, the SSH agent and the keys of the account that runs the adapter are tried.",
+                OptionType.PATH,
+            ),
+            OptionSpec(
+                "jump",
+                "SSH server to go over, as user@host:port; user and port may be left out. The same key or password"
+                " signs in there.",
+            ),
+            OptionSpec("jump_host_key", "Public key of that server, as host_key."),
             OptionSpec("password", "Password of the account.", secret=True),
             OptionSpec("passphrase", "Passphrase of the private key.", secret=True),
         ),
@@ -216,6 +228,31 @@ _KINDS = (
             OptionSpec(
                 "connection_string",
                 "What the portal shows as connection string, in place of account, endpoint, key and sas.",
+                secret=True,
+            ),
+        ),
+    ),
+    KindSpec(
+        kind="gcs",
+        target="cdir_adapters.providers.gcs:GcsAdapter",
+        extra="gcs",
+        libraries=("aiohttp", "google.auth", "google_crc32c", "requests"),
+        description="Google Cloud Storage by its own interface (JSON), with a service account.",
+        options=(
+            OptionSpec("bucket", "Bucket that holds everything; it is made when it is missing.", required=True),
+            OptionSpec("endpoint", "URL of an emulator or of an endpoint of your own; not given, it is Google's."),
+            OptionSpec("prefix", "Folder inside the bucket that holds everything.", default=""),
+            OptionSpec("project", "Project to make a missing bucket in; not given, it is that of the credentials."),
+            OptionSpec("location", "Where a missing bucket is made, as in europe-west3; not given, Google decides."),
+            OptionSpec(
+                "ca_file",
+                "Certificates to trust instead of the machine's, for an endpoint with a certificate of your own.",
+                OptionType.PATH,
+            ),
+            OptionSpec(
+                "credentials",
+                "JSON of a service account's key, or the path of the file with it where the adapter runs; not given, it"
+                " is the machine's own sign-in at Google, and none at all at an endpoint that is not Google's.",
                 secret=True,
             ),
         ),

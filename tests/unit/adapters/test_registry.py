@@ -18,7 +18,9 @@ def test_every_option_of_the_command_line_is_there():
         *("bucket", "endpoint", "region", "prefix", "path_style", "profile", "signature", "access_key", "secret_key"),
         "session_token",
     }
-    assert options["sftp"] == {"host", "port", "user", "root", "host_key", "key_file", "password", "passphrase"}
+    assert options["sftp"] == {
+        *("host", "port", "user", "root", "host_key", "key_file", "password", "passphrase", "jump", "jump_host_key")
+    }
 
 
 def test_secrets_are_told_apart():
@@ -44,7 +46,7 @@ def test_options_get_their_types_and_defaults():
 @pytest.mark.parametrize(
     ("kind", "options", "error", "said"),
     [
-        ("tape", {}, InvalidArgument, "azure, ftp, local, memory, rclone, s3, sftp, swift, webdav"),
+        ("tape", {}, InvalidArgument, "azure, ftp, gcs, local, memory, rclone, s3, sftp, swift, webdav"),
         ("local", {"rot": "/x"}, InvalidArgument, "root"),
         ("memory", {"root": "/x"}, InvalidArgument, "none"),
         ("local", {}, ConfigInvalid, "root"),
