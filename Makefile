@@ -53,7 +53,7 @@ faults: setup ## Run the tests that kill, cut, corrupt and fill things.
 	$(PYTEST) -m "not slow" tests/faults
 
 .PHONY: conformance
-conformance: setup ## Run the suites that every adapter and both databases must pass, on every server and with every fault.
+conformance: slow-servers ## Run the suites that every adapter and both databases must pass, on every server and with every fault.
 	$(PYTEST) tests/conformance
 
 .PHONY: crash
@@ -69,7 +69,7 @@ sim: $(STAMP) ## Run 4000 simulated scenarios; SEED=N begins elsewhere, COUNT=N 
 	cd tests && ../$(BIN)/python -m simulation --jobs=2 --seed=$(or $(SEED),1) --count=$(or $(COUNT),4000)
 
 .PHONY: slow
-slow: setup ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.
+slow: slow-servers ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.
 	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation tests/conformance
 
 .PHONY: lint
@@ -171,6 +171,15 @@ servers:
 	@if [ ! -x $(AZURITE) ] && command -v npm >/dev/null; then \
 		mkdir -p $(TOOLS)/azurite && npm install --silent --no-audit --no-fund --no-save --ignore-scripts \
 			--prefix $(TOOLS)/azurite azurite@$(AZURITE_VERSION) || echo "notice: azurite could not be installed"; \
+	fi
+
+# What only slow tests start.
+.PHONY: slow-servers
+slow-servers: setup
+	@if ! command -v radosgw >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Ceph"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			ceph-mon ceph-osd radosgw ceph-common >/dev/null; \
 	fi
 
 .PHONY: clean

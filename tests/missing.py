@@ -17,7 +17,11 @@ ROOT = Path(__file__).parent.parent
 def lacking() -> list[str]:
     """Return one line for each thing that is not installed."""
     modules = [importlib.import_module(f"servers.{module.name}") for module in pkgutil.iter_modules(servers.__path__)]
-    found = [module.missing() for module in modules if hasattr(module, "missing")]
+    found = [
+        module.missing()
+        for module in modules
+        if hasattr(module, "missing") and not getattr(module, "ONLY_SLOW", False)
+    ]
     if not (ROOT / ".tools/node_modules/.bin/buf").exists():
         found.append("buf (lints the protos) is missing: install Node.js with npm, then make setup")
     if shutil.which("setpriv") is None and os.geteuid() == 0:

@@ -7,6 +7,7 @@ before or after it misbehaves, or never. :class:`servers.faulty_proxy.FaultyProx
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import socket
 import struct
@@ -134,7 +135,7 @@ class FaultyHttp:
             request.method,
             URL(f"http://127.0.0.1:{self.target_port}{request.target}", encoded=True),
             headers=request.headers,
-            data=request.body or None,
+            data=io.BytesIO(request.body) if request.body else None,
             allow_redirects=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ) as answer:

@@ -1,4 +1,4 @@
-"""OpenSSH's own sshd with key authentication and its internal SFTP server."""
+"""OpenSSH's own sshd with its internal SFTP server; it lets in by key or certificate, and has a certificate itself."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ def missing() -> str | None:
 
 
 class OpenSshServer(ServerProcess):
-    """A running sshd that lets in the current user with one key."""
+    """A running sshd that lets in the current user with one key, or one that :attr:`authority` has signed."""
 
     host = "127.0.0.1"
 
-    def __init__(self, *, folder: Path, port: int | None) -> None:
+    def __init__(self, *, folder: Path, port: int | None, shell: bool) -> None:
         self.folder = folder
+        self._shell = shell
         self.root = folder / "files"
         """An empty folder meant as a provider's root (sshd itself serves the whole disk)."""
         self.user = getpass.getuser()
         self.key_file = folder / "user_key"
+        self.authority = asyncssh.generate_private_key("ssh-ed25519")
+        """Signs the certificates of users and of this host."""
         self._host_key_file = folder / "host_key"
         binary = sshd_binary()
         if binary is None:
@@ -50,9 +53,24 @@ class OpenSshServer(ServerProcess):
         """The public host key as one line, ``ssh-ed25519 AAAA…``."""
         return " ".join(self._host_key_file.with_suffix(".pub").read_text().split()[:2])
 
+    @property
+    def authority_key(self) -> str:
+        """The public key of :attr:`authority` as one line."""
+        return " ".join(self.authority.export_public_key().decode().split()[:2])
+
+    def make_signed_key(self, path: Path, *, valid_before: str = "+1h") -> None:
+        """Make a key that is not known here, with a certificate beside it that is."""
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(path)
+        certificate = self.authority.generate_user_certificate(
+            key, "tester", principals=[self.user], valid_after="20200101", valid_before=valid_before
+        )
+        certificate.write_certificate(f"{path}-cert.pub")
+
     def prepare(self) -> None:
         """Make the folder to serve, the user's key and the host key."""
         self.root.mkdir()
+        self.authority.write_public_key(self.folder / "authority.pub")
         self.renew_host_key()
         key = asyncssh.generate_private_key("ssh-ed25519")
         key.write_private_key(self.key_file)
@@ -67,6 +85,8 @@ class OpenSshServer(ServerProcess):
         key.write_private_key(self._host_key_file)
         self._host_key_file.chmod(0o600)
         key.write_public_key(self._host_key_file.with_suffix(".pub"))
+        certificate = self.authority.generate_host_certificate(key, "server", principals=[self.host])
+        certificate.write_certificate(f"{self._host_key_file}-cert.pub")
 
     def options(self) -> Mapping[str, str | int | bool]:
         """Options of an ``sftp`` provider on this server's ``root``."""
@@ -84,6 +104,8 @@ class OpenSshServer(ServerProcess):
             "ListenAddress 127.0.0.1",
             f"Port {port}",
             f"HostKey {self._host_key_file}",
+            f"HostCertificate {self._host_key_file}-cert.pub",
+            f"TrustedUserCAKeys {self.folder / 'authority.pub'}",
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}",
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
@@ -94,6 +116,7 @@ class OpenSshServer(ServerProcess):
             "MaxStartups 100",
             "MaxSessions 100",
             "Subsystem sftp internal-sftp",
+            *(() if self._shell else ("ForceCommand internal-sftp",)),
         ]
         path = self.folder / "sshd_config"
         path.write_text("\n".join(settings) + "\n")
@@ -101,10 +124,13 @@ class OpenSshServer(ServerProcess):
 
 
 @asynccontextmanager
-async def openssh_server(*, port: int | None = None) -> AsyncIterator[OpenSshServer]:
-    """Start sshd. ``kill`` ends its open sessions too; ``restart`` keeps port, keys and files."""
+async def openssh_server(*, port: int | None = None, shell: bool = True) -> AsyncIterator[OpenSshServer]:
+    """Start sshd; without ``shell`` whoever signs in gets nothing but SFTP.
+
+    ``kill`` ends its open sessions too; ``restart`` keeps port, keys and files.
+    """
     async with fresh_folder() as folder:
-        server = OpenSshServer(folder=folder, port=port)
+        server = OpenSshServer(folder=folder, port=port, shell=shell)
         await asyncio.to_thread(server.prepare)
         await server.start()
         try:

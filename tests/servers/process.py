@@ -90,6 +90,7 @@ class ServerProcess:
         ready: Callable[[int], Awaitable[bool]] = accepts_connections,
         environment: Mapping[str, str] | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
+        deadline: float = START_DEADLINE,
     ) -> None:
         self._command = command
         self._folder = folder
@@ -97,6 +98,7 @@ class ServerProcess:
         self._ready = ready
         self._environment = dict(environment or {})
         self._stop_signal = stop_signal
+        self._deadline = deadline
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -165,7 +167,7 @@ class ServerProcess:
             )
 
     async def _wait_ready(self) -> None:
-        deadline = time.monotonic() + START_DEADLINE
+        deadline = time.monotonic() + self._deadline
         pause = 0.01
         while time.monotonic() < deadline:
             if not self.running:
@@ -177,7 +179,7 @@ class ServerProcess:
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.25)
-        raise ServerFailed(f"the server did not answer within {START_DEADLINE:g} s; its log ends:\n{self._log_tail()}")
+        raise ServerFailed(f"the server did not answer within {self._deadline:g} s; its log ends:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         return self.log.read_bytes()[-2000:].decode(errors="replace")

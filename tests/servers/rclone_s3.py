@@ -26,10 +26,11 @@ def missing() -> str | None:
 class RcloneS3Server(ServerProcess):
     """A running server. A bucket is a folder right under ``root``; an object is a file in it."""
 
+    access_key = "cdir-test-key"
+    secret_key = "cdir-test-secret"
+
     def __init__(self, *, folder: Path, root: Path, port: int | None, dir_cache: str, etag_hash: str) -> None:
         self.root = root
-        self.access_key = "cdir-test-key"
-        self.secret_key = "cdir-test-secret"
         binary = rclone_binary()
         if binary is None:
             raise RuntimeError(missing())

@@ -119,6 +119,16 @@ class SwiftCluster(ServerProcess):
         """Options of a ``swift`` provider on ``container`` of this cluster."""
         return {"container": container, "auth_url": self.auth_url, "user": self.user, "key": self.password}
 
+    def s3_options(self, bucket: str) -> Mapping[str, str | int | bool]:
+        """Options of an ``s3`` provider on ``bucket``: the proxy speaks that protocol too."""
+        return {
+            "bucket": bucket,
+            "endpoint": f"http://127.0.0.1:{self.port}",
+            "region": "us-east-1",
+            "access_key": self.user,
+            "secret_key": self.password,
+        }
+
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[RawSwift]:
         """A client of :attr:`user` that does not go through an adapter."""

@@ -52,8 +52,9 @@ _PROXY = (
     _COMMON
     + """
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache listing_formats bulk tempauth copy container-quotas account-quotas slo dlo app
-[app:app]
+pipeline = catch_errors gatekeeper cache listing_formats bulk s3api tempauth copy container-quotas account-quotas
+    slo dlo proxy-server
+[app:proxy-server]
 use = egg:swift#proxy
 allow_account_management = true
 account_autocreate = true
@@ -73,6 +74,8 @@ use = egg:swift#gatekeeper
 use = egg:swift#listing_formats
 [filter:bulk]
 use = egg:swift#bulk
+[filter:s3api]
+use = egg:swift#s3api
 [filter:copy]
 use = egg:swift#copy
 [filter:container-quotas]

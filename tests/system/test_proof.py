@@ -92,6 +92,20 @@ def test_a_byte_that_rots_is_found_and_put_right(deployment: Deployment, three: 
 
 
 @pytest.mark.slow_split
+def test_a_host_with_a_shell_proves_without_reading(deployment: Deployment, three: Three, folder: str) -> None:
+    content = bytes(range(256)) * 1000
+    name = "it's $(one) \\ name"
+    deployment.cdir("put", "-", f"{folder}/{name}", stdin=content)
+    deployment.wait_settled(folder)
+    found = deployment.json("scrub", folder, "--provider", "host", "--wait")
+    assert (found["proven"], found["by_checksum"], found["bytes"]) == (1, 1, 0)
+    _flip(three.roots["host"] / folder[1:] / name)
+    found = deployment.json("scrub", folder, "--provider", "host", "--wait", expect=OWED)
+    assert (found["proven"], found["corrupt"], found["bytes"]) == (0, 1, 0)
+    eventually_is(content, (three.roots["host"] / folder[1:] / name).read_bytes)
+
+
+@pytest.mark.slow_split
 def test_an_object_replaced_at_a_bucket_is_found_without_reading(
     deployment: Deployment, three: Three, folder: str
 ) -> None:

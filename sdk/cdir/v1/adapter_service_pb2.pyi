@@ -234,6 +234,47 @@ class ProbeProviderResponse(_message.Message):
 Global___ProbeProviderResponse: _TypeAlias = ProbeProviderResponse  # noqa: Y015
 
 @_typing.final
+class UnlockAdaptersVaultRequest(_message.Message):
+    """UnlockAdaptersVaultRequest has what is needed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSPHRASE_FIELD_NUMBER: _builtins.int
+    passphrase: _builtins.str
+    """passphrase of a vault that has one; absent for others."""
+    def __init__(
+        self,
+        *,
+        passphrase: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_passphrase", b"_passphrase", "passphrase", b"passphrase"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_passphrase", b"_passphrase", "passphrase", b"passphrase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__passphrase: _TypeAlias = _typing.Literal["passphrase"]  # noqa: Y015
+    _WhichOneofArgType__passphrase: _TypeAlias = _typing.Literal["_passphrase", b"_passphrase"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__passphrase) -> _WhichOneofReturnType__passphrase | None: ...
+
+Global___UnlockAdaptersVaultRequest: _TypeAlias = UnlockAdaptersVaultRequest  # noqa: Y015
+
+@_typing.final
+class UnlockAdaptersVaultResponse(_message.Message):
+    """UnlockAdaptersVaultResponse answers UnlockAdaptersVault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockAdaptersVaultResponse: _TypeAlias = UnlockAdaptersVaultResponse  # noqa: Y015
+
+@_typing.final
 class CheckMarkRequest(_message.Message):
     """CheckMarkRequest names a provider."""
 
@@ -378,6 +419,56 @@ class StatObjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatObjectResponse: _TypeAlias = StatObjectResponse  # noqa: Y015
+
+@_typing.final
+class DigestObjectRequest(_message.Message):
+    """DigestObjectRequest names an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to ask."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestObjectRequest: _TypeAlias = DigestObjectRequest  # noqa: Y015
+
+@_typing.final
+class DigestObjectResponse(_message.Message):
+    """DigestObjectResponse answers DigestObject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """sha256 of the content, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestObjectResponse: _TypeAlias = DigestObjectResponse  # noqa: Y015
 
 @_typing.final
 class ListObjectsRequest(_message.Message):

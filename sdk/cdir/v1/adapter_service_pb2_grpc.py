@@ -55,6 +55,11 @@ class AdapterServiceStub:
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.CheckMarkRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.CheckMarkResponse.FromString,
                 _registered_method=True)
+        self.UnlockAdaptersVault = channel.unary_unary(
+                '/cdir.v1.AdapterService/UnlockAdaptersVault',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultResponse.FromString,
+                _registered_method=True)
         self.RunConformance = channel.unary_stream(
                 '/cdir.v1.AdapterService/RunConformance',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.RunConformanceRequest.SerializeToString,
@@ -64,6 +69,11 @@ class AdapterServiceStub:
                 '/cdir.v1.AdapterService/StatObject',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.StatObjectRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.StatObjectResponse.FromString,
+                _registered_method=True)
+        self.DigestObject = channel.unary_unary(
+                '/cdir.v1.AdapterService/DigestObject',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.DigestObjectRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.DigestObjectResponse.FromString,
                 _registered_method=True)
         self.ListObjects = channel.unary_stream(
                 '/cdir.v1.AdapterService/ListObjects',
@@ -155,6 +165,14 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UnlockAdaptersVault(self, request, context):
+        """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
+        key that cannot be got); a vault that was open stays so then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RunConformance(self, request, context):
         """RunConformance runs the conformance suite in a scratch folder of the provider, one result a message, and cleans up.
         """
@@ -164,6 +182,14 @@ class AdapterServiceServicer:
 
     def StatObject(self, request, context):
         """StatObject returns what lies at a key. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DigestObject(self, request, context):
+        """DigestObject has the provider itself compute the SHA-256 of an object: its bytes do not travel. It reads the object there, which takes
+        time with the size. Changes nothing. Errors: NOT_FOUND, UNSUPPORTED (capability digest is false).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,6 +300,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.CheckMarkRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.CheckMarkResponse.SerializeToString,
             ),
+            'UnlockAdaptersVault': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockAdaptersVault,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultResponse.SerializeToString,
+            ),
             'RunConformance': grpc.unary_stream_rpc_method_handler(
                     servicer.RunConformance,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.RunConformanceRequest.FromString,
@@ -283,6 +314,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.StatObject,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.StatObjectRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.StatObjectResponse.SerializeToString,
+            ),
+            'DigestObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DigestObject,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.DigestObjectRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.DigestObjectResponse.SerializeToString,
             ),
             'ListObjects': grpc.unary_stream_rpc_method_handler(
                     servicer.ListObjects,
@@ -438,6 +474,33 @@ class AdapterService:
             _registered_method=True)
 
     @staticmethod
+    def UnlockAdaptersVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/UnlockAdaptersVault',
+            cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.UnlockAdaptersVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RunConformance(request,
             target,
             options=(),
@@ -481,6 +544,33 @@ class AdapterService:
             '/cdir.v1.AdapterService/StatObject',
             cdir_dot_v1_dot_adapter__service__pb2.StatObjectRequest.SerializeToString,
             cdir_dot_v1_dot_adapter__service__pb2.StatObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DigestObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/DigestObject',
+            cdir_dot_v1_dot_adapter__service__pb2.DigestObjectRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.DigestObjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

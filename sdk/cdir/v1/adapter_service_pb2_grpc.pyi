@@ -50,10 +50,18 @@ class AdapterServiceStub:
     """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
     is missing or not ours: the content is unknown).
     """
+    UnlockAdaptersVault: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.UnlockAdaptersVaultRequest, _adapter_service_pb2.UnlockAdaptersVaultResponse]
+    """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
+    key that cannot be got); a vault that was open stays so then.
+    """
     RunConformance: _grpc.UnaryStreamMultiCallable[_adapter_service_pb2.RunConformanceRequest, _adapter_service_pb2.RunConformanceResponse]
     """RunConformance runs the conformance suite in a scratch folder of the provider, one result a message, and cleans up."""
     StatObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.StatObjectRequest, _adapter_service_pb2.StatObjectResponse]
     """StatObject returns what lies at a key. Errors: NOT_FOUND."""
+    DigestObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.DigestObjectRequest, _adapter_service_pb2.DigestObjectResponse]
+    """DigestObject has the provider itself compute the SHA-256 of an object: its bytes do not travel. It reads the object there, which takes
+    time with the size. Changes nothing. Errors: NOT_FOUND, UNSUPPORTED (capability digest is false).
+    """
     ListObjects: _grpc.UnaryStreamMultiCallable[_adapter_service_pb2.ListObjectsRequest, _adapter_service_pb2.ListObjectsResponse]
     """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
     ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
@@ -116,10 +124,18 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
     is missing or not ours: the content is unknown).
     """
+    UnlockAdaptersVault: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.UnlockAdaptersVaultRequest, _adapter_service_pb2.UnlockAdaptersVaultResponse]  # type: ignore[assignment]
+    """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
+    key that cannot be got); a vault that was open stays so then.
+    """
     RunConformance: _aio.UnaryStreamMultiCallable[_adapter_service_pb2.RunConformanceRequest, _adapter_service_pb2.RunConformanceResponse]  # type: ignore[assignment]
     """RunConformance runs the conformance suite in a scratch folder of the provider, one result a message, and cleans up."""
     StatObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.StatObjectRequest, _adapter_service_pb2.StatObjectResponse]  # type: ignore[assignment]
     """StatObject returns what lies at a key. Errors: NOT_FOUND."""
+    DigestObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.DigestObjectRequest, _adapter_service_pb2.DigestObjectResponse]  # type: ignore[assignment]
+    """DigestObject has the provider itself compute the SHA-256 of an object: its bytes do not travel. It reads the object there, which takes
+    time with the size. Changes nothing. Errors: NOT_FOUND, UNSUPPORTED (capability digest is false).
+    """
     ListObjects: _aio.UnaryStreamMultiCallable[_adapter_service_pb2.ListObjectsRequest, _adapter_service_pb2.ListObjectsResponse]  # type: ignore[assignment]
     """ListObjects returns what lies below a prefix, in pages. The listing was complete only if the last message says so; a stream that
     ends without saying so, or with an error, proves nothing about what is not there. Even a complete one counts only when CheckMark
@@ -199,6 +215,16 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UnlockAdaptersVault(
+        self,
+        request: _adapter_service_pb2.UnlockAdaptersVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.UnlockAdaptersVaultResponse, _abc.Awaitable[_adapter_service_pb2.UnlockAdaptersVaultResponse]]:
+        """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
+        key that cannot be got); a vault that was open stays so then.
+        """
+
+    @_abc_1.abstractmethod
     def RunConformance(
         self,
         request: _adapter_service_pb2.RunConformanceRequest,
@@ -213,6 +239,16 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.StatObjectResponse, _abc.Awaitable[_adapter_service_pb2.StatObjectResponse]]:
         """StatObject returns what lies at a key. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DigestObject(
+        self,
+        request: _adapter_service_pb2.DigestObjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.DigestObjectResponse, _abc.Awaitable[_adapter_service_pb2.DigestObjectResponse]]:
+        """DigestObject has the provider itself compute the SHA-256 of an object: its bytes do not travel. It reads the object there, which takes
+        time with the size. Changes nothing. Errors: NOT_FOUND, UNSUPPORTED (capability digest is false).
+        """
 
     @_abc_1.abstractmethod
     def ListObjects(

@@ -9,15 +9,15 @@ from pathlib import Path
 from cdir.v1.adapter_service_pb2_grpc import add_AdapterServiceServicer_to_server
 from cdir_adapters.service import open_adapters
 from cdir_runtime.channel import open_channel
-from cdir_runtime.credentials import Sealer, load_or_create_key
 from cdir_runtime.server import serve
 from cdir_runtime.service import run_service, until_stopped
 from cdir_runtime.settings import Settings
+from cdir_runtime.vault import Vault
 
 
 async def run(settings: Settings) -> None:
-    sealer = Sealer(load_or_create_key(Path(settings.require("key_file"))))
-    async with open_channel(settings.catalog_address) as catalog, open_adapters(catalog, sealer) as servicer:
+    vault = await Vault.open(Path(settings.require("key_file")), settings.passphrase_file)
+    async with open_channel(settings.catalog_address) as catalog, open_adapters(catalog, vault) as servicer:
         registrar = partial(add_AdapterServiceServicer_to_server, servicer)
         async with serve(settings.listen or "127.0.0.1:7072", [registrar]):
             await until_stopped()

@@ -283,6 +283,13 @@ class Adapter(ABC):
         """Remove an empty directory; missing is success. Raises DirectoryNotEmpty. Requires ``directories``."""
         raise self.unsupported("directories")
 
+    async def digest(self, key: str) -> bytes:
+        """Have the provider compute the SHA-256 of an object, and return it: 32 bytes. Takes time with the size.
+
+        Raises NotFound as ``read`` does. Requires ``digest``.
+        """
+        raise self.unsupported("digest")
+
     async def usage(self) -> Usage:
         """Return how much is used and free. Requires ``usage``."""
         raise self.unsupported("usage")

@@ -65,6 +65,8 @@ class Capability:
     """Step of the modified time that the provider keeps; ``None`` when it keeps none."""
     usage: bool = False
     """``usage`` tells how much is used or free."""
+    digest: bool = False
+    """The provider computes the SHA-256 of an object when asked; the bytes do not travel."""
     etag: bool = False
     """``stat`` returns an ETag that changes with the content."""
     checksums: frozenset[ChecksumKind] = frozenset()

@@ -26,7 +26,7 @@ from cdir_adapters.adapter import Adapter
 from cdir_adapters.capability import Capability
 from cdir_adapters.creating import EmptyFolders
 from cdir_adapters.layers import LayerSettings, stack
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.vault import Vault
 
 __all__ = ["AdapterPool", "LiveAdapter"]
 
@@ -125,12 +125,12 @@ class AdapterPool:
     def __init__(
         self,
         catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
-        sealer: Sealer,
+        vault: Vault,
         layers: LayerSettings | None = None,
     ) -> None:
         """``layers`` sets the timeouts, retries, limits and breaker of every provider; ``None`` for the defaults."""
         self._catalog = catalog
-        self._sealer = sealer
+        self._vault = vault
         self._layers = layers
         self._slots: dict[str, _Slot] = {}
         self._candidates: dict[str, _Opened] = {}
@@ -222,7 +222,7 @@ class AdapterPool:
         record = stored.provider
         if slot.live is not None and slot.live.revision == record.revision:
             return
-        options = self._merged(record.provider_id, dict(record.options), stored.sealed_secrets)
+        options = await self._merged(record.provider_id, dict(record.options), stored.sealed_secrets)
         opened = self._take(record.provider_id, slot, record.kind, options)
         if opened is None:
             opened = await _open(record.kind, record.name, options)
@@ -240,11 +240,11 @@ class AdapterPool:
         if before is not None and before is not opened:
             self._retire(before)
 
-    def _merged(self, provider_id: str, options: dict[str, str], sealed_secrets: bytes) -> dict[str, str]:
+    async def _merged(self, provider_id: str, options: dict[str, str], sealed_secrets: bytes) -> dict[str, str]:
         """Return the plain and the secret options together."""
         if not sealed_secrets:
             return options
-        return options | self._sealer.unseal(sealed_secrets, provider_id)
+        return options | await self._vault.unseal(sealed_secrets, provider_id)
 
     def _take(self, provider_id: str, slot: _Slot | None, kind: str, options: dict[str, str]) -> _Opened | None:
         """Return what is open already with the same options: the one in use, or the one that was just probed."""
@@ -271,7 +271,7 @@ class AdapterPool:
         What was open with the same options is used. When the block ends well it stays open, so that registering finds
         it ready; when it fails it is closed.
         """
-        merged = self._merged(provider_id, options, sealed_secrets)
+        merged = await self._merged(provider_id, options, sealed_secrets)
         slot = self._slots.get(provider_id)
         opened = self._take(provider_id, slot, kind, merged) or await _open(kind, name, merged)
         in_use = slot is not None and slot.live is not None and slot.live.opened is opened

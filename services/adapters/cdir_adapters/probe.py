@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import unicodedata
 import uuid
@@ -119,6 +120,7 @@ class _Trial:
             (self._copy, ("copy",)),
             (self._move, ("move",)),
             (self._case_sensitive, ("case_sensitive",)),
+            (self._digest, ("digest",)),
             (self._usage, ("usage",)),
         ]
         # listing comes last, over what the others leave: their objects would come and go under its hands
@@ -233,6 +235,10 @@ class _Trial:
             await self._adapter.stat(self._key("case"))
             return {"case_sensitive": False}
         return {"case_sensitive": True}
+
+    async def _digest(self) -> Found:
+        found = await self._adapter.digest(self._key("base"))
+        return {"digest": found == hashlib.sha256(b"base").digest()}
 
     async def _usage(self) -> Found:
         await self._adapter.usage()

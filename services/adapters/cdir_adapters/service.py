@@ -11,20 +11,20 @@ from cdir.v1 import catalog_service_pb2_grpc
 from cdir_adapters.layers import LayerSettings
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.servicer import AdapterServicer
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.vault import Vault
 
 __all__ = ["open_adapters"]
 
 
 @asynccontextmanager
 async def open_adapters(
-    catalog_channel: grpc.aio.Channel, sealer: Sealer, layers: LayerSettings | None = None
+    catalog_channel: grpc.aio.Channel, vault: Vault, layers: LayerSettings | None = None
 ) -> AsyncIterator[AdapterServicer]:
     """Give the servicer of the providers that the catalog behind ``catalog_channel`` knows.
 
-    ``sealer`` opens their secrets; ``layers`` sets their timeouts, retries, limits and breaker. Nothing is contacted
+    ``vault`` opens their secrets; ``layers`` sets their timeouts, retries, limits and breaker. Nothing is contacted
     before it is called for. At the exit every adapter is closed; the server has drained by then.
     """
     catalog = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
-    async with AdapterPool(catalog, sealer, layers) as pool:
-        yield AdapterServicer(pool)
+    async with AdapterPool(catalog, vault, layers) as pool:
+        yield AdapterServicer(pool, vault)

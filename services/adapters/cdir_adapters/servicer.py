@@ -46,6 +46,7 @@ from cdir_adapters.messages import check_key, check_prefix, info_message, modifi
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.probe import probe
 from cdir_adapters.testing.conformance import run_conformance
+from cdir_runtime.vault import Vault
 
 __all__ = ["MAX_FETCH_BYTES", "MAX_KEYS", "AdapterServicer"]
 
@@ -72,8 +73,9 @@ _TYPE_NAMES = {
 class AdapterServicer(rpc.AdapterServiceServicer):
     """Serves the providers of one catalog. Errors are raised as :mod:`cdir.errors`; the server's chassis maps them."""
 
-    def __init__(self, pool: AdapterPool) -> None:
+    def __init__(self, pool: AdapterPool, vault: Vault) -> None:
         self._pool = pool
+        self._vault = vault
 
     # --- kinds and providers ------------------------------------------------------------------------------------------
 
@@ -106,6 +108,12 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             response = pb.ProbeProviderResponse(root=adapter.info.location)
             response.capability.update(capability.to_json())
         return response
+
+    async def UnlockAdaptersVault(
+        self, request: pb.UnlockAdaptersVaultRequest, context: Context
+    ) -> pb.UnlockAdaptersVaultResponse:
+        await self._vault.unlock(request.passphrase if request.HasField("passphrase") else None)
+        return pb.UnlockAdaptersVaultResponse()
 
     async def CheckMark(self, request: pb.CheckMarkRequest, context: Context) -> pb.CheckMarkResponse:
         home_id = await self._pool.home_id()
@@ -157,6 +165,12 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
             return pb.StatObjectResponse(info=info_message(await adapter.stat(request.key)))
+
+    async def DigestObject(self, request: pb.DigestObjectRequest, context: Context) -> pb.DigestObjectResponse:
+        check_key(request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.DigestObjectResponse(sha256=await adapter.digest(request.key))
 
     async def ListObjects(
         self, request: pb.ListObjectsRequest, context: Context

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from itertools import islice
+from typing import TypeVar
 
 from cdir.errors import IntegrityError, RangeNotSatisfied
 from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, Page, ReadStream, Source, WriteMode
@@ -28,6 +29,8 @@ __all__ = [
     "require_write",
     "resolve_range",
 ]
+
+T = TypeVar("T")
 
 PIECE_SIZE = 1 << 20
 """Bytes of a piece that ``read`` hands out: large enough to cost little per byte, small enough to buffer many."""
@@ -162,7 +165,7 @@ def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in metadata.items()}
 
 
-async def chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def chained(begun: list[T], rest: AsyncIterator[T]) -> AsyncIterator[T]:
     """Yield pieces that were taken already, letting go of each, and then the rest."""
     while begun:
         yield begun.pop(0)

@@ -16,7 +16,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError, IntegrityError, NotFound
+from cdir.errors import CdirError, IntegrityError, NotFound, Unsupported
 from cdir.status import translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 60.0
 _CATALOG_SECONDS: Final = 60.0
+_DIGEST_SECONDS: Final = 600.0
+"""Less than the lease: a copy that takes its provider longer is looked at again later."""
+_WORTH_ASKING: Final = 64 * 1024
+"""From this many bytes on it costs less to have the provider compute a digest than to read."""
 _LEASE_SECONDS: Final = 900.0
 _BATCH: Final = 64
 _OBJECTS: Final = 1000
@@ -221,10 +225,11 @@ class Prover:
                     reading.left_out += 1
                     continue
                 size = item.version.size
-                allowance.spend(bytes=size, calls=block_count(size))
-                progress.calls += block_count(size)
                 try:
-                    await self._read(item, progress)
+                    if size < _WORTH_ASKING or not await self._digested(provider, item, allowance, progress):
+                        allowance.spend(bytes=size, calls=block_count(size))
+                        progress.calls += block_count(size)
+                        await self._read(item, progress)
                 except IntegrityError:
                     reading.unproven.add(item.proof_id)
                     reading.damaged.append(item)
@@ -255,6 +260,35 @@ class Prover:
             await self._adapters.CheckMark(
                 adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider)), timeout=_CALL_SECONDS
             )
+
+    async def _digested(
+        self,
+        provider: provider_pb2.Provider,
+        item: scrub_pb2.ProofItem,
+        allowance: Allowance,
+        progress: scrub_pb2.ScrubProgress,
+    ) -> bool:
+        """Have the provider compute the digest of a copy; false when it does not do that.
+
+        Raises IntegrityError when the copy is damaged or gone.
+        """
+        computes = provider.capability.fields.get("digest")
+        if computes is None or not computes.bool_value:
+            return False
+        allowance.spend(calls=1)
+        progress.calls += 1
+        request = adapter_service_pb2.DigestObjectRequest(provider=provider_ref(provider), key=item.replica.key)
+        try:
+            with translated():
+                response = await self._adapters.DigestObject(request, timeout=_DIGEST_SECONDS)
+        except Unsupported:
+            return False
+        except NotFound as error:
+            raise IntegrityError(f"nothing is at {item.replica.key}") from error
+        if response.sha256 != item.version.sha256:
+            raise IntegrityError(f"{item.replica.key} has another digest than recorded")
+        progress.by_checksum += 1
+        return True
 
     async def _read(self, item: scrub_pb2.ProofItem, progress: scrub_pb2.ScrubProgress) -> None:
         """Read a copy to its end. Raises IntegrityError when it is damaged or gone."""

@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -356,3 +357,42 @@ async def test_many_at_once_share_few_connections(server: AsyncSshSftpServer, op
         assert 1 <= proxy.connections <= 3
         found = await asyncio.gather(*(adapter.fetch(f"object-{number}") for number in range(60)))
         assert [each.data for each in found] == [pattern(5000, number) for number in range(60)]
+
+
+async def test_digest_of_any_name(sshd: OpenSshServer, opened: Open, tmp_path: Path) -> None:
+    adapter = opened(sshd.options(), root=str(tmp_path / "it's a $(root)"))
+    await adapter.prepare()
+    for name in ("line\nbreak", "-", "!history", "tab\t", "\\n", "a;rm -rf x", "\u00fcml\u00e4ut", "*"):
+        await put(adapter, f"folder {name}/{name}", name.encode())
+        assert await adapter.digest(f"folder {name}/{name}") == hashlib.sha256(name.encode()).digest()
+    os.symlink("/etc/passwd", tmp_path / "it's a $(root)" / "link")
+    for key in ("link", "missing"):
+        with pytest.raises(NotFound):
+            await adapter.digest(key)
+    with pytest.raises(IsDirectory):
+        await adapter.digest("folder -")
+
+
+async def test_account_without_a_shell_computes_no_digest(opened: Open) -> None:
+    require(openssh)
+    async with openssh_server(shell=False) as sshd:
+        adapter = opened(sshd.options())
+        await put(adapter, "object", b"x")
+        assert not adapter.capability.digest
+        with pytest.raises(Unsupported):
+            await adapter.digest("object")
+        assert (await adapter.fetch("object")).data == b"x"
+
+
+async def test_permissions_are_kept(sshd: OpenSshServer, opened: Open, tmp_path: Path) -> None:
+    adapter = opened(sshd.options(), root=str(tmp_path / "root"))
+    await adapter.prepare()
+    await put(adapter, "object", b"x")
+    path = tmp_path / "root/object"
+    path.chmod(0o750)
+    await put(adapter, "object", b"newer")
+    assert path.stat().st_mode & 0o7777 == 0o750
+    await adapter.copy("object", "copied")
+    await adapter.move("object", "moved")
+    for name in ("copied", "moved"):
+        assert (tmp_path / "root" / name).stat().st_mode & 0o7777 == 0o750

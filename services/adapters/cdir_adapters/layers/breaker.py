@@ -229,6 +229,10 @@ class BreakerAdapter(WrapperAdapter):
         with self._counted():
             await self.inner.remove_directory(key)
 
+    async def digest(self, key: str) -> bytes:
+        with self._counted():
+            return await self.inner.digest(key)
+
     async def usage(self) -> Usage:
         with self._counted():
             return await self.inner.usage()

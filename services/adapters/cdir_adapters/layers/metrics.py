@@ -245,6 +245,10 @@ class MetricsAdapter(WrapperAdapter):
         with _Call(self, "remove_directory"):
             await self.inner.remove_directory(key)
 
+    async def digest(self, key: str) -> bytes:
+        with _Call(self, "digest"):
+            return await self.inner.digest(key)
+
     async def usage(self) -> Usage:
         with _Call(self, "usage"):
             return await self.inner.usage()

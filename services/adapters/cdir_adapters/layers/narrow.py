@@ -98,6 +98,10 @@ class NarrowAdapter(WrapperAdapter):
         require(self, self.capability.directories, "directories")
         await self.inner.remove_directory(key)
 
+    async def digest(self, key: str) -> bytes:
+        require(self, self.capability.digest, "digest")
+        return await self.inner.digest(key)
+
     async def usage(self) -> Usage:
         require(self, self.capability.usage, "usage")
         return await self.inner.usage()

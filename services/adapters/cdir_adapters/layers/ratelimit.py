@@ -214,6 +214,11 @@ class RateLimitAdapter(WrapperAdapter):
             await self._may_call()
             await self.inner.remove_directory(key)
 
+    async def digest(self, key: str) -> bytes:
+        async with self.looking:
+            await self._may_call()
+            return await self.inner.digest(key)
+
     async def usage(self) -> Usage:
         async with self.looking:
             await self._may_call()

@@ -232,6 +232,9 @@ class RetryAdapter(WrapperAdapter):
     async def remove_directory(self, key: str) -> None:
         await self._try(self.inner.remove_directory, key)
 
+    async def digest(self, key: str) -> bytes:
+        return await self._try(self.inner.digest, key)
+
     async def usage(self) -> Usage:
         return await self._try(self.inner.usage)
 

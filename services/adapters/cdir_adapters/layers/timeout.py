@@ -42,7 +42,7 @@ class TimeoutSettings:
     progress: float = 60.0
     """Seconds without a step of a stream: a piece read, the source asked for its next piece, or the end of a write."""
     copy: float = 900.0
-    """Seconds for copying or moving inside the provider, which may take as long as its disks need."""
+    """Seconds for copying, moving or reading an object inside the provider, which takes as long as its disks need."""
     slowest: float = 64 * 1024.0
     """Bytes a second: an object that is sent or fetched whole gets this much longer than ``call`` for its size."""
 
@@ -184,6 +184,9 @@ class TimeoutAdapter(WrapperAdapter):
 
     async def remove_directory(self, key: str) -> None:
         await self.within(self.settings.call, "remove_directory", key, self.inner.remove_directory(key))
+
+    async def digest(self, key: str) -> bytes:
+        return await self.within(self.settings.copy, "digest", key, self.inner.digest(key))
 
     async def usage(self) -> Usage:
         return await self.within(self.settings.call, "usage", "", self.inner.usage())

@@ -101,6 +101,9 @@ class WrapperAdapter(Adapter):
     async def remove_directory(self, key: str) -> None:
         await self.inner.remove_directory(key)
 
+    async def digest(self, key: str) -> bytes:
+        return await self.inner.digest(key)
+
     async def usage(self) -> Usage:
         return await self.inner.usage()
 

@@ -204,6 +204,9 @@ class FaultyAdapter(WrapperAdapter):
     async def remove_directory(self, key: str) -> None:
         await self._call("remove_directory", lambda: self.inner.remove_directory(key))
 
+    async def digest(self, key: str) -> bytes:
+        return await self._call("digest", lambda: self.inner.digest(key))
+
     async def usage(self) -> Usage:
         return await self._call("usage", self.inner.usage)
 

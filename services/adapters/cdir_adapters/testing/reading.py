@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 
 from cdir.errors import (
@@ -301,6 +302,25 @@ async def directories_unsupported(trial: Trial) -> None:
         await trial.adapter.make_directory(trial.key("folder"))
     with expect(Unsupported):
         await trial.adapter.remove_directory(trial.key("folder"))
+
+
+@case(lambda capability: capability.digest, "digest")
+async def digest_is_that_of_the_content(trial: Trial) -> None:
+    for name in ("object", "folder/-n", 'it\'s a "name"', "$(id) `id` \\ *", "Žofie 日本", "tail "):
+        data = name.encode() * 3
+        await trial.write(name, data)
+        same(await trial.adapter.digest(trial.key(name)), hashlib.sha256(data).digest(), f"the digest of {name!r}")
+    await trial.write("empty", b"")
+    same(await trial.adapter.digest(trial.key("empty")), hashlib.sha256().digest(), "the digest of nothing")
+    with expect(NotFound):
+        await trial.adapter.digest(trial.key("missing"))
+
+
+@case(lambda capability: not capability.digest, "a provider without digest")
+async def digest_unsupported(trial: Trial) -> None:
+    await trial.write("object", b"x")
+    with expect(Unsupported):
+        await trial.adapter.digest(trial.key("object"))
 
 
 @case(lambda capability: capability.usage, "usage")

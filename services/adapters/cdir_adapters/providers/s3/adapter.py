@@ -49,9 +49,10 @@ from cdir_adapters.providers.s3.headers import (
     parse_mtime,
 )
 from cdir_adapters.providers.s3.listing import Listing
-from cdir_adapters.providers.s3.multipart import MultipartUpload, part_sizes, parts_in_flight, parts_of
+from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, part_sizes, parts_in_flight, parts_of
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.single import SourceFailed, put_streamed
+from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
 from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, ObstoreWire, Opened, Wire, cut_short
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
@@ -122,6 +123,7 @@ class S3Adapter(Adapter):
         self._etags_stay = True
         """Whether an object has the ETag that its put was answered with."""
         self._listing = Listing(self._connections, self._faults, settings, self._names, self._checksum, self._exists)
+        self._unfinished = UnfinishedUploads(self._connections, self._faults, settings.bucket, settings.prefix)
 
     def __repr__(self) -> str:
         return f"S3Adapter({self.info.name!r}, {self.info.location!r})"
@@ -422,28 +424,49 @@ class S3Adapter(Adapter):
         headers: Mapping[str, str],
         condition: Condition,
     ) -> ObjectInfo:
-        upload = await MultipartUpload.begin(self._connections, self._faults, self._bucket, self._place(key), headers)
+        parts = parts_of(pieces, part_sizes(size))
+        first = await anext(parts)
         try:
-            length = await self._send_parts(upload, pieces, size)
-            if condition:
-                await self._require(key, condition)
-            checksum = await upload.complete(condition)
-        except BaseException as error:
-            await upload.abort()
-            if isinstance(error, BaseExceptionGroup):
-                raise first_cause(error) from None
-            raise
+            async with self._unfinished.upload(self._place(key), headers, first) as upload:
+                length = await self._send_parts(upload, chained([first], parts))
+                if condition:
+                    await self._require(key, condition)
+                checksum = await upload.complete(condition)
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from None
         # one more look: several services give the finished object another ETag than they answer here
-        etag = await self._require_size(key, length)
+        head = await self._require_size(key, length)
+        if upload.resumed and not headers.items() <= lower_keys(head.get("Metadata", {})).items():
+            return await self._rewrite_metadata(key, head, headers)
+        if checksum is None:
+            # Ceph says it only here
+            checksum = upload.checksum(head.get("ETag"))
         stated = not upload.unproven and ChecksumKind.MD5_MULTIPART in self._stated
-        return ObjectInfo(key=key, size=length, etag=etag, checksum=checksum if stated else None)
+        return ObjectInfo(key=key, size=length, etag=head.get("ETag"), checksum=checksum if stated else None)
 
-    async def _send_parts(self, upload: MultipartUpload, pieces: AsyncIterator[bytes], size: int | None) -> int:
+    async def _rewrite_metadata(self, key: str, head: Any, headers: Mapping[str, str]) -> ObjectInfo:
+        """Give the object of which ``head`` tells other metadata, by copying it onto itself."""
+        if self._copied_in_parts(head["ContentLength"]):
+            await self._copy_parts(key, key, {**head, "Metadata": headers})
+        else:
+            with self._faults.translated("changing the metadata", key):
+                client = await self._connections.client()
+                await client.copy_object(
+                    Bucket=self._bucket,
+                    Key=self._place(key),
+                    CopySource={"Bucket": self._bucket, "Key": self._place(key)},
+                    CopySourceIfMatch=head["ETag"],
+                    MetadataDirective="REPLACE",
+                    Metadata=dict(headers),
+                )
+        return await self.stat(key)
+
+    async def _send_parts(self, upload: MultipartUpload, parts: AsyncIterator[Part]) -> int:
         """Send all parts, a few at once; return how many bytes they had."""
         length = number = 0
         in_flight: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
-            async for part in parts_of(pieces, part_sizes(size)):
+            async for part in parts:
                 part_size = sum(map(len, part))
                 while len(in_flight) >= parts_in_flight(part_size):
                     _, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
@@ -465,18 +488,17 @@ class S3Adapter(Adapter):
         if found.etag != condition.etag:
             raise PreconditionFailed(f"{key} is not the object with the ETag {condition.etag} any more", key=key)
 
-    async def _require_size(self, key: str, size: int) -> str | None:
-        """Hold the size of a finished object against what was sent; return its ETag."""
+    async def _require_size(self, key: str, size: int) -> Any:
+        """Hold the size of a finished object against what was sent; return what the service says of it."""
         head = await self._head(key)
         if head["ContentLength"] != size:
-            await self.delete(key)
+            # not removed: another process may have stored it in the meantime
             raise IntegrityError(
-                f"provider {self.info.name} stored {head['ContentLength']} bytes for {key}, not the {size} that were"
-                " sent; they were removed",
+                f"provider {self.info.name} has {head['ContentLength']} bytes at {key}, not the {size} that were sent;"
+                " try again",
                 key=key,
             )
-        etag: str | None = head.get("ETag")
-        return etag
+        return head
 
     # ------------------------------------------------------------------ changing
 
@@ -500,7 +522,7 @@ class S3Adapter(Adapter):
         except NotFound:
             await self._require_bucket()
             raise
-        if size > _COPY_LIMIT and self._profile.multipart and self._profile.copy_in_parts:
+        if self._copied_in_parts(size):
             await self._copy_parts(source, target, await self._head(source))
         else:
             await self._wire.copy(self._place(source), self._place(target))
@@ -517,41 +539,19 @@ class S3Adapter(Adapter):
             )
         return copied
 
+    def _copied_in_parts(self, size: int) -> bool:
+        return size > _COPY_LIMIT and self._profile.multipart and self._profile.copy_in_parts
+
     async def _copy_parts(self, source: str, target: str, head: Any) -> None:
-        upload = await MultipartUpload.begin(
-            self._connections, self._faults, self._bucket, self._place(target), head.get("Metadata", {})
-        )
-        try:
+        metadata = head.get("Metadata", {})
+        async with self._unfinished.upload(self._place(target), metadata) as upload:
             await upload.copy_from(self._place(source), head["ContentLength"], _COPY_PART, head.get("ETag", ""))
             await upload.complete(Condition())
-        except BaseException:
-            await upload.abort()
-            raise
 
     async def sweep(self, older_than: float) -> int:
         if not self._profile.multipart:
             return 0
-        before = datetime.now(UTC) - timedelta(seconds=older_than)
-        swept = 0
-        arguments: dict[str, Any] = {"Prefix": self._settings.prefix}
-        while True:
-            with self._faults.translated("listing unfinished uploads"):
-                client = await self._connections.client()
-                try:
-                    answer = await client.list_multipart_uploads(Bucket=self._bucket, **arguments)
-                except client.exceptions.NoSuchUpload:
-                    return swept  # how rclone says that there are none
-            for each in answer.get("Uploads", ()):
-                begun = each.get("Initiated")
-                if begun is not None and begun < before:
-                    upload = MultipartUpload(
-                        self._connections, self._faults, self._bucket, each["Key"], each["UploadId"]
-                    )
-                    swept += await upload.abort()
-            if not answer.get("IsTruncated"):
-                return swept
-            arguments["KeyMarker"] = answer["NextKeyMarker"]
-            arguments["UploadIdMarker"] = answer["NextUploadIdMarker"]
+        return await self._unfinished.sweep(datetime.now(UTC) - timedelta(seconds=older_than))
 
     async def aclose(self) -> None:
         await self._connections.aclose()

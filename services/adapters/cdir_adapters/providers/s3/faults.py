@@ -165,7 +165,6 @@ _PASSING = {
     "IncompleteBody",
     "InternalError",
     "OperationAborted",
-    "NoSuchUpload",
     "ServiceUnavailable",
 }
 
@@ -256,6 +255,8 @@ class Faults:
             return InvalidPath, f"the service cannot hold {key or 'this'}: {said}", False
         if code in _CORRUPT:
             return IntegrityError, f"the service received other bytes than were sent ({said})", False
+        if code in {"NoSuchUpload", "InvalidPart"}:
+            return ProviderUnavailable, "the unfinished upload was ended or changed by someone else; try again", True
         if code in _PASSING or (status >= 500 and status != 501) or status == 408:
             return ProviderUnavailable, f"the service failed ({said})", True
         if status == 0:

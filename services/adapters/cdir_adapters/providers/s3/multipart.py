@@ -11,12 +11,22 @@ import hashlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from cdir.errors import AlreadyExists, CdirError, IntegrityError, InvalidPath, PreconditionFailed
+from cdir.errors import (
+    AlreadyExists,
+    CdirError,
+    IntegrityError,
+    InvalidPath,
+    PreconditionFailed,
+    ProviderUnavailable,
+    Unsupported,
+)
 from cdir_adapters.adapter import Checksum
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.providers.s3.connections import Connections
@@ -24,7 +34,7 @@ from cdir_adapters.providers.s3.faults import Fault, Faults, fault_of_answer
 from cdir_adapters.providers.s3.headers import checksum_of_etag, digest_of_etag
 from cdir_adapters.providers.s3.wire import Condition
 
-__all__ = ["MAX_PARTS", "MIN_PART", "MultipartUpload", "part_sizes", "parts_in_flight", "parts_of"]
+__all__ = ["MAX_PARTS", "MIN_PART", "MultipartUpload", "Part", "SentPart", "part_sizes", "parts_in_flight", "parts_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +114,21 @@ class _PartBody(aiohttp.Payload):
                 await writer.write(piece[start : start + _WRITE_SIZE])
 
 
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part that the service holds, as it tells."""
+
+    size: int
+    etag: str
+    arrived: datetime | None
+
+    async def holds(self, part: Part) -> bool:
+        """Whether it is this very part; ``False`` where ETags are no MD5, which tells nothing."""
+        if self.size != sum(map(len, part)):
+            return False
+        return digest_of_etag(self.etag) == (await asyncio.to_thread(_md5, part)).hex()
+
+
 class MultipartUpload:
     """One unfinished object at the service. Nothing of it shows before :meth:`complete`."""
 
@@ -112,6 +137,7 @@ class MultipartUpload:
         self._faults = faults
         self._target = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
         self._key = key
+        self._there: Mapping[int, SentPart] = {}
         self._etags: dict[int, str] = {}
         self._digests: dict[int, bytes] = {}
         self.unproven = 0
@@ -129,13 +155,54 @@ class MultipartUpload:
             raise faults.error(Fault(502, message="an answer without an upload"), "starting a multipart upload", key)
         return cls(connections, faults, bucket, key, answer["UploadId"])
 
+    @property
+    def upload_id(self) -> str:
+        """What the service calls it."""
+        return self._target["UploadId"]
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a write before has begun it, and chosen the metadata."""
+        return bool(self._there)
+
+    async def sent(self) -> dict[int, SentPart]:
+        """Return the parts that the service holds, by number."""
+        parts: dict[int, SentPart] = {}
+        arguments: dict[str, Any] = {}
+        while True:
+            with self._faults.translated("listing the parts of an upload", self._key):
+                client = await self._connections.client()
+                answer = await client.list_parts(**self._target, **arguments)
+            for part in answer.get("Parts", ()):
+                parts[part["PartNumber"]] = SentPart(part["Size"], part.get("ETag", ""), part.get("LastModified"))
+            if not answer.get("IsTruncated"):
+                return parts
+            arguments["PartNumberMarker"] = answer["NextPartNumberMarker"]
+
+    def resume(self, sent: Mapping[int, SentPart]) -> None:
+        """Send none of these parts again where its bytes are those to be sent."""
+        self._there = sent
+
     async def send(self, number: int, part: Part, *, etags_are_md5: bool | None) -> None:
-        """Send part ``number`` (from 1) and compare its ETag to its MD5.
+        """Send part ``number`` (from 1) and compare its ETag to its MD5; not when the service holds it already.
 
         ``etags_are_md5``: whether this service is known to answer with an MD5. Raises IntegrityError when it is, and
         the two differ.
         """
-        digest, (etag, encrypted) = await asyncio.gather(asyncio.to_thread(_md5, part), self._put(number, part))
+        there = self._there.get(number)
+        if there is not None and await there.holds(part):
+            self._etags[number] = there.etag
+            self._digests[number] = bytes.fromhex(digest_of_etag(there.etag) or "")
+            return
+        try:
+            digest, (etag, encrypted) = await asyncio.gather(asyncio.to_thread(_md5, part), self._put(number, part))
+        except Unsupported as error:
+            if there is None:
+                raise
+            raise ProviderUnavailable(
+                f"{self._key}: part {number} of an unfinished upload cannot be replaced; try again, from the start",
+                key=self._key,
+            ) from error
         if digest_of_etag(etag) != digest.hex():
             if etags_are_md5 and not encrypted:
                 raise IntegrityError(
@@ -185,7 +252,8 @@ class MultipartUpload:
     async def complete(self, condition: Condition) -> Checksum | None:
         """Make the object appear. Return its checksum when the service states one that is right.
 
-        Raises AlreadyExists or PreconditionFailed when ``condition`` does not hold.
+        Raises AlreadyExists or PreconditionFailed when ``condition`` does not hold, and ProviderUnavailable when
+        another process has completed the upload with other parts.
         """
         arguments: dict[str, Any] = {}
         if condition.absent:
@@ -204,13 +272,20 @@ class MultipartUpload:
                 raise AlreadyExists(f"{self._key} exists already", key=self._key) from error
             raise
         stated = checksum_of_etag(answer.get("ETag"))
-        return stated if stated == self._expected() else None
+        if (right := self.checksum(answer.get("ETag"))) is not None:
+            return right
+        if self.resumed and not self.unproven and stated is not None and stated.kind is ChecksumKind.MD5_MULTIPART:
+            # completing what is complete is answered as if it were done again
+            raise self._faults.error(Fault(404, "NoSuchUpload"), "completing a multipart upload", self._key)
+        return None
 
-    def _expected(self) -> Checksum:
+    def checksum(self, etag: str | None) -> Checksum | None:
+        """What the ETag of the finished object says, when that is made of the MD5s of the parts as they were sent."""
         digest = hashlib.md5(usedforsecurity=False)
         for number in sorted(self._digests):
             digest.update(self._digests[number])
-        return Checksum(ChecksumKind.MD5_MULTIPART, f"{digest.hexdigest()}-{len(self._digests)}")
+        expected = Checksum(ChecksumKind.MD5_MULTIPART, f"{digest.hexdigest()}-{len(self._digests)}")
+        return expected if checksum_of_etag(etag) == expected else None
 
     async def abort(self) -> bool:
         """Take the upload back, for a limited time, and tell whether that worked; else it is left to ``sweep``."""

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import re
+import shlex
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -44,7 +46,7 @@ from cdir_adapters.providers.sftp.faults import CallerFailed
 from cdir_adapters.providers.sftp.sessions import Session, Sessions
 from cdir_adapters.providers.sftp.settings import SftpSettings
 from cdir_adapters.providers.sftp.transfers import FileStream, block_size, read_at, write_pieces
-from cdir_adapters.providers.sftp.tree import ATTEMPTS, Tree, kind_of
+from cdir_adapters.providers.sftp.tree import ATTEMPTS, Tree, kind_of, permissions_of
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import PAGE_SIZE, exactly, require, require_write, resolve_range
 
@@ -61,6 +63,7 @@ _FIRST_READ = 4 * 1024 * 1024
 """The most bytes of a range that are asked for together with the size, before that is known."""
 _TIDY_DEADLINE = 10.0
 """Seconds that removing an unfinished write may take; what remains is left to ``sweep``."""
+_DIGEST = re.compile(rb"([0-9a-f]{64})\s")
 _LATEST = 0xFFFF_FFFF
 """Where the protocol's seconds since 1970 end: in 2106."""
 
@@ -81,6 +84,7 @@ class SftpAdapter(Adapter):
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(seconds=1),
+        digest=True,
         usage=True,
         max_path_bytes=_MAX_PATH_BYTES,
         max_name_bytes=_MAX_NAME_BYTES,
@@ -114,6 +118,7 @@ class SftpAdapter(Adapter):
             write_atomic=self.capability.write_atomic and features.replacing_rename,
             move=self.capability.move and features.replacing_rename,
             copy=self.capability.copy and features.copy_data,
+            digest=self.capability.digest and features.digests,
             usage=self.capability.usage and features.file_system_status,
         )
 
@@ -227,6 +232,20 @@ class SftpAdapter(Adapter):
         finally:
             await _close(file)
 
+    async def digest(self, key: str) -> bytes:
+        """See :meth:`Adapter.digest`. Computed by ``sha256sum`` or ``shasum`` where the account has a shell."""
+        async with self._session(key) as session:
+            require(self, self.capability.digest, "digest")
+            async with self._opened(session, key):  # a regular file, and one that may be read
+                path = shlex.quote(session.path(key))
+                said = await session.run_shell(
+                    f"if command -v sha256sum >/dev/null; then sha256sum < {path}; else shasum -a 256 < {path}; fi\n"
+                )
+        found = _DIGEST.match(said)
+        if found is None:
+            raise self.unsupported("digest")
+        return bytes.fromhex(found[1].decode())
+
     # ------------------------------------------------------------------ writing
 
     async def write(
@@ -247,10 +266,11 @@ class SftpAdapter(Adapter):
         try:
             async with self._session(key) as session:
                 require_write(self, size, mode, if_match)  # once more, as connecting may have narrowed the capability
+                permissions = None if mode is WriteMode.CREATE else await self._tree.permissions_at(session, key)
                 async with self._temporary(session, key) as (file, temporary):
                     async with aclosing(_pieces(source, size, key)) as pieces:
                         length = await self._fill(session, file, pieces, key)
-                    await self._settle(session, file, key, length, seconds)
+                    await self._settle(session, file, key, length, seconds, permissions)
                     await self._name(session, temporary, key, mode)
         except CallerFailed as failed:
             raise failed.error  # noqa: B904 # the caller gets back the very error that its source raised
@@ -310,12 +330,18 @@ class SftpAdapter(Adapter):
             raise
 
     async def _settle(
-        self, session: Session, file: asyncssh.SFTPClientFile, key: str, length: int, seconds: int
+        self,
+        session: Session,
+        file: asyncssh.SFTPClientFile,
+        key: str,
+        length: int,
+        seconds: int,
+        permissions: int | None,
     ) -> None:
-        """Set the time, have the server confirm size and disk, and close the file."""
+        """Set time and permissions, have the server confirm size and disk, and close the file."""
         # the time of access tells ``sweep`` that the file is young, whatever the time of change says
-        times = asyncssh.SFTPAttrs(atime=int(time.time()), mtime=seconds)
-        _, _, attributes = await asyncio.gather(file.setstat(times), self._fsync(session, file), file.stat())
+        given = asyncssh.SFTPAttrs(atime=int(time.time()), mtime=seconds, permissions=permissions)
+        _, _, attributes = await asyncio.gather(file.setstat(given), self._fsync(session, file), file.stat())
         if attributes.size != length:
             raise IntegrityError(
                 f"provider {self.info.name} kept {attributes.size} of the {length} bytes of {key}", key=key
@@ -406,12 +432,15 @@ class SftpAdapter(Adapter):
         async with self._session(source) as session:
             require(self, self.capability.copy, "copy")
             async with self._opened(session, source) as original:
-                info = self._tree.info_of(source, await original.stat())
+                attributes = await original.stat()
+                info = self._tree.info_of(source, attributes)
                 assert info.modified is not None
                 async with self._temporary(session, target) as (file, temporary):
                     if info.size:
                         await session.sftp.remote_copy(original, file)
-                    await self._settle(session, file, target, info.size, int(info.modified.timestamp()))
+                    await self._settle(
+                        session, file, target, info.size, int(info.modified.timestamp()), permissions_of(attributes)
+                    )
                     await self._name(session, temporary, target, WriteMode.OVERWRITE)
         return dataclasses.replace(info, key=target)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +10,10 @@ from typing import Any
 
 import asyncssh
 
-from cdir.errors import CdirError, ConfigInvalid, ProviderUnavailable, Unauthenticated
+from cdir.errors import ConfigInvalid, ProviderUnavailable
+from cdir_adapters.providers.sftp.connecting import Connection, connect
 from cdir_adapters.providers.sftp.faults import is_lost, translated
-from cdir_adapters.providers.sftp.settings import PinnedKey, SftpSettings
+from cdir_adapters.providers.sftp.settings import SftpSettings
 
 __all__ = ["Features", "Session", "Sessions"]
 
@@ -21,12 +21,6 @@ _MAX_SESSIONS = 3
 """Connections at once. One carries many requests, but no more than two megabytes per round trip."""
 _BUSY = 8
 """With this many users on every connection another one is made."""
-_CONNECT_TIMEOUT = 15
-_LOGIN_TIMEOUT = 30
-_KEEPALIVE = 20
-"""Seconds of silence after which the server is asked whether it is still there; three silences end the connection."""
-_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-"""Put first, as processors compute these themselves: half the work of the usual first choice."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,24 +31,14 @@ class Features:
     hard_links: bool
     copy_data: bool
     file_system_status: bool
-
-
-class _Client(asyncssh.SSHClient):
-    """Accepts the pinned host key only, and remembers which one was shown."""
-
-    def __init__(self, pinned: PinnedKey | None) -> None:
-        self._pinned = pinned
-        self.shown: asyncssh.SSHKey | None = None
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        self.shown = key
-        return self._pinned is not None and key.get_fingerprint() == self._pinned.fingerprint
+    digests: bool
+    """The account has a shell, with a program that computes SHA-256."""
 
 
 class Session:
     """One connection with its SFTP channel."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, sftp: asyncssh.SFTPClient, root: str) -> None:
+    def __init__(self, connection: Connection, sftp: asyncssh.SFTPClient, root: str) -> None:
         self.sftp = sftp
         self.root = root
         """Absolute path of the provider's root, without a slash at the end: the empty text when it is ``/``."""
@@ -65,7 +49,20 @@ class Session:
 
     @property
     def usable(self) -> bool:
-        return not self._lost and not self._connection.is_closed()
+        return not self._lost and not self._connection.closed
+
+    async def run_shell(self, script: str) -> bytes:
+        """Run a script by the account's ``sh`` and return what it prints; nothing where it fails or there is no shell.
+
+        The script goes in over standard input, so that no other shell of the account ever reads it.
+        """
+        try:
+            done = await self._connection.ssh.run(
+                "exec sh -s", input=script.encode(errors="surrogateescape"), encoding=None
+            )
+        except asyncssh.ChannelOpenError:
+            return b""
+        return done.stdout if isinstance(done.stdout, bytes) and done.exit_status == 0 else b""
 
     def path(self, key: str) -> str:
         """The path of a key on the server."""
@@ -80,12 +77,7 @@ class Session:
         """Close the connection, for a limited time in good order."""
         self._lost = True
         self.sftp.exit()
-        self._connection.close()
-        try:
-            async with asyncio.timeout(5):
-                await self._connection.wait_closed()
-        except (TimeoutError, OSError, asyncssh.Error):
-            self._connection.abort()
+        await self._connection.aclose()
 
 
 class Sessions:
@@ -142,51 +134,22 @@ class Sessions:
         return min(self._sessions, key=lambda session: session.users, default=None)
 
     async def _connect(self) -> Session:
-        settings = self._settings
-        login: dict[str, Any] = await asyncio.to_thread(settings.login)
-        client = _Client(settings.pinned)
-        where = f"{settings.host}:{settings.port}"
-        try:
-            connection = await asyncssh.connect(
-                settings.host,
-                settings.port,
-                client_factory=lambda: client,
-                config=None,
-                known_hosts=([], [], []),  # nobody is known from elsewhere: the client above decides
-                server_host_key_algs=settings.signatures,
-                encryption_algs=_CIPHERS,
-                compression_algs=None,
-                connect_timeout=_CONNECT_TIMEOUT,
-                login_timeout=_LOGIN_TIMEOUT,
-                keepalive_interval=_KEEPALIVE,
-                **login,
-            )
-        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
-            raise self._host_key_error(client.shown, error) from None
-        except asyncssh.PermissionDenied:
-            raise Unauthenticated(
-                f"provider {self._provider}: {where} does not let {settings.user} in; check user, key_file, password",
-                provider=self._provider,
-            ) from None
-        except (OSError, asyncssh.Error) as error:
-            raise ProviderUnavailable(
-                f"provider {self._provider}: no SSH connection to {where} ({_reason(error)})", provider=self._provider
-            ) from error
+        connection = await connect(self._settings, self._provider)
         try:
             return await self._open_channel(connection)
         except BaseException:
             connection.abort()
-            with contextlib.suppress(OSError, asyncssh.Error):
-                await connection.wait_closed()
+            await connection.aclose()
             raise
 
-    async def _open_channel(self, connection: asyncssh.SSHClientConnection) -> Session:
+    async def _open_channel(self, connection: Connection) -> Session:
+        server = self._settings.server
         try:
             # names that are not UTF-8 come out with surrogates, and listings leave them out
-            sftp = await connection.start_sftp_client(path_errors="surrogateescape")
+            sftp = await connection.ssh.start_sftp_client(path_errors="surrogateescape")
         except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
             raise ConfigInvalid(
-                f"provider {self._provider}: {self._settings.host} lets {self._settings.user} in, but offers no SFTP",
+                f"provider {self._provider}: {server.where} lets {server.user} in, but offers no SFTP",
                 provider=self._provider,
             ) from error
         root = self._settings.root
@@ -197,47 +160,6 @@ class Sessions:
         if self.features is None:
             self.features = await _probe(session)
         return session
-
-    def _host_key_error(self, shown: asyncssh.SSHKey | None, error: asyncssh.Error) -> CdirError:
-        settings = self._settings
-        where = f"{settings.host}:{settings.port}"
-        if shown is None:
-            if settings.pinned is None:
-                return ProviderUnavailable(
-                    f"provider {self._provider}: {where} and this client have no method in common ({error.reason})",
-                    provider=self._provider,
-                )
-            return Unauthenticated(
-                f"provider {self._provider}: {where} does not show a host key of the type that host_key names"
-                f" ({settings.pinned.fingerprint}); if the server was set up anew on purpose, set host_key anew",
-                provider=self._provider,
-                option="host_key",
-            )
-        line = " ".join(shown.export_public_key().decode().split()[:2])
-        if settings.pinned is None:
-            return ConfigInvalid(
-                f"provider {self._provider}: the host key of {where} is {shown.get_fingerprint()}; compare that with"
-                f" what the server's owner says, then trust it with --set 'host_key={line}'",
-                provider=self._provider,
-                option="host_key",
-                fingerprint=shown.get_fingerprint(),
-            )
-        return Unauthenticated(
-            f"provider {self._provider}: {where} shows the host key {shown.get_fingerprint()}, not"
-            f" {settings.pinned.fingerprint}: another machine may be posing as it. Only if its owner confirms the"
-            f" change, set 'host_key={line}'",
-            provider=self._provider,
-            option="host_key",
-            fingerprint=shown.get_fingerprint(),
-        )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error)[:200]
 
 
 async def _probe(session: Session) -> Features:
@@ -255,9 +177,10 @@ async def _probe(session: Session) -> Features:
                 raise
         return True
 
-    replacing, links, status = await asyncio.gather(
+    replacing, links, status, program = await asyncio.gather(
         offered(sftp.posix_rename(missing, f"{missing}-target")),
         offered(sftp.link(missing, f"{missing}-target")),
         offered(sftp.statvfs("/")),
+        session.run_shell("command -v sha256sum || command -v shasum\n"),
     )
-    return Features(replacing, links, sftp.supports_remote_copy, status)
+    return Features(replacing, links, sftp.supports_remote_copy, status, b"sha" in program)

@@ -7,6 +7,7 @@ what they mean.
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -16,10 +17,10 @@ import asyncssh
 
 from cdir.errors import NotDirectory, NotFound, ProviderUnavailable, QuotaExceeded
 from cdir_adapters.adapter import ObjectInfo, ObjectKind
-from cdir_adapters.providers.sftp.faults import Refused, translated
+from cdir_adapters.providers.sftp.faults import Refused, is_lost, translated
 from cdir_adapters.providers.sftp.sessions import Session
 
-__all__ = ["ATTEMPTS", "Tree", "kind_of"]
+__all__ = ["ATTEMPTS", "Tree", "kind_of", "permissions_of"]
 
 ATTEMPTS = 20
 """How often a folder is made anew that others remove because it is empty."""
@@ -65,6 +66,15 @@ class Tree:
             asyncssh.SFTPNotADirectory,
             asyncssh.SFTPPermissionDenied,
         ):
+            return None
+
+    async def permissions_at(self, session: Session, key: str) -> int | None:
+        """Permissions of the file at ``key``; ``None`` when there is none."""
+        try:
+            return permissions_of(await session.sftp.lstat(session.path(key)))
+        except asyncssh.SFTPError as error:
+            if is_lost(error):
+                raise
             return None
 
     async def is_below_file(self, session: Session, key: str) -> bool:
@@ -175,6 +185,13 @@ def kind_of(attributes: asyncssh.SFTPAttrs) -> ObjectKind:
     if attributes.type == asyncssh.FILEXFER_TYPE_REGULAR:
         return ObjectKind.FILE
     return ObjectKind.DIRECTORY if attributes.type == asyncssh.FILEXFER_TYPE_DIRECTORY else ObjectKind.OTHER
+
+
+def permissions_of(attributes: asyncssh.SFTPAttrs) -> int | None:
+    """The permissions of a file; ``None`` of anything else, or when the server does not say."""
+    if attributes.permissions is None or attributes.type != asyncssh.FILEXFER_TYPE_REGULAR:
+        return None
+    return stat.S_IMODE(attributes.permissions)
 
 
 def _is_text(name: str) -> bool:
