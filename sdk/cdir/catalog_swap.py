@@ -59,6 +59,8 @@ async def scratch_home(home: Home) -> AsyncIterator[Home]:
 def _furnish(home: Home, scratch: Home) -> None:
     if home.key.exists():
         scratch.key.symlink_to(home.key)  # the key itself is in one place alone
+    if home.vault.exists():
+        scratch.vault.symlink_to(home.vault)
     if home.provider_card.exists():
         shutil.copy(home.provider_card, scratch.provider_card)
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from cdir.recovery import Recovery
     from cdir.scrubbing import ScrubProgress
     from cdir.trees import OnFile
+    from cdir.vault import Vault
 
 __all__ = ["Client", "Connecting", "connect"]
 
@@ -145,6 +146,13 @@ class Client:
         from cdir.recovery import Recovery
 
         return Recovery(self.connection)
+
+    @property
+    def vault(self) -> Vault:
+        """The keys that the secrets of providers are sealed under."""
+        from cdir.vault import Vault
+
+        return Vault(self.connection)
 
     @property
     def history(self) -> History:

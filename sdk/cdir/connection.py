@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdir.v1.directory_service_pb2_grpc import DirectoryServiceAsyncStub
     from cdir.v1.provider_service_pb2_grpc import ProviderServiceAsyncStub
     from cdir.v1.recovery_service_pb2_grpc import RecoveryServiceAsyncStub
+    from cdir.v1.vault_service_pb2_grpc import VaultServiceAsyncStub
 
 __all__ = ["CALL_SECONDS", "CONNECT_SECONDS", "Connection"]
 
@@ -73,6 +74,13 @@ class Connection:
         from cdir.v1.recovery_service_pb2_grpc import RecoveryServiceStub
 
         return RecoveryServiceStub(self._channel)
+
+    @property
+    def vault(self) -> VaultServiceAsyncStub:
+        """Stub of the VaultService; imported when it is used."""
+        from cdir.v1.vault_service_pb2_grpc import VaultServiceStub
+
+        return VaultServiceStub(self._channel)
 
     @property
     def server(self) -> Server:

@@ -57,6 +57,11 @@ class Home:
         return self.path / "key"
 
     @property
+    def vault(self) -> Path:
+        """The keys that seal credentials, wrapped; there is none before they are changed for the first time."""
+        return self.path / "vault.json"
+
+    @property
     def provider_card(self) -> Path:
         """Says which providers there are, for the day on which the catalog is lost."""
         return self.path / "providers.json"

@@ -7,7 +7,6 @@ listed, deleted, moved, repaired and looked for. Then the fault ends, and everyt
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,8 +23,8 @@ from cdir.model import EntryKind, Policy
 from cdir_adapters.layers import BreakerSettings, LayerSettings, RetrySettings, TimeoutSettings
 from cdir_catalog.service import open_catalog
 from cdir_embedded.composition import compose
-from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.server import serve
+from cdir_runtime.vault import Vault
 from deployments.background import Background
 from deployments.fixtures import short_folder
 from servers import rclone_s3
@@ -102,7 +101,7 @@ async def opened_world(folder: Path) -> AsyncIterator[World]:
         faulty_http(server.port) as line,
         compose(
             open_catalog(f"sqlite:///{folder}/catalog.db"),
-            Sealer(os.urandom(KEY_BYTES)),
+            Vault.unkept(),
             local_files=False,
             scan_calls_per_minute=100_000,
             layers=HASTY,

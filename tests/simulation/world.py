@@ -22,8 +22,8 @@ from cdir.v1 import (
 )
 from cdir_catalog.service import serve_catalog
 from cdir_embedded.composition import compose
-from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
+from cdir_runtime.vault import Vault
 from simulation.clock import clock
 from simulation.database import InlineDatabase, MemoryFile
 from simulation.loop import VirtualLoop
@@ -33,7 +33,7 @@ from simulation.scenario import Scenario
 __all__ = ["Trace", "World"]
 
 _DAY = 86400.0
-_SEALER = Sealer(bytes(KEY_BYTES))
+_VAULT = Vault.unkept()
 
 
 class Trace:
@@ -100,7 +100,7 @@ class World:
         database = self._database = InlineDatabase(self._file, self._chance)
         async with (
             LoopbackChannel() as door,
-            compose(serve_catalog(database), _SEALER, local_files=False) as deployment,
+            compose(serve_catalog(database), _VAULT, local_files=False) as deployment,
         ):
             for register in deployment.registrars:
                 register(door)
@@ -133,7 +133,7 @@ class World:
 @asynccontextmanager
 async def _services(database: InlineDatabase) -> AsyncIterator[LoopbackChannel]:
     """Compose the services as the embedded deployment does; give the channel that clients use."""
-    async with LoopbackChannel() as door, compose(serve_catalog(database), _SEALER, local_files=False) as deployment:
+    async with LoopbackChannel() as door, compose(serve_catalog(database), _VAULT, local_files=False) as deployment:
         for register in deployment.registrars:
             register(door)
         yield door

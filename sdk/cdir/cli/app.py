@@ -53,6 +53,7 @@ _COMMANDS: Final[dict[str, Lazy]] = {
     "jobs": Lazy("leaving", "jobs", "List work that goes on for long, and how far it is.", "Storage services"),
     "snapshot": Lazy("recovery", "snapshot", "Keep the catalog itself at the providers.", "Copies"),
     "rebuild": Lazy("recovery", "rebuild", "Make a lost catalog anew from the providers.", "Copies"),
+    "vault": Lazy("vault", "vault", "Look after the keys that secrets are sealed under.", "Storage services"),
     "completion": Lazy("completion", "completion", "Print the code for completion in your shell.", "Other"),
 }
 

@@ -1419,6 +1419,82 @@ class ChangeProviderResponse(_message.Message):
 Global___ChangeProviderResponse: _TypeAlias = ChangeProviderResponse  # noqa: Y015
 
 @_typing.final
+class ResealedSecrets(_message.Message):
+    """ResealedSecrets are one provider's secrets under another key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.str
+    """provider_id of the provider; an unknown one is ignored."""
+    before: _builtins.bytes
+    """before is the sealed value that was read."""
+    after: _builtins.bytes
+    """after is the same secrets, sealed anew."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.str = ...,
+        before: _builtins.bytes = ...,
+        after: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealedSecrets: _TypeAlias = ResealedSecrets  # noqa: Y015
+
+@_typing.final
+class ReplaceSecretsRequest(_message.Message):
+    """ReplaceSecretsRequest has what was sealed anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResealedSecrets]:
+        """secrets, one item a provider."""
+
+    def __init__(
+        self,
+        *,
+        secrets: _abc.Iterable[Global___ResealedSecrets] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secrets", b"secrets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceSecretsRequest: _TypeAlias = ReplaceSecretsRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceSecretsResponse(_message.Message):
+    """ReplaceSecretsResponse answers ReplaceSecrets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLACED_FIELD_NUMBER: _builtins.int
+    replaced: _builtins.int
+    """replaced is how many were."""
+    def __init__(
+        self,
+        *,
+        replaced: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced", b"replaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceSecretsResponse: _TypeAlias = ReplaceSecretsResponse  # noqa: Y015
+
+@_typing.final
 class DropProviderRequest(_message.Message):
     """DropProviderRequest names a provider."""
 

@@ -240,6 +240,11 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderResponse.FromString,
                 _registered_method=True)
+        self.ReplaceSecrets = channel.unary_unary(
+                '/cdir.v1.CatalogService/ReplaceSecrets',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsResponse.FromString,
+                _registered_method=True)
         self.DropProvider = channel.unary_unary(
                 '/cdir.v1.CatalogService/DropProvider',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.DropProviderRequest.SerializeToString,
@@ -656,6 +661,14 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceSecrets(self, request, context):
+        """ReplaceSecrets puts secrets that were sealed under another key in the place of the same ones as they were, in one transaction; those
+        that were changed meanwhile are left. Revisions stay: what a provider is has not changed. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DropProvider(self, request, context):
         """DropProvider forgets a provider and what is known of its copies. Errors: NOT_FOUND, PRECONDITION_FAILED (only good copies).
         """
@@ -1022,6 +1035,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ChangeProvider,
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderResponse.SerializeToString,
+            ),
+            'ReplaceSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceSecrets,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsResponse.SerializeToString,
             ),
             'DropProvider': grpc.unary_unary_rpc_method_handler(
                     servicer.DropProvider,
@@ -2197,6 +2215,33 @@ class CatalogService:
             '/cdir.v1.CatalogService/ChangeProvider',
             cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderRequest.SerializeToString,
             cdir_dot_v1_dot_catalog__service__pb2.ChangeProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ReplaceSecrets',
+            cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.ReplaceSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -151,6 +151,10 @@ class CatalogServiceStub:
     """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
     ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
     """
+    ReplaceSecrets: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ReplaceSecretsRequest, _catalog_service_pb2.ReplaceSecretsResponse]
+    """ReplaceSecrets puts secrets that were sealed under another key in the place of the same ones as they were, in one transaction; those
+    that were changed meanwhile are left. Revisions stay: what a provider is has not changed. Idempotent.
+    """
     DropProvider: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.DropProviderRequest, _catalog_service_pb2.DropProviderResponse]
     """DropProvider forgets a provider and what is known of its copies. Errors: NOT_FOUND, PRECONDITION_FAILED (only good copies)."""
     ReadProviders: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ReadProvidersRequest, _catalog_service_pb2.ReadProvidersResponse]
@@ -328,6 +332,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ChangeProvider: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ChangeProviderRequest, _catalog_service_pb2.ChangeProviderResponse]  # type: ignore[assignment]
     """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
     ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
+    """
+    ReplaceSecrets: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ReplaceSecretsRequest, _catalog_service_pb2.ReplaceSecretsResponse]  # type: ignore[assignment]
+    """ReplaceSecrets puts secrets that were sealed under another key in the place of the same ones as they were, in one transaction; those
+    that were changed meanwhile are left. Revisions stay: what a provider is has not changed. Idempotent.
     """
     DropProvider: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.DropProviderRequest, _catalog_service_pb2.DropProviderResponse]  # type: ignore[assignment]
     """DropProvider forgets a provider and what is known of its copies. Errors: NOT_FOUND, PRECONDITION_FAILED (only good copies)."""
@@ -737,6 +745,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_service_pb2.ChangeProviderResponse, _abc.Awaitable[_catalog_service_pb2.ChangeProviderResponse]]:
         """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
         ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceSecrets(
+        self,
+        request: _catalog_service_pb2.ReplaceSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ReplaceSecretsResponse, _abc.Awaitable[_catalog_service_pb2.ReplaceSecretsResponse]]:
+        """ReplaceSecrets puts secrets that were sealed under another key in the place of the same ones as they were, in one transaction; those
+        that were changed meanwhile are left. Revisions stay: what a provider is has not changed. Idempotent.
         """
 
     @_abc_1.abstractmethod

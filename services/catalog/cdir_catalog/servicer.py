@@ -55,6 +55,7 @@ from cdir_catalog.store.providers import (
     drop_provider,
     read_providers,
     record_provider_states,
+    replace_secrets,
 )
 from cdir_catalog.store.removing import remove_entry
 from cdir_catalog.store.resolving import get_file_status, list_versions, resolve_entries
@@ -309,6 +310,11 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
         self, request: catalog_service_pb2.ChangeProviderRequest, context: Any
     ) -> catalog_service_pb2.ChangeProviderResponse:
         return await self._written_down(await self._write(change_provider, request, context))
+
+    async def ReplaceSecrets(
+        self, request: catalog_service_pb2.ReplaceSecretsRequest, context: Any
+    ) -> catalog_service_pb2.ReplaceSecretsResponse:
+        return await self._written_down(await self._write(replace_secrets, request, context))
 
     async def DropProvider(
         self, request: catalog_service_pb2.DropProviderRequest, context: Any

@@ -19,6 +19,7 @@ from cdir.v1 import (
     provider_service_pb2_grpc,
     recovery_service_pb2_grpc,
     replicator_service_pb2_grpc,
+    vault_service_pb2_grpc,
 )
 from cdir_adapters.layers import LayerSettings
 from cdir_adapters.service import open_adapters
@@ -27,9 +28,9 @@ from cdir_catalog.servicer import CatalogServicer
 from cdir_gateway.service import open_gateway
 from cdir_replicator.allowance import ScrubPace
 from cdir_replicator.service import open_replicator
-from cdir_runtime.credentials import Sealer
 from cdir_runtime.loopback import LoopbackChannel
 from cdir_runtime.server import Registrar
+from cdir_runtime.vault import Vault
 
 __all__ = ["Deployment", "compose", "open_deployment"]
 
@@ -46,7 +47,7 @@ class Deployment:
 @asynccontextmanager
 async def open_deployment(
     database_url: str,
-    sealer: Sealer,
+    vault: Vault,
     *,
     local_files: bool,
     scan_calls_per_minute: int = 600,
@@ -61,7 +62,7 @@ async def open_deployment(
     """
     catalog = open_catalog(database_url, provider_card)
     async with compose(
-        catalog, sealer, local_files=local_files, scan_calls_per_minute=scan_calls_per_minute, scrub_pace=scrub_pace
+        catalog, vault, local_files=local_files, scan_calls_per_minute=scan_calls_per_minute, scrub_pace=scrub_pace
     ) as deployment:
         yield deployment
 
@@ -69,7 +70,7 @@ async def open_deployment(
 @asynccontextmanager
 async def compose(
     opening_catalog: AbstractAsyncContextManager[CatalogServicer],
-    sealer: Sealer,
+    vault: Vault,
     *,
     local_files: bool,
     scan_calls_per_minute: int = 600,
@@ -92,7 +93,7 @@ async def compose(
             catalog_service_pb2.ReleaseOwnerRequest(), timeout=_RELEASE_SECONDS
         )
 
-        adapter_servicer = await exits.enter_async_context(open_adapters(catalog, sealer, layers))
+        adapter_servicer = await exits.enter_async_context(open_adapters(catalog, vault, layers))
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapter_servicer, adapters)
 
         replicator_servicer = await exits.enter_async_context(
@@ -101,7 +102,7 @@ async def compose(
         replicator_service_pb2_grpc.add_ReplicatorServiceServicer_to_server(replicator_servicer, replicator)
 
         gateway = await exits.enter_async_context(
-            open_gateway(catalog, adapters, replicator, sealer, local_files=local_files, deployment="embedded")
+            open_gateway(catalog, adapters, replicator, vault, local_files=local_files, deployment="embedded")
         )
         yield Deployment(
             (
@@ -114,6 +115,7 @@ async def compose(
                 lambda server: recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(
                     gateway.recovery, server
                 ),
+                lambda server: vault_service_pb2_grpc.add_VaultServiceServicer_to_server(gateway.vault, server),
                 lambda server: replicator_service_pb2_grpc.add_ReplicatorServiceServicer_to_server(
                     replicator_servicer, server
                 ),

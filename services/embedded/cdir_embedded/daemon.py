@@ -10,11 +10,12 @@ from contextlib import AsyncExitStack
 from cdir.errors import ConfigInvalid
 from cdir.locations import home as find_home
 from cdir_embedded.composition import open_deployment
-from cdir_embedded.home import database_url, occupy, open_sealer, require_catalog
+from cdir_embedded.home import database_url, occupy, require_catalog
 from cdir_replicator.allowance import ScrubPace
 from cdir_runtime.server import is_loopback, serve
 from cdir_runtime.service import until_stopped
 from cdir_runtime.settings import Settings
+from cdir_runtime.vault import Vault
 
 __all__ = ["run"]
 
@@ -42,7 +43,7 @@ async def run(settings: Settings, listen: str | None, *, new_catalog: bool = Fal
             deployment = await exits.enter_async_context(
                 open_deployment(
                     database_url(home),
-                    open_sealer(home),
+                    await Vault.open(home.key, settings.passphrase_file),
                     local_files=listen is None,
                     scan_calls_per_minute=settings.scan_calls_per_minute(),
                     scrub_pace=ScrubPace.of(settings),

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from cdir.errors import AlreadyExists, CdirError, ConfigInvalid, PreconditionFailed, QuotaExceeded
 from cdir.locations import Home
-from cdir_runtime.credentials import Sealer, load_or_create_key
 
-__all__ = ["database_url", "occupy", "open_sealer", "require_catalog"]
+__all__ = ["database_url", "occupy", "require_catalog"]
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -33,11 +32,6 @@ def require_catalog(home: Home) -> None:
             f"the catalog {home.catalog} is gone; `cdir rebuild` makes it anew from what the providers hold (to begin"
             f" with nothing instead, delete {home.provider_card})"
         )
-
-
-def open_sealer(home: Home) -> Sealer:
-    """Seal under the home's key, which is made at the first start."""
-    return Sealer(load_or_create_key(home.key))
 
 
 @contextmanager

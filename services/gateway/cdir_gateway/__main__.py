@@ -10,28 +10,30 @@ from pathlib import Path
 from cdir.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from cdir.v1.provider_service_pb2_grpc import add_ProviderServiceServicer_to_server
 from cdir.v1.recovery_service_pb2_grpc import add_RecoveryServiceServicer_to_server
+from cdir.v1.vault_service_pb2_grpc import add_VaultServiceServicer_to_server
 from cdir_gateway.service import open_gateway
 from cdir_runtime.channel import open_channel
-from cdir_runtime.credentials import Sealer, load_or_create_key
 from cdir_runtime.server import serve
 from cdir_runtime.service import run_service, until_stopped
 from cdir_runtime.settings import Settings
+from cdir_runtime.vault import Vault
 
 
 async def run(settings: Settings) -> None:
-    sealer = Sealer(load_or_create_key(Path(settings.require("key_file"))))
+    vault = await Vault.open(Path(settings.require("key_file")), settings.passphrase_file)
     async with AsyncExitStack() as exits:
         catalog = await exits.enter_async_context(open_channel(settings.catalog_address))
         adapters = await exits.enter_async_context(open_channel(settings.adapters_address))
         replicator = await exits.enter_async_context(open_channel(settings.replicator_address))
         gateway = await exits.enter_async_context(
-            open_gateway(catalog, adapters, replicator, sealer, local_files=False, deployment="split")
+            open_gateway(catalog, adapters, replicator, vault, local_files=False, deployment="split")
         )
         directory = partial(add_DirectoryServiceServicer_to_server, gateway.directory)
         providers = partial(add_ProviderServiceServicer_to_server, gateway.providers)
         recovery = partial(add_RecoveryServiceServicer_to_server, gateway.recovery)
+        keys = partial(add_VaultServiceServicer_to_server, gateway.vault)
         listen = settings.listen or "127.0.0.1:7070"
-        await exits.enter_async_context(serve(listen, [directory, providers, recovery], token=settings.token()))
+        await exits.enter_async_context(serve(listen, [directory, providers, recovery, keys], token=settings.token()))
         await until_stopped()
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from google.protobuf.struct_pb2 import Struct
 
-from cdir.errors import AlreadyExists, CdirError, InvalidArgument, NotFound, PreconditionFailed
+from cdir.errors import AlreadyExists, CdirError, ConfigInvalid, InvalidArgument, NotFound, PreconditionFailed
 from cdir.status import translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -21,7 +21,7 @@ from cdir.v1 import (
 )
 from cdir.v1 import provider_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.vault import Vault
 from cdir_transfer.listing import provider_ref
 
 __all__ = ["Providers"]
@@ -47,11 +47,11 @@ class Providers:
         self,
         catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
         adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
-        sealer: Sealer,
+        vault: Vault,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
-        self._sealer = sealer
+        self._vault = vault
 
     async def kinds(self) -> list[provider_pb2.KindSpec]:
         """Every kind of provider that can be added."""
@@ -77,7 +77,7 @@ class Providers:
         await self._check_options(asked.kind, asked.options, request.secrets)
         provider_id = uuid.uuid4().hex
         secrets = {name: value for name, value in request.secrets.items() if value}
-        sealed = self._sealer.seal(secrets, provider_id) if secrets else b""
+        sealed = await self._vault.seal(secrets, provider_id) if secrets else b""
         record = provider_pb2.Provider(
             provider_id=provider_id,
             name=asked.name,
@@ -120,9 +120,9 @@ class Providers:
             record.options.clear()
             record.options.update(options)
             if request.secrets:
-                old = self._sealer.unseal(sealed, record.provider_id) if sealed else {}
+                old = await self._secrets_beside(stored, request.secrets)
                 secrets = _merged(old, request.secrets)
-                sealed = self._sealer.seal(secrets, record.provider_id) if secrets else b""
+                sealed = await self._vault.seal(secrets, record.provider_id) if secrets else b""
                 record.secret_names[:] = sorted(secrets)
             record.capability.CopyFrom(await self._probe(record, sealed, adopt=False))
         with translated():
@@ -227,6 +227,24 @@ class Providers:
             raise InvalidArgument(
                 f"kind {kind} has no secret option {', '.join(unknown)}; `cdir provider kinds {kind}` lists its options"
             )
+
+    async def _secrets_beside(
+        self, stored: catalog_service_pb2.StoredProvider, given: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Return the stored secrets beside the given ones. Those that cannot be opened any more have to be given."""
+        if not stored.sealed_secrets:
+            return {}
+        provider = stored.provider
+        try:
+            return await self._vault.unseal(stored.sealed_secrets, provider.provider_id)
+        except ConfigInvalid as error:
+            missing = sorted(set(provider.secret_names) - set(given))
+            if not missing:
+                return {}
+            raise ConfigInvalid(
+                f"the other secrets of {provider.name} cannot be opened any more; give them too:"
+                f" `cdir provider set {provider.name} {' '.join(f'--secret {name}' for name in missing)} …`"
+            ) from error
 
     async def _probe(self, record: provider_pb2.Provider, sealed: bytes, *, adopt: bool) -> Struct:
         with translated():

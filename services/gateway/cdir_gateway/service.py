@@ -28,9 +28,10 @@ from cdir_gateway.recovery import RecoveryServicer
 from cdir_gateway.restoring import Restorer
 from cdir_gateway.servicer import DirectoryServicer, ProviderServicer
 from cdir_gateway.strangers import Strangers
+from cdir_gateway.vault import VaultServicer
 from cdir_gateway.write_stream import WriteStreams
 from cdir_gateway.writing import FileWriter
-from cdir_runtime.credentials import Sealer
+from cdir_runtime.vault import Vault
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.reader import VerifiedReader
 from cdir_transfer.small_reads import SmallReads
@@ -51,6 +52,7 @@ class Gateway:
     directory: DirectoryServicer
     providers: ProviderServicer
     recovery: RecoveryServicer
+    vault: VaultServicer
 
 
 @asynccontextmanager
@@ -58,7 +60,7 @@ async def open_gateway(
     catalog_channel: grpc.aio.Channel,
     adapters_channel: grpc.aio.Channel,
     replicator_channel: grpc.aio.Channel,
-    sealer: Sealer,
+    vault: Vault,
     *,
     local_files: bool,
     deployment: str,
@@ -66,7 +68,7 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Give the servicers of a gateway between these services; the server has drained when this is left.
 
-    ``sealer`` seals secrets before they are stored. ``local_files`` lets callers name files of this machine: only where
+    ``vault`` seals secrets before they are stored. ``local_files`` lets callers name files of this machine: only where
     they surely are this user. ``deployment`` is ``"embedded"`` or ``"split"``. ``patience`` is for how many seconds a
     slow provider may hold up a write that has enough copies without it.
     """
@@ -106,7 +108,8 @@ async def open_gateway(
                     restorer,
                 ),
                 recovery=RecoveryServicer(snapshots, Rebuilder(catalog, adapters, snapshots)),
-                providers=ProviderServicer(Providers(catalog, adapters, sealer), Evacuations(catalog), outside),
+                vault=VaultServicer(vault, catalog, adapters),
+                providers=ProviderServicer(Providers(catalog, adapters, vault), Evacuations(catalog), outside),
             )
         finally:
             await writer.wait_for_late_copies(_LATE_SECONDS)

@@ -28,6 +28,9 @@ class Settings:
     """``CDIR_DATABASE_URL``: the catalog's database, ``postgresql://…`` or ``sqlite:///…``. May hold a password."""
     key_file: str = ""
     """``CDIR_KEY_FILE``: file with the 32 bytes that credentials are sealed under, readable by its owner alone."""
+    passphrase_file: str = ""
+    """``CDIR_PASSPHRASE_FILE``: file with the passphrase of the vault, which may be ``/dev/fd/N``; empty leaves a vault
+    that has one locked until somebody says it."""
     provider_card: str = ""
     """``CDIR_PROVIDER_CARD``: file in which the catalog writes down its providers; empty keeps none."""
     token_file: str = ""

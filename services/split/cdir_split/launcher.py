@@ -222,17 +222,13 @@ def _require_free(listen: str) -> None:
 
 
 def _prepare(plan: Plan) -> None:
-    """Make the folder, and at the first start the key that seals secrets and the token of clients."""
+    """Make the folder, and at the first start the token of clients."""
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        for path, content in (
-            (plan.folder / "key", secrets.token_bytes(32)),
-            (plan.token_file, secrets.token_urlsafe(32).encode()),
-        ):
-            with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(descriptor, "wb") as file:
-                    file.write(content)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(plan.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_urlsafe(32).encode())
     except OSError as error:
         raise ConfigInvalid(f"{plan.folder} cannot be used: {error.strerror}; choose another with --folder") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,8 +22,8 @@ from cdir.v1 import (
 )
 from cdir_adapters.service import open_adapters
 from cdir_catalog.service import open_catalog
-from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
+from cdir_runtime.vault import Vault
 
 
 @dataclasses.dataclass
@@ -33,7 +32,7 @@ class Bench:
 
     adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub
     catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub
-    sealer: Sealer
+    vault: Vault
     home_id: str
     folder: Path
 
@@ -124,20 +123,20 @@ def new_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def bench(tmp_path: Path, new_catalog: Path) -> AsyncIterator[Bench]:
     shutil.copytree(new_catalog, tmp_path / "catalog")
-    sealer = Sealer(os.urandom(KEY_BYTES))
+    vault = Vault.unkept()
     async with (
         open_catalog(f"sqlite:///{tmp_path}/catalog/catalog.db") as catalog,
         LoopbackChannel() as catalog_channel,
     ):
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
-        async with open_adapters(catalog_channel, sealer) as adapters, LoopbackChannel() as adapters_channel:
+        async with open_adapters(catalog_channel, vault) as adapters, LoopbackChannel() as adapters_channel:
             adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, adapters_channel)
             stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
             identity = await stub.GetIdentity(catalog_service_pb2.GetIdentityRequest())
             yield Bench(
                 adapters=adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel),
                 catalog=stub,
-                sealer=sealer,
+                vault=vault,
                 home_id=identity.home_id,
                 folder=tmp_path,
             )

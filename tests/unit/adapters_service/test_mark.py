@@ -90,7 +90,7 @@ async def test_a_mark_that_cannot_be_read_is_never_overwritten(bench: Any, conte
 
 async def test_an_option_that_the_kind_does_not_have_is_named_but_its_secret_is_not(bench: Any) -> None:
     request = bench.probe_request("disk")
-    request.sealed_secrets = bench.sealer.seal({"pasword": "hunter2"}, request.provider_id)
+    request.sealed_secrets = await bench.vault.seal({"pasword": "hunter2"}, request.provider_id)
     with pytest.raises(InvalidArgument, match="pasword") as caught:
         await bench.probe(request)
     assert "hunter2" not in str(caught.value)

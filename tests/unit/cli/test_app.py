@@ -49,7 +49,7 @@ _CHANGING = {
     ("put",), ("get",), ("mkdir",), ("cp",), ("mv",), ("rm",), ("repair",), ("policy", "set"), ("policy", "unset"),
     ("provider", "add"), ("provider", "set"), ("provider", "pause"), ("provider", "resume"), ("provider", "remove"),
     ("provider", "evacuate"), ("provider", "replace"), ("restore",), ("trash",),
-    ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"),
+    ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"), ("vault", "rotate"), ("vault", "protect"),
 }  # fmt: skip
 
 

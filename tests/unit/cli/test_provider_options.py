@@ -60,6 +60,31 @@ def test_secrets_come_from_variables_files_and_standard_input(monkeypatch: pytes
     }
 
 
+def test_of_a_secret_only_the_line_end_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(" two\nlines =\t\r\n")
+    monkeypatch.setenv("KEY", " kept ")
+    assert read_secrets([f"a=@{tmp_path / 'key'}", "b=env:KEY"]) == {"a": " two\nlines =\t", "b": " kept "}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\x00", b"x" * 70_000])
+def test_a_file_that_holds_no_secret_is_wrong_usage(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(click.UsageError, match=r"--secret a: .*key (is|holds)"):
+        read_secrets([f"a=@{tmp_path / 'key'}"])
+    with pytest.raises(click.UsageError, match="cannot be read: Is a directory"):
+        read_secrets([f"a=@{tmp_path}"])
+
+
+def test_an_empty_variable_or_standard_input_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for source, where in (("env:KEY", "variable KEY"), ("-", "standard input")):
+        with pytest.raises(click.UsageError, match=f"{where} is empty"):
+            read_secrets([f"a={source}"])
+    with pytest.raises(click.UsageError, match="twice"):
+        read_secrets(["a=env:PATH", "a=env:PATH"])
+
+
 @pytest.mark.parametrize("source", ["hunter2", "", "env:NO_SUCH_VARIABLE", "@/no/such/file"])
 def test_what_cannot_be_read_is_wrong_usage_and_never_repeated(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Container, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,9 +35,9 @@ from cdir_catalog.service import open_catalog
 from cdir_gateway.service import Gateway, open_gateway
 from cdir_replicator.service import open_replicator
 from cdir_runtime.channel import open_channel
-from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
 from cdir_runtime.server import serve
+from cdir_runtime.vault import Vault
 from cdir_transfer.digest import ContentDigest
 
 HANG = 60.0
@@ -76,8 +75,8 @@ class Trouble:
 class FaultyAdapters(AdapterServicer):
     """The adapters service, with troubles by provider id."""
 
-    def __init__(self, pool: AdapterPool) -> None:
-        super().__init__(pool)
+    def __init__(self, pool: AdapterPool, vault: Vault) -> None:
+        super().__init__(pool, vault)
         self.troubles: dict[str, Trouble] = {}
         self.calls: list[tuple[str, str]] = []
         """(method, provider id) of each call that moves content."""
@@ -364,7 +363,7 @@ async def open_harness(
 
     With ``socket`` the gateway is behind one. Without ``replicator`` nothing happens in the background.
     """
-    sealer = Sealer(os.urandom(KEY_BYTES))
+    vault = Vault.unkept()
     async with (
         open_catalog(f"sqlite:///{folder}/catalog.db") as catalog,
         LoopbackChannel() as catalog_channel,
@@ -373,8 +372,8 @@ async def open_harness(
     ):
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
         catalog_stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
-        async with AdapterPool(catalog_stub, sealer) as pool:
-            faulty = FaultyAdapters(pool)
+        async with AdapterPool(catalog_stub, vault) as pool:
+            faulty = FaultyAdapters(pool, vault)
             adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(faulty, adapters_channel)
             async with (
                 _replicating(catalog_channel, adapters_channel, replicator_channel, active=replicator),
@@ -382,7 +381,7 @@ async def open_harness(
                     catalog_channel,
                     adapters_channel,
                     replicator_channel,
-                    sealer,
+                    vault,
                     local_files=local_files,
                     deployment="embedded",
                     patience=patience,

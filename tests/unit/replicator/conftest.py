@@ -27,8 +27,8 @@ from cdir.v1 import (
 from cdir_adapters.service import open_adapters
 from cdir_catalog.service import open_catalog
 from cdir_replicator.service import Replicator
-from cdir_runtime.credentials import KEY_BYTES, Sealer
 from cdir_runtime.loopback import LoopbackChannel
+from cdir_runtime.vault import Vault
 from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
 
 HANG = 60.0
@@ -277,7 +277,7 @@ async def bench(tmp_path: Path, new_catalog: Path) -> AsyncIterator[Bench]:
         catalog = await stack.enter_async_context(open_catalog(f"sqlite:///{tmp_path}/catalog/catalog.db"))
         catalog_channel = await stack.enter_async_context(LoopbackChannel())
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
-        adapters = await stack.enter_async_context(open_adapters(catalog_channel, Sealer(os.urandom(KEY_BYTES))))
+        adapters = await stack.enter_async_context(open_adapters(catalog_channel, Vault.unkept()))
         adapters_channel = await stack.enter_async_context(LoopbackChannel())
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, adapters_channel)
         stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)

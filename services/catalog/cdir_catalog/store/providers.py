@@ -33,6 +33,7 @@ __all__ = [
     "read_providers",
     "record_of",
     "record_provider_states",
+    "replace_secrets",
 ]
 
 _UP = provider_pb2.PROVIDER_STATE_UP
@@ -247,6 +248,18 @@ def change_provider(
     stored = find_provider(connection, condition)
     assert stored is not None
     return catalog_service_pb2.ChangeProviderResponse(provider=stored.message())
+
+
+def replace_secrets(
+    connection: Connection, request: catalog_service_pb2.ReplaceSecretsRequest, _author: str
+) -> catalog_service_pb2.ReplaceSecretsResponse:
+    """CatalogService.ReplaceSecrets."""
+    change_configuration(connection)
+    replaced = 0
+    for one in request.secrets:
+        same = sa.and_(providers.c.provider_id == one.provider_id, providers.c.sealed_secrets == one.before)
+        replaced += connection.execute(providers.update().where(same).values(sealed_secrets=one.after)).rowcount
+    return catalog_service_pb2.ReplaceSecretsResponse(replaced=replaced)
 
 
 def drop_provider(
