@@ -46,6 +46,7 @@ from cdir.v1 import entry_pb2
 
 if TYPE_CHECKING:
     from cdir.checking import CheckStep
+    from cdir.endpoints import Endpoints
     from cdir.history import History
     from cdir.outside import AdoptOutcome, ScanReport
     from cdir.progress import OnProgress
@@ -139,6 +140,13 @@ class Client:
         from cdir.providers import Providers
 
         return Providers(self.connection)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Objects at their providers, past the virtual directory, and copies between all places."""
+        from cdir.endpoints import Endpoints
+
+        return Endpoints(self.connection)
 
     @property
     def recovery(self) -> Recovery:

@@ -17,6 +17,7 @@ from cdir.v1.directory_service_pb2_grpc import DirectoryServiceStub
 
 if TYPE_CHECKING:
     from cdir.v1.directory_service_pb2_grpc import DirectoryServiceAsyncStub
+    from cdir.v1.endpoint_service_pb2_grpc import EndpointServiceAsyncStub
     from cdir.v1.provider_service_pb2_grpc import ProviderServiceAsyncStub
     from cdir.v1.recovery_service_pb2_grpc import RecoveryServiceAsyncStub
     from cdir.v1.vault_service_pb2_grpc import VaultServiceAsyncStub
@@ -67,6 +68,13 @@ class Connection:
 
             self._providers = ProviderServiceStub(self._channel)
         return self._providers
+
+    @property
+    def endpoints(self) -> EndpointServiceAsyncStub:
+        """Stub of the EndpointService; imported when it is used."""
+        from cdir.v1.endpoint_service_pb2_grpc import EndpointServiceStub
+
+        return EndpointServiceStub(self._channel)
 
     @property
     def recovery(self) -> RecoveryServiceAsyncStub:

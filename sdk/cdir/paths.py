@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cdir.errors import InvalidPath
 
@@ -17,12 +17,14 @@ __all__ = [
     "MAX_NAME_BYTES",
     "MAX_PATH_BYTES",
     "RESERVED_ROOT_NAME",
+    "Endpoint",
     "WorkspacePath",
     "fold_name",
     "is_temporary",
     "join_path",
     "key_of",
     "normalize_path",
+    "parse_endpoint",
     "parse_target",
     "split_path",
 ]
@@ -144,3 +146,31 @@ def parse_target(text: str, current: str = "/", *, allow_parent: bool = False) -
         else:
             names.append(name)
     return WorkspacePath(workspace, normalize_path("/".join(names)))
+
+
+class Endpoint(NamedTuple):
+    """A path at a provider, past the virtual directory."""
+
+    provider: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.path}"
+
+    def below(self, name: str) -> Endpoint:
+        """Return what is called ``name`` in this folder."""
+        return Endpoint(self.provider, "/".join(part for part in (self.path.strip("/"), name) if part))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path; empty for the root."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+
+_ENDPOINT: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63}):(.*)", re.DOTALL)
+
+
+def parse_endpoint(text: str) -> Endpoint | None:
+    """Read ``PROVIDER:path``; ``None`` when the text is an ordinary path. ``./a:b`` is one."""
+    found = _ENDPOINT.fullmatch(text)
+    return None if found is None else Endpoint(found[1], found[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from cdir.errors import CdirError
@@ -93,6 +93,11 @@ class Tally:
             self.progress.providers.setdefault(name, ProviderTally()).stored += 1
         for name in outcome.owed:
             self.progress.providers.setdefault(name, ProviderTally()).owed += 1
+
+    def owe(self, providers: Collection[str]) -> None:
+        """A file is durable, and these providers get their copy in the background."""
+        self._owed += len(providers)
+        self._owed_to.update(providers)
 
     def fail(self, path: str, error: CdirError) -> None:
         """One item is not transferred."""

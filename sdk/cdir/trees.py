@@ -28,7 +28,7 @@ from cdir.walk import Found, FoundKind, batched_walk, describe, error_of, printa
 if TYPE_CHECKING:
     from cdir.client import Client
 
-__all__ = ["OnFile", "get", "merged", "put", "same_time"]
+__all__ = ["OnFile", "get", "local_below", "merged", "put", "same_time"]
 
 OnFile = Callable[[str, str], None]
 """Called with source and target of each file that is, or with ``dry_run`` would be, transferred."""
@@ -311,7 +311,7 @@ class _GetPlanner:
         placed = []
         for entry in entries:
             apart = several if entry.is_directory else inside
-            placed.append((entry, _local_below(target, [entry.name]) if apart and entry.name else target))
+            placed.append((entry, local_below(target, [entry.name]) if apart and entry.name else target))
         return placed
 
     async def _entry(self, source: str) -> Entry:
@@ -362,7 +362,7 @@ class _GetPlanner:
         files: list[tuple[Entry, str, os.stat_result | None] | Failed] = []
         for entry in page:
             try:
-                path = _local_below(local, entry.path.removeprefix(prefix).split("/"))
+                path = local_below(local, entry.path.removeprefix(prefix).split("/"))
                 if entry.is_directory:
                     self._make_directory(path)
                 else:
@@ -414,7 +414,7 @@ def _looked_at(local: str) -> os.stat_result | None:
         raise error_of(error, local) from error
 
 
-def _local_below(local: str, names: Sequence[str]) -> str:
+def local_below(local: str, names: Sequence[str]) -> str:
     """Return the local path for names from the directory; refuses what would lead elsewhere on this system."""
     for name in names:
         if name in {"", ".", ".."} or "\0" in name or os.sep in name or (os.altsep and os.altsep in name):

@@ -34,8 +34,9 @@ _COMMANDS: Final[dict[str, Lazy]] = {
     "tree": Lazy("look", "tree", "Show a directory and all below it.", "Files"),
     "stat": Lazy("look", "stat", "Show what a path names.", "Files"),
     "search": Lazy("look", "search", "Find files and directories by name.", "Files"),
+    "sync": Lazy("sync", "sync", "Make one tree like another, one way.", "Files"),
     "mkdir": Lazy("change", "mkdir", "Make directories.", "Files"),
-    "cp": Lazy("change", "cp", "Copy inside the directory.", "Files"),
+    "cp": Lazy("change", "cp", "Copy inside the directory, and from service to service.", "Files"),
     "mv": Lazy("change", "mv", "Rename or move.", "Files"),
     "rm": Lazy("change", "rm", "Remove; it stays restorable for a while.", "Files"),
     "cd": Lazy("look", "cd", "Change the current virtual directory.", "Files"),
@@ -54,6 +55,7 @@ _COMMANDS: Final[dict[str, Lazy]] = {
     "snapshot": Lazy("recovery", "snapshot", "Keep the catalog itself at the providers.", "Copies"),
     "rebuild": Lazy("recovery", "rebuild", "Make a lost catalog anew from the providers.", "Copies"),
     "vault": Lazy("vault", "vault", "Look after the keys that secrets are sealed under.", "Storage services"),
+    "storage": Lazy("storage", "storage", "The older spelling: storage put, get, list, copy and so on.", "Other"),
     "completion": Lazy("completion", "completion", "Print the code for completion in your shell.", "Other"),
 }
 

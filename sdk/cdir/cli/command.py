@@ -13,7 +13,7 @@ import click
 from cdir.cli.output import FORMATS, Output, OutputClosed
 from cdir.cli.session import Session
 
-__all__ = ["command", "dry_run_option", "examples", "yes_option"]
+__all__ = ["command", "dry_run_option", "examples", "parallel_option", "yes_option"]
 
 _Parameters = ParamSpec("_Parameters")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -66,6 +66,18 @@ async def _awaited(awaitable: Awaitable[int | None]) -> int | None:
 def dry_run_option(function: _Function) -> _Function:
     """Declare ``--dry-run``."""
     return click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and change nothing.")(function)
+
+
+def parallel_option(function: _Function) -> _Function:
+    """Declare ``--parallel``."""
+    return click.option(
+        "-p",
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help="Large files under way at once; small ones share a stream.",
+    )(function)
 
 
 def yes_option(function: _Function) -> _Function:

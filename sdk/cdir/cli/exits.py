@@ -42,7 +42,7 @@ def exit_of_error(error: errors.CdirError) -> Exit:
 
 def exit_of_report(report: TransferReport) -> Exit:
     """Return the code of a transfer: 1 for failures, 6 when conflicts are all that went wrong, 3 for owed copies."""
-    if any(not isinstance(failed.error, errors.Conflict) for failed in report.failed):
+    if any(not isinstance(failed.error, errors.Conflict | errors.AlreadyExists) for failed in report.failed):
         return Exit.FAILED
     if report.failed or report.conflicts:
         return Exit.CONFLICT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cdir.cli.output import Output
 from cdir.errors import ProviderUnavailable
 from cdir.locations import Home, home
-from cdir.paths import WorkspacePath, parse_target
+from cdir.paths import WorkspacePath, parse_endpoint, parse_target
 
 if TYPE_CHECKING:
     from cdir.client import Client
@@ -77,6 +77,10 @@ class Session:
         replacement = self.home.current.with_name(f"{self.home.current.name}.{os.getpid()}")
         replacement.write_text(path + "\n", encoding="utf-8")
         replacement.replace(self.home.current)
+
+    def place(self, text: str) -> str:
+        """Return ``PROVIDER:path`` as it is, and a virtual path in full."""
+        return text if parse_endpoint(text) is not None else self.path(text)
 
     def path(self, text: str) -> str:
         """Return a virtual path as typed in full; a trailing slash, which says that a directory is meant, is kept."""

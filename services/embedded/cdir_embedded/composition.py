@@ -16,6 +16,7 @@ from cdir.v1 import (
     catalog_service_pb2,
     catalog_service_pb2_grpc,
     directory_service_pb2_grpc,
+    endpoint_service_pb2_grpc,
     provider_service_pb2_grpc,
     recovery_service_pb2_grpc,
     replicator_service_pb2_grpc,
@@ -111,6 +112,9 @@ async def compose(
                 ),
                 lambda server: provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(
                     gateway.providers, server
+                ),
+                lambda server: endpoint_service_pb2_grpc.add_EndpointServiceServicer_to_server(
+                    gateway.endpoints, server
                 ),
                 lambda server: recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(
                     gateway.recovery, server

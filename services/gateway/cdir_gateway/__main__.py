@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cdir.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
+from cdir.v1.endpoint_service_pb2_grpc import add_EndpointServiceServicer_to_server
 from cdir.v1.provider_service_pb2_grpc import add_ProviderServiceServicer_to_server
 from cdir.v1.recovery_service_pb2_grpc import add_RecoveryServiceServicer_to_server
 from cdir.v1.vault_service_pb2_grpc import add_VaultServiceServicer_to_server
@@ -32,8 +33,10 @@ async def run(settings: Settings) -> None:
         providers = partial(add_ProviderServiceServicer_to_server, gateway.providers)
         recovery = partial(add_RecoveryServiceServicer_to_server, gateway.recovery)
         keys = partial(add_VaultServiceServicer_to_server, gateway.vault)
+        endpoints = partial(add_EndpointServiceServicer_to_server, gateway.endpoints)
         listen = settings.listen or "127.0.0.1:7070"
-        await exits.enter_async_context(serve(listen, [directory, providers, recovery, keys], token=settings.token()))
+        services = [directory, providers, recovery, keys, endpoints]
+        await exits.enter_async_context(serve(listen, services, token=settings.token()))
         await until_stopped()
 
 

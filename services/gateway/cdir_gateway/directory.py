@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -90,6 +90,23 @@ class Directory:
             raise from_failure(found.failure)
         return found.entry
 
+    async def make(self, workspace: str, path: str, user: str) -> None:
+        """Make a directory and its parents; existing is fine. Raises NotDirectory."""
+        with translated():
+            await self.catalog.MakeDirectory(
+                pb.MakeDirectoryRequest(workspace=workspace, path=path),
+                timeout=CALL_SECONDS,
+                metadata=user_metadata(user),
+            )
+
+    async def placed_at(self, workspace: str, path: str) -> set[str]:
+        """The names of the providers where a file belongs by its policy, whether it exists or not."""
+        with translated():
+            explained = await self.catalog.ExplainPlacement(
+                pb.ExplainPlacementRequest(workspace=workspace, path=path), timeout=CALL_SECONDS
+            )
+        return {reason.provider for reason in explained.reasons if reason.chosen}
+
     async def watch(self, request: pb.WatchChangesRequest) -> AsyncGenerator[pb.WatchChangesResponse, None]:
         """Yield changes until the caller leaves."""
         call = self.catalog.WatchChanges(request)
@@ -161,22 +178,17 @@ class Directory:
 
         try:
             async with asyncio.TaskGroup() as copies:
-                async for entry in self._tree(request.source_workspace, source):
+                async for entry in self.tree(request.source_workspace, source):
                     target = _moved(entry.path, request.source, request.target)
                     if entry.kind == entry_pb2.ENTRY_KIND_DIRECTORY:
-                        with translated():
-                            await self.catalog.MakeDirectory(
-                                pb.MakeDirectoryRequest(workspace=request.target_workspace, path=target),
-                                timeout=CALL_SECONDS,
-                                metadata=user_metadata(user),
-                            )
+                        await self.make(request.target_workspace, target, user)
                     else:
                         await slots.acquire()
                         copies.create_task(copy_file(entry, target))
         finally:
             outbox.close()
 
-    async def _tree(self, workspace: str, top: entry_pb2.Entry) -> AsyncIterator[entry_pb2.Entry]:
+    async def tree(self, workspace: str, top: entry_pb2.Entry) -> AsyncGenerator[entry_pb2.Entry, None]:
         """Yield ``top`` and everything below it."""
         yield top
         if top.kind != entry_pb2.ENTRY_KIND_DIRECTORY:

@@ -14,7 +14,10 @@ import grpc.aio
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
 from cdir_gateway.background import Background
 from cdir_gateway.checking import Checker
+from cdir_gateway.copying_trees import TreeCopier
 from cdir_gateway.directory import Directory
+from cdir_gateway.endpoint_servicer import EndpointServicer
+from cdir_gateway.endpoints import Endpoints
 from cdir_gateway.evacuation import Evacuations
 from cdir_gateway.ledger import Ledger
 from cdir_gateway.local_files import LocalFiles
@@ -53,6 +56,7 @@ class Gateway:
     providers: ProviderServicer
     recovery: RecoveryServicer
     vault: VaultServicer
+    endpoints: EndpointServicer
 
 
 @asynccontextmanager
@@ -96,6 +100,7 @@ async def open_gateway(
         outside = Outside(catalog, adapters, replicator)
         restorer = Restorer(catalog, reader, writer)
         directory = Directory(catalog, replicator, reader, writer, local_files=local_files, deployment=deployment)
+        endpoints = Endpoints(catalog, adapters, health, observations)
         snapshots = SnapshotStore(catalog, adapters, owner=f"gateway-{uuid.uuid4().hex}")
         try:
             yield Gateway(
@@ -109,6 +114,7 @@ async def open_gateway(
                 ),
                 recovery=RecoveryServicer(snapshots, Rebuilder(catalog, adapters, snapshots)),
                 vault=VaultServicer(vault, catalog, adapters),
+                endpoints=EndpointServicer(endpoints, TreeCopier(endpoints, directory, reader, writer)),
                 providers=ProviderServicer(Providers(catalog, adapters, vault), Evacuations(catalog), outside),
             )
         finally:

@@ -50,6 +50,7 @@ _CHANGING = {
     ("provider", "add"), ("provider", "set"), ("provider", "pause"), ("provider", "resume"), ("provider", "remove"),
     ("provider", "evacuate"), ("provider", "replace"), ("restore",), ("trash",),
     ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"), ("vault", "rotate"), ("vault", "protect"),
+    ("sync",), ("storage", "create", "dir"), *(("storage", name) for name in ("copy", "delete", "get", "put", "sync")),
 }  # fmt: skip
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdir.cli.command import command, dry_run_option, yes_option
+from cdir.cli.command import command, dry_run_option, parallel_option, yes_option
 from cdir.cli.exits import Exit, one_line
 from cdir.cli.output import count
 from cdir.cli.session import Session
 from cdir.errors import AlreadyExists, Conflict, IsDirectory, NotDirectory
-from cdir.paths import parse_target
+from cdir.paths import parse_endpoint, parse_target
 
 if TYPE_CHECKING:
     from cdir.client import Client
@@ -26,10 +26,18 @@ __all__ = ["cp", "mkdir", "mv", "rm"]
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @dry_run_option
 async def mkdir(session: Session, paths: Sequence[str], dry_run: bool) -> None:
-    """Make directories and their parents; what exists is fine."""
-    targets = [session.path(path) for path in paths]
+    """Make directories and their parents; what exists is fine.
+
+    A folder at a storage service (PROVIDER:PATH) needs no making: it comes with the first object in it.
+    """
+    targets = [session.place(path) for path in paths]
     async with session.client() as client:
         for target in targets:
+            if endpoint := parse_endpoint(target):
+                await client.providers.get(endpoint.provider)
+                session.output.say(f"{target}: comes with the first object in it")
+                session.output.record({"path": target, "made": False}, [])
+                continue
             if dry_run:
                 session.output.say(f"would make {target}")
                 continue
@@ -69,16 +77,47 @@ async def mv(session: Session, sources: Sequence[str], target: str, overwrite: b
                 session.output.record({"path": moved.target, "old_path": entry.target}, [])
 
 
-@command("cp", "cdir cp /photos/cat.jpg /cat.jpg", "cdir cp --recursive /photos /backup")
+@command(
+    "cp",
+    "cdir cp /photos/cat.jpg /cat.jpg",
+    "cdir cp --recursive /photos /backup",
+    "cdir cp aws:source.txt oracle:target.txt",
+    "cdir cp --recursive --parallel 8 nas:old/photos /photos",
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SRC…")
 @click.argument("target", metavar="DEST")
 @click.option("-r", "--recursive", is_flag=True, help="Copy directories with all below them.")
-@click.option("-f", "--overwrite", is_flag=True, help="Replace files that exist; they stay restorable.")
+@click.option("-f", "--overwrite", "--force", is_flag=True, help="Replace files that exist; they stay restorable.")
+@parallel_option
 @dry_run_option
 async def cp(
-    session: Session, sources: Sequence[str], target: str, recursive: bool, overwrite: bool, dry_run: bool
+    session: Session,
+    sources: Sequence[str],
+    target: str,
+    recursive: bool,
+    overwrite: bool,
+    parallel: int,
+    dry_run: bool,
 ) -> int:
-    """Copy SRC to DEST, or SRC… into the directory DEST. No byte passes through this machine's disk."""
+    """Copy SRC to DEST, or SRC… into the directory DEST. No byte passes through this machine's disk.
+
+    Either side may be PROVIDER:PATH, an object at its storage service. Then all below a directory goes below DEST, what
+    is there unchanged is skipped, and what differs is left alone without --overwrite. A service copies by itself where
+    source and target are its own.
+    """
+    if any(parse_endpoint(path) for path in (*sources, target)):
+        from cdir.cli.endpoints import copy_between
+
+        places = [session.place(source) for source in sources]
+        return await copy_between(
+            session,
+            places,
+            session.place(target),
+            recursive=recursive,
+            replace=overwrite,
+            parallel=parallel,
+            dry_run=dry_run,
+        )
     files = size = owed = conflicts = 0
     failed: list[dict[str, str]] = []
     paths, full = [session.path(source) for source in sources], session.path(target)
@@ -113,11 +152,16 @@ async def cp(
 @click.option("-r", "--recursive", is_flag=True, help="Remove directories with all below them.")
 @yes_option
 @dry_run_option
-async def rm(session: Session, paths: Sequence[str], recursive: bool, yes: bool, dry_run: bool) -> None:
+async def rm(session: Session, paths: Sequence[str], recursive: bool, yes: bool, dry_run: bool) -> int:
     """Remove files, empty directories, or with --recursive whole trees.
 
-    What is removed stays restorable for the time the policy says.
+    What is removed stays restorable for the time the policy says. PROVIDER:PATH removes an object at a storage service
+    for good, unless it is a file of the virtual directory.
     """
+    if any(parse_endpoint(path) for path in paths):
+        from cdir.cli.endpoints import remove_objects
+
+        return await remove_objects(session, paths, recursive=recursive, yes=yes, dry_run=dry_run)
     targets = [session.path(path) for path in paths]
     files = 0
     async with session.client() as client:
@@ -135,3 +179,4 @@ async def rm(session: Session, paths: Sequence[str], recursive: bool, yes: bool,
             files += await client.remove(target, recursive=recursive)
     if not dry_run:
         session.output.record({"files": files}, [])
+    return Exit.DONE

@@ -11,7 +11,7 @@ from cdir.cli.output import Row, human_size, human_time, rfc3339
 from cdir.cli.session import Session, spelled
 from cdir.errors import NotDirectory
 from cdir.model import Entry, time_of
-from cdir.paths import parse_target
+from cdir.paths import parse_endpoint, parse_target, split_path
 
 __all__ = ["cd", "entry_row", "ls", "pwd", "search", "stat", "tree"]
 
@@ -45,7 +45,15 @@ def _long_line(entry: Entry, whole: bool) -> str:
 @click.option("-l", "--long", is_flag=True, help="Show size, time and owed copies.")
 @click.option("-r", "--recursive", is_flag=True, help="List everything below as well.")
 async def ls(session: Session, path: str, long: bool, recursive: bool) -> None:
-    """List a directory; a file is listed as itself."""
+    """List a directory; a file is listed as itself.
+
+    PROVIDER:PATH lists what lies at a storage service, past the virtual directory.
+    """
+    if endpoint := parse_endpoint(path):
+        from cdir.cli.endpoints import list_objects
+
+        await list_objects(session, endpoint, long=long, recursive=recursive)
+        return
     target = session.path(path)
     async with session.client() as client:
         await _print(session, client.list(target, recursive=recursive), _long_line if long else _name_line, recursive)
@@ -55,14 +63,30 @@ async def ls(session: Session, path: str, long: bool, recursive: bool) -> None:
 @click.argument("pattern")
 @click.argument("directory", default="/")
 @click.option("-l", "--long", is_flag=True, help="Show size, time and owed copies.")
-async def search(session: Session, pattern: str, directory: str, long: bool) -> None:
+@click.option("--here", is_flag=True, help="Look right in the directory, not below it.")
+async def search(session: Session, pattern: str, directory: str, long: bool, here: bool) -> None:
     """Find files and directories by name, ignoring case.
 
-    With * or ? PATTERN must match the whole name, else a part of it.
+    With * or ? PATTERN must match the whole name, else a part of it. PROVIDER:PATH as directory looks through what lies
+    at a storage service.
     """
+    if endpoint := parse_endpoint(directory):
+        from cdir.cli.endpoints import search_objects
+
+        await search_objects(session, pattern, endpoint, long=long, recursive=not here)
+        return
     target = session.path(directory)
     async with session.client() as client:
-        await _print(session, client.search(pattern, target), _long_line if long else _name_line, True)
+        found = client.search(pattern, target)
+        if here:
+            found = _right_in(found, (await client.stat(target)).path)
+        await _print(session, found, _long_line if long else _name_line, True)
+
+
+async def _right_in(entries: AsyncIterator[Entry], directory: str) -> AsyncIterator[Entry]:
+    async for entry in entries:
+        if split_path(entry.path)[0] == directory:
+            yield entry
 
 
 _Line = Callable[[Entry, bool], str]
@@ -116,7 +140,12 @@ async def tree(session: Session, path: str) -> None:
 @command("stat", "cdir stat /photos/cat.jpg")
 @click.argument("path")
 async def stat(session: Session, path: str) -> None:
-    """Show what a path names."""
+    """Show what a path names; of PROVIDER:PATH what lies at that storage service."""
+    if endpoint := parse_endpoint(path):
+        from cdir.cli.endpoints import stat_object
+
+        await stat_object(session, endpoint)
+        return
     target = session.path(path)
     async with session.client() as client:
         entry = await client.stat(target)

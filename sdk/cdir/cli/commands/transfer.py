@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cdir.cli.command import command, dry_run_option
+from cdir.cli.command import command, dry_run_option, parallel_option
 from cdir.cli.exits import Exit, exit_of_report, one_line
 from cdir.cli.output import Output, count, human_size
 from cdir.cli.progress import shown
 from cdir.cli.session import Session
 from cdir.errors import InvalidArgument
 from cdir.model import OnConflict, ProviderState, ReplicaState, TransferReport, Wait
+from cdir.paths import parse_endpoint
 from cdir.progress import kept_copy
 
 if TYPE_CHECKING:
     from cdir.client import Client
 
-__all__ = ["cat", "get", "put", "summary"]
+__all__ = ["cat", "finish", "get", "put", "standard_input", "summary"]
 
 _STUCK_SECONDS: Final = 30.0
 """How long ``--require all`` waits while no owed copy lands, before it gives up."""
@@ -35,17 +36,6 @@ _UNREACHABLE_SECONDS: Final = 5.0
 """The same when every provider that owes one is down or paused."""
 
 _PIECE: Final = 1024 * 1024
-
-
-def _parallel_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "-p",
-        "--parallel",
-        type=click.IntRange(min=1),
-        default=4,
-        show_default=True,
-        help="Large files under way at once; small ones share a stream.",
-    )(function)
 
 
 def _generation_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +56,7 @@ def _generation_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("sources", nargs=-1, required=True, metavar="SRC…")
 @click.argument("target", metavar="DEST")
 @click.option("-r", "--recursive", is_flag=True, help="Put directories: their contents go below DEST.")
-@_parallel_option
+@parallel_option
 @click.option(
     "--wait",
     type=click.Choice([wait.value for wait in Wait]),
@@ -75,6 +65,7 @@ def _generation_option(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Return when the policy's minimum is durable, or when every provider that is up has its copy.",
 )
 @click.option("--require", type=click.Choice(["all"]), help="Wait for every copy; fail if one stays owed.")
+@click.option("-f", "--overwrite", "--force", is_flag=True, help="At PROVIDER:PATH: replace what differs there.")
 @dry_run_option
 async def put(
     session: Session,
@@ -84,6 +75,7 @@ async def put(
     parallel: int,
     wait: str,
     require: str | None,
+    overwrite: bool,
     dry_run: bool,
 ) -> int:
     """Store local files; those already there with the same size and time are skipped.
@@ -97,7 +89,17 @@ async def put(
 
     A file that somebody else changed meanwhile is not overwritten: yours is kept beside it as a conflicting copy (exit
     code 6; see `cdir status --conflicts`).
+
+    DEST may be PROVIDER:PATH, an object or folder at one storage service, past the virtual directory.
     """
+    if endpoint := parse_endpoint(target):
+        from cdir.cli.endpoints import put_objects
+
+        if wait != Wait.REACHABLE.value or require:
+            raise click.UsageError("--wait and --require belong to the virtual directory; PROVIDER:PATH is one service")
+        return await put_objects(
+            session, sources, endpoint, recursive=recursive, replace=overwrite, parallel=parallel, dry_run=dry_run
+        )
     full = session.path(target)
     if "-" in sources:
         if len(sources) > 1 or full.endswith("/"):
@@ -118,7 +120,7 @@ async def put(
             )
         report = await _followed_up(session, client, full, report, require=require == "all")
     done = "would be put" if dry_run else ""
-    return _finish(session.output, report, done, putting=True, require=require == "all")
+    return finish(session.output, report, done, putting=True, require=require == "all")
 
 
 async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool, dry_run: bool) -> int:
@@ -127,7 +129,7 @@ async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool
         return Exit.DONE
     started = time.monotonic()
     async with session.client() as client:
-        outcome = await client.write(target, _stdin(), wait=wait, on_conflict=OnConflict.KEEP_COPY)
+        outcome = await client.write(target, standard_input(), wait=wait, on_conflict=OnConflict.KEEP_COPY)
         report = TransferReport(
             files=1,
             bytes=outcome.entry.size,
@@ -139,10 +141,10 @@ async def _put_stdin(session: Session, target: str, wait: Wait, *, require: bool
             conflicts=(kept_copy(outcome),) if outcome.conflict_of else (),
         )
         report = await _followed_up(session, client, outcome.entry.target, report, require=require)
-    return _finish(session.output, report, putting=True, require=require)
+    return finish(session.output, report, putting=True, require=require)
 
 
-async def _stdin() -> AsyncIterator[bytes]:
+async def standard_input() -> AsyncIterator[bytes]:
     """Yield standard input as it comes.
 
     It is read in a daemon thread: a read that waits for more must not hold up the end of the process after Ctrl-C.
@@ -181,7 +183,7 @@ async def _stdin() -> AsyncIterator[bytes]:
 @click.argument("sources", nargs=-1, required=True, metavar="SRC…")
 @click.argument("target", metavar="DEST")
 @click.option("-r", "--recursive", is_flag=True, help="Get directories: their contents go below DEST.")
-@_parallel_option
+@parallel_option
 @click.option("--from", "provider", default="", metavar="PROVIDER", help="Fetch this provider's copy and no other.")
 @_generation_option
 @dry_run_option
@@ -198,10 +200,16 @@ async def get(
     """Fetch files to the local disk; those already there with the same size and time are skipped.
 
     Where things go mirrors `cdir put`. Each file appears whole, verified and with its time, or not at all. DEST may be
-    "-" for standard output.
+    "-" for standard output. SRC may be PROVIDER:PATH, an object at a storage service, past the virtual directory.
     """
-    paths = [session.path(source) for source in sources]
+    paths = [session.place(source) for source in sources]
     _check_generation(generation, sources)
+    if any(parse_endpoint(path) for path in paths) and target != "-":
+        from cdir.cli.endpoints import get_objects
+
+        if provider or generation is not None or not all(parse_endpoint(path) for path in paths):
+            raise click.UsageError("PROVIDER:PATH goes without --from and --generation, and not with other paths")
+        return await get_objects(session, paths, target, recursive=recursive, parallel=parallel, dry_run=dry_run)
     async with session.client() as client:
         if target == "-":
             await _print_files(client, paths, provider, generation)
@@ -218,7 +226,7 @@ async def get(
                 on_progress=on_progress,
                 on_file=_planned(session.output, "get") if dry_run else None,
             )
-    return _finish(session.output, report, "would be fetched" if dry_run else "")
+    return finish(session.output, report, "would be fetched" if dry_run else "")
 
 
 @command("cat", "cdir cat /notes/today.txt", "cdir cat --generation 3 /notes/today.txt")
@@ -226,8 +234,11 @@ async def get(
 @click.option("--from", "provider", default="", metavar="PROVIDER", help="Read this provider's copy and no other.")
 @_generation_option
 async def cat(session: Session, paths: Sequence[str], provider: str, generation: int | None) -> None:
-    """Print files, byte for byte, to standard output. Every byte was verified before it is printed."""
-    targets = [session.path(path) for path in paths]
+    """Print files, byte for byte, to standard output. Every byte was verified before it is printed.
+
+    PROVIDER:PATH prints an object at a storage service; what is wrong with it may show only at its end.
+    """
+    targets = [session.place(path) for path in paths]
     _check_generation(generation, paths)
     async with session.client() as client:
         await _print_files(client, targets, provider, generation)
@@ -241,7 +252,13 @@ def _check_generation(generation: int | None, paths: Sequence[str]) -> None:
 async def _print_files(client: Client, paths: Sequence[str], provider: str, generation: int | None) -> None:
     out = sys.stdout.buffer
     for path in paths:
-        async for piece in client.open_read(path, provider=provider, generation=generation):
+        at_provider = parse_endpoint(path) is not None
+        pieces = (
+            client.endpoints.read(path)
+            if at_provider
+            else client.open_read(path, provider=provider, generation=generation)
+        )
+        async for piece in pieces:
             await asyncio.to_thread(out.write, piece)
     await asyncio.to_thread(out.flush)
 
@@ -307,9 +324,10 @@ def summary(report: TransferReport, done: str = "") -> str:
     return text
 
 
-def _finish(
+def finish(
     output: Output, report: TransferReport, done: str = "", *, putting: bool = False, require: bool = False
 ) -> int:
+    """Print how a transfer ended, and return its exit code."""
     for failed in report.failed:
         output.complain(f"cdir: {_told(failed.path, failed.error.message)}")
     for kept in report.conflicts:
