@@ -7,7 +7,7 @@ written by :meth:`Ledger.save`, so that no store function can forget one of them
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -24,7 +24,7 @@ from cdir_catalog.store.copies import (
     settle,
 )
 
-__all__ = ["COPY_COLUMNS", "ChangeRow", "Ledger", "add_counters", "copy_of"]
+__all__ = ["COPY_COLUMNS", "ChangeRow", "Ledger", "add_counters", "copies_of", "copy_of"]
 
 COPY_COLUMNS = tuple(replicas.c)
 """The columns of a :class:`Copy`, in its order."""
@@ -60,6 +60,16 @@ class ChangeRow(NamedTuple):
 def copy_of(row: Any) -> Copy:
     """Return the copy of a row selected with :data:`COPY_COLUMNS`."""
     return Copy(*row)
+
+
+def copies_of(connection: Connection, version_ids: Collection[int]) -> dict[int, list[Copy]]:
+    """Return the copies of versions by row id, only to be looked at."""
+    found: dict[int, list[Copy]] = defaultdict(list)
+    if version_ids:
+        query = sa.select(*COPY_COLUMNS).where(replicas.c.version_id.in_(version_ids)).order_by(replicas.c.id)
+        for row in connection.execute(query):
+            found[row.version_id].append(copy_of(row))
+    return found
 
 
 def _values(copy: Copy) -> tuple[Any, ...]:

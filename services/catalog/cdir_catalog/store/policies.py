@@ -91,18 +91,21 @@ class Placer:
         return placement
 
 
+_FEW_RULES: Final = 64
+"""Up to so many rules of a workspace are read whole: asking for those of many paths costs more."""
+
+
 def _load_rules(connection: Connection, workspace_id: int | None, paths: Iterable[str]) -> dict[str, entry_pb2.Policy]:
     if workspace_id is None:
         return {}
-    wanted = {"/"}
-    for path in paths:
-        wanted.add(path)
-        wanted.update(ancestors(path))
-    rows = connection.execute(
-        sa.select(policies.c.path, policies.c.policy).where(
-            policies.c.workspace_id == workspace_id, policies.c.path.in_(wanted)
-        )
-    )
+    query = sa.select(policies.c.path, policies.c.policy).where(policies.c.workspace_id == workspace_id)
+    rows = connection.execute(query.limit(_FEW_RULES + 1)).all()
+    if len(rows) > _FEW_RULES:
+        wanted = {"/"}
+        for path in paths:
+            wanted.add(path)
+            wanted.update(ancestors(path))
+        rows = connection.execute(query.where(policies.c.path.in_(wanted))).all()
     return {path: entry_pb2.Policy.FromString(policy) for path, policy in rows}
 
 

@@ -12,7 +12,6 @@ from cdir.status import to_failure
 from cdir.v1 import catalog_service_pb2, directory_service_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import versions
-from cdir_catalog.store.copies import Copy
 from cdir_catalog.store.entries import (
     check_path,
     entry_with_owed,
@@ -22,7 +21,7 @@ from cdir_catalog.store.entries import (
     owed_counts,
     require,
 )
-from cdir_catalog.store.ledger import Ledger
+from cdir_catalog.store.ledger import copies_of
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import load_providers
 from cdir_catalog.store.replica_messages import readable, replica_message
@@ -74,13 +73,14 @@ class _Resolving:
         self._found = {} if workspace_id is None else find_entries(connection, workspace_id, paths)
         self._older = self._load_older(connection, [ref for ref in refs if ref.HasField("generation")])
         current = [row.version_row for row in self._found.values() if row.version_row is not None]
-        self._owed = owed_counts(connection, current)
-        if request.with_replicas:
-            older = [row.id for row in self._older.values()]
-            self._placer = Placer(connection, workspace_id, paths)
-            self._versions = _versions(connection, [*current, *older])
-            self._ledger = Ledger(connection, self._now)
-            self._ledger.load([*current, *older], lock=False)
+        if not request.with_replicas:
+            self._owed = owed_counts(connection, current)
+            return
+        older = [row.id for row in self._older.values()]
+        self._placer = Placer(connection, workspace_id, paths)
+        self._versions = _versions(connection, [*current, *older])
+        self._copies = copies_of(connection, [*current, *older])
+        self._owed = {row: sum(copy.owed and copy.wanted for copy in copies) for row, copies in self._copies.items()}
 
     def _load_older(
         self, connection: Connection, refs: list[catalog_service_pb2.PathRef]
@@ -130,7 +130,7 @@ class _Resolving:
 
     def _add_replicas(self, resolved: catalog_service_pb2.ResolvedEntry, path: str, version: Any) -> None:
         resolved.version.CopyFrom(version_message(version))
-        copies: list[Copy] = self._ledger.contents[version.id].copies
+        copies = self._copies.get(version.id, ())
         providers = self._placer.by_id
         resolved.replicas.extend(
             replica_message(copy, version.version_id, providers[copy.provider_id], self._now)
@@ -174,12 +174,10 @@ def get_file_status(
     if row is None or row.kind == DIRECTORY:
         raise IsDirectory(f"{request.path!r} is a directory", path=request.path)
     now = now_ns()
-    ledger = Ledger(connection, now)
-    ledger.load([row.version_row], lock=False)
     providers = {provider.id: provider for provider in load_providers(connection)}
     replicas = [
         replica_message(copy, row.version, providers[copy.provider_id], now)
-        for copy in ledger.contents[row.version_row].copies
+        for copy in copies_of(connection, [row.version_row]).get(row.version_row, ())
     ]
     return directory_service_pb2.GetFileStatusResponse(
         entry=entry_with_owed(connection, request.workspace, row),
