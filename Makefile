@@ -53,8 +53,8 @@ faults: setup ## Run the tests that kill, cut, corrupt and fill things.
 	$(PYTEST) -m "not slow" tests/faults
 
 .PHONY: conformance
-conformance: slow-servers ## Run the suites that every adapter and both databases must pass, on every server and with every fault.
-	$(PYTEST) tests/conformance
+conformance: slow-servers ## Run the suites that every adapter and both databases must pass, on every server; print a table of kinds and cases.
+	CDIR_CONFORMANCE_TABLE=1 $(PYTEST) tests/conformance
 
 .PHONY: crash
 crash: setup ## Kill both deployments at every named point, and 50 times at random.
