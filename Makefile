@@ -137,6 +137,10 @@ bench-small: $(STAMP) ## Many small files and one large one, beside rclone.
 bench-size: $(STAMP) ## The same calls on a catalog of a thousand and of a million entries.
 	PYTHONPATH=tests $(BIN)/python bench/size.py $(ARGS)
 
+.PHONY: bench-kinds
+bench-kinds: $(STAMP) ## Processor time of a small put and get for every kind, beside rclone.
+	PYTHONPATH=tests $(BIN)/python bench/kind_cost.py $(ARGS)
+
 .PHONY: bench-startup
 bench-startup: $(STAMP) ## What starting a command costs.
 	PYTHONPATH=tests $(BIN)/python bench/startup.py $(ARGS)
