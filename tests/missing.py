@@ -18,9 +18,7 @@ def lacking() -> list[str]:
     """Return one line for each thing that is not installed."""
     modules = [importlib.import_module(f"servers.{module.name}") for module in pkgutil.iter_modules(servers.__path__)]
     found = [
-        module.missing()
-        for module in modules
-        if hasattr(module, "missing") and not getattr(module, "ONLY_SLOW", False)
+        module.missing() for module in modules if hasattr(module, "missing") and not getattr(module, "ONLY_SLOW", False)
     ]
     if not (ROOT / ".tools/node_modules/.bin/buf").exists():
         found.append("buf (lints the protos) is missing: install Node.js with npm, then make setup")

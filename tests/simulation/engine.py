@@ -12,18 +12,21 @@ from collections import Counter, deque
 from typing import Any
 
 from cdir.v1 import directory_service_pb2_grpc
-from simulation.clock import clock
+from simulation.clock import NANO, clock
 from simulation.loop import Killed, Stuck, VirtualLoop
-from simulation.oracle import Oracle
-from simulation.scenario import NATURE, Scenario, Step
-from simulation.users import User
-from simulation.verdict import check_all
+from simulation.oracle import Oracle, Visit
+from simulation.scenario import NATURE, OTHERS, Scenario, Step
+from simulation.users import User, content_of_others
+from simulation.verdict import check_all, come_to_rest
 from simulation.world import Trace, World
 
 __all__ = ["Result", "run_scenario"]
 
 _SECOND_DEATH = 300
 """Most callbacks that a process lives which dies while it starts."""
+
+_TROUBLED_SECONDS = 20.0
+"""How long something goes wrong after others have come: a busy directory is looked at within that time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,10 +82,14 @@ class _Run:
         self._chance = random.Random(f"deaths {scenario.seed}")
         self._users = {name: User(name, skew, self.oracle, trace.note) for name, skew in sorted(scenario.skews.items())}
         self._todo: dict[str, deque[Step]] = {name: deque() for name in (*self._users, NATURE)}
+        self._visits = [step for step in scenario.steps if step.actor == OTHERS]
         for step in scenario.steps:
-            self._todo[step.actor].append(step)
+            if step.actor != OTHERS:
+                self._todo[step.actor].append(step)
         self._graves: list[VirtualLoop] = []
         self._dies_young = False
+        self._troubled = False
+        """Something goes wrong while cdir takes in what others did."""
         self._restart = asyncio.Event()
 
     def live(self) -> None:
@@ -133,6 +140,10 @@ class _Run:
                 self._note("ending")
                 return False
             self._calm()
+            if self._visits and await come_to_rest(self.world, self.scenario, self.oracle, door):
+                self._visit()
+                await self._take_in(loop)
+                self._calm()
             await check_all(self.world, self.scenario, self.oracle, door)
             return True
 
@@ -146,6 +157,41 @@ class _Run:
         for store in self.world.stores:
             store.restore()
             store.calm()
+
+    # --- others -------------------------------------------------------------------------------------------------------
+
+    def _visit(self) -> None:
+        """Let others change what the providers hold. They come once, whatever becomes of the process then."""
+        visits, self._visits = self._visits, []
+        put: dict[str, list[Visit]] = {}
+        for step in visits:
+            store = self.world.stores[step.amount]
+            key = step.path.removeprefix("/")
+            self._note(OTHERS, step.verb, step.path, store.name, step.seconds)
+            if step.verb == "erase":
+                self.fired["erased"] += key in store.objects
+                store.delete(key)
+                continue
+            self.fired["outside"] += 1
+            at = clock.wall_ns() + round(step.seconds * NANO)
+            content = content_of_others(step)
+            store.put(key, content, at)
+            put.setdefault(step.path, []).append(
+                Visit(content, min(at, clock.wall_ns()) if store.traits.keeps_modified else None)
+            )
+        for path, found in put.items():
+            self.oracle.visit(path, found)
+        self._troubled = any(step.flag for step in visits)
+
+    async def _take_in(self, loop: VirtualLoop) -> None:
+        """Let what others did be found, in some scenarios while the providers misbehave and the process dies."""
+        if not self._troubled:
+            return
+        for store, plan in zip(self.world.stores, self.scenario.providers, strict=True):
+            store.rates = plan.rates
+        if self._chance.random() < 0.5:
+            loop.kill_after(self._chance.randint(1, 400))
+        await asyncio.sleep(_TROUBLED_SECONDS)
 
     # --- nature -------------------------------------------------------------------------------------------------------
 

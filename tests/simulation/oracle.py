@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Operation", "Oracle", "Outcome"]
+__all__ = ["Operation", "Oracle", "Outcome", "Visit"]
 
 Content = bytes | None
 """What lies at a path; ``None``: nothing."""
+
+_TOLERANCE = 2_500_000_000
+"""Nanoseconds by which times must differ for one to be surely the newer, after providers have cut them."""
 
 _NOTHING: frozenset[Content] = frozenset({None})
 
@@ -36,10 +39,21 @@ class Operation:
     content: Content = None
     effects: dict[str, set[Content]] = field(default_factory=dict)
     """What it may leave at each name, as far as was known when it began."""
+    keep: bool = False
+    """The content may be kept beside its path."""
     overlapped: bool = False
     """Another change of one of its names ran at the same time."""
     allowed: set[Content] = field(default_factory=set)
     """What a read may return."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """An object that another program has put at a provider."""
+
+    content: bytes
+    modified: int | None
+    """In nanoseconds; ``None`` where the provider does not keep what its writers say."""
 
 
 @dataclass(eq=False)
@@ -56,6 +70,11 @@ class Oracle:
         self._names = {path: _Name() for path in paths}
         self.acknowledged: dict[bytes, str] = {}
         """Contents whose write succeeded, with where they were written."""
+        self.modified: dict[bytes, int | None] = {}
+        """By which times contents are compared, in nanoseconds; ``None`` where nobody knows."""
+        self.beside: dict[str, bytes] = {}
+        """Conflicting copies that were acknowledged, by path. A directory that is moved takes them along."""
+        self._may_be_beside: set[bytes] = set()
         self.violations: list[str] = []
 
     @property
@@ -79,6 +98,8 @@ class Oracle:
                 other.overlapped = change.overlapped = True
             name.changing.append(change)
         self._show(change)
+        if change.keep and change.content is not None:
+            self._may_be_beside.add(change.content)
 
     def end(self, change: Operation, outcome: str) -> None:
         for path in sorted(change.effects):
@@ -95,6 +116,40 @@ class Oracle:
             else:
                 name.possible |= contents
         self._show(change)
+
+    def kept_beside(self, change: Operation, path: str) -> None:
+        """The content of a write was acknowledged as a conflicting copy."""
+        assert change.content is not None
+        self.beside[path] = change.content
+        self.acknowledged[change.content] = path
+        if not change.keep:
+            self.violated(f"step {change.number} was kept at {path}, which it did not ask for")
+
+    def is_conflicting_copy(self, path: str, content: Content) -> bool:
+        """Say whether a file that no step has named is a write's that asked to be kept beside its path."""
+        return "conflicting copy of" in path and content in self._may_be_beside
+
+    def visit(self, path: str, visits: Iterable[Visit]) -> None:
+        """Others have put objects at a path while all was at rest: the newest wins, and every one is kept."""
+        name = self._names[path]
+        visits = list(visits)
+        for visit in visits:
+            self.acknowledged[visit.content] = path
+        found: set[Content] = set()
+        for content in name.possible:
+            contenders: list[tuple[bytes, int | None]] = [(visit.content, visit.modified) for visit in visits]
+            if content is not None:
+                contenders.append((content, self.modified[content]))
+            times = [modified for _, modified in contenders if modified is not None]
+            if not contenders:
+                found.add(None)
+            elif len(times) < len(contenders):
+                found.update(one for one, _ in contenders)
+            else:
+                found.update(
+                    one for one, modified in contenders if modified is not None and modified >= max(times) - _TOLERANCE
+                )
+        name.possible = found
 
     def _effects(self, change: Operation) -> list[tuple[str, set[Content]]]:
         """Return what the change leaves at each name when it succeeds."""

@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--hashes", action="store_true", help="show the trace hash of each seed")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="do not look for a shorter failure")
     parser.add_argument("--swaps", action="store_true", help="let a root be another, empty one for a while")
+    parser.add_argument("--rivals", action="store_true", help="let others put different contents under one name")
     parser.add_argument("--only", default="", help="numbers of the steps to keep, 1,2,3; default all")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -52,7 +53,9 @@ def _lead(arguments: argparse.Namespace) -> int:
         count = share + (number < rest)
         workers.append(_start_worker(arguments, first, count))
         first += count
-    runs = struck = failed = 0
+    runs = struck = 0
+    failed: list[int] = []
+    broken = 0
     fired: Counter[str] = Counter()
     virtual = 0.0
     for worker in workers:
@@ -63,18 +66,20 @@ def _lead(arguments: argparse.Namespace) -> int:
             struck += bool(report["fired"])
             fired.update(report["fired"])
             virtual += report["seconds"]
-            failed += bool(report["violations"])
+            if report["violations"]:
+                failed.append(report["seed"])
             _show(report, arguments)
         if worker.wait():
             print(f"a worker ended with {worker.returncode}", file=sys.stderr)
-            failed += 1
+            broken += 1
     took = time.monotonic() - began
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(fired.items())) or "none"
     print(
         f"{runs} scenarios in {took:.1f} s ({runs / took:.1f} a second, {virtual / took:.0f}"
-        f" times real time); {struck} met a fault ({kinds}); {failed} failed"
+        f" times real time); {struck} met a fault ({kinds}); {len(failed)} failed"
+        + (f": seeds {', '.join(map(str, sorted(failed)))}" if failed else "")
     )
-    return 1 if failed or runs < arguments.count else 0
+    return 1 if failed or broken or runs < arguments.count else 0
 
 
 def _start_worker(arguments: argparse.Namespace, first: int, count: int) -> subprocess.Popen[str]:
@@ -82,6 +87,8 @@ def _start_worker(arguments: argparse.Namespace, first: int, count: int) -> subp
     command.append(f"--steps={arguments.steps}")
     if arguments.swaps:
         command.append("--swaps")
+    if arguments.rivals:
+        command.append("--rivals")
     if arguments.only:
         command.append(f"--only={arguments.only}")
     if arguments.trace:
@@ -114,6 +121,8 @@ def _show(report: dict[str, Any], arguments: argparse.Namespace) -> None:
         again += f" --steps {arguments.steps}"
     if arguments.swaps:
         again += " --swaps"
+    if arguments.rivals:
+        again += " --rivals"
     print(f"  again, in tests: python -m simulation {again} --trace")
 
 
@@ -135,7 +144,7 @@ def _work(arguments: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None
     for seed in range(arguments.seed, arguments.seed + arguments.count):
-        scenario = make_scenario(seed, arguments.steps, swaps=arguments.swaps)
+        scenario = make_scenario(seed, arguments.steps, swaps=arguments.swaps, rivals=arguments.rivals)
         if arguments.only:
             kept = frozenset(map(int, arguments.only.split(",")))
             scenario = scenario.without(frozenset(step.number for step in scenario.steps) - kept)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from simulation.provider import Traits
 
-__all__ = ["DIRECTORIES", "PATHS", "ProviderPlan", "Scenario", "Step", "make_scenario"]
+__all__ = ["DIRECTORIES", "NATURE", "OTHERS", "PATHS", "ProviderPlan", "Scenario", "Step", "make_scenario"]
 
 PATHS = ("/a", "/b.txt", "/d/c", "/d/e.txt", "/f/c", "/f/g")
 DIRECTORIES = ("/d", "/f")
@@ -16,12 +16,21 @@ DIRECTORIES = ("/d", "/f")
 NATURE = "nature"
 """The actor that switches providers off and kills the process."""
 
+OTHERS = "others"
+"""Programs that change objects at providers behind cdir's back, once the users are done and all is at rest."""
+
 _PATHS = (2, 4)
 _STEPS = (3, 8)
 """Least and most. Many small scenarios find more in the same time than few large ones, and say more when they do."""
 
 _TROUBLE_SHARE = 0.2
 """Which part of the steps is nature's."""
+
+_OTHERS_SHARE = 0.25
+"""In which part of the scenarios without a lying provider others come; such a scenario takes twice as long."""
+
+_KEEP_SHARE = 0.4
+"""Which part of the writes wants to be kept beside its path when it conflicts."""
 
 _LAYOUTS: tuple[tuple[Traits, ...], ...] = (
     (Traits(), Traits(move=False)),
@@ -59,13 +68,16 @@ class Step:
     amount: int = 0
     """Bytes to write, a provider's number, or callbacks until death; what the verb makes of it."""
     seconds: float = 0.0
+    """How long it takes; of an object that others put, how much newer than now its modified time is."""
     flag: bool = False
+    keep: bool = False
+    """A write is kept as a conflicting copy when it may not take its path."""
 
     def __str__(self) -> str:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         given = [
             f"{name}={getattr(self, name)!r}"
-            for name in ("path", "target", "amount", "seconds", "flag")
+            for name in ("path", "target", "amount", "seconds", "flag", "keep")
             if getattr(self, name) != defaults[name]
         ]
         return f"{self.number:3} {self.actor:7} +{self.pause:.3f} {self.verb} {' '.join(given)}"
@@ -89,9 +101,10 @@ class Scenario:
         return dataclasses.replace(self, steps=tuple(step for step in self.steps if step.number not in numbers))
 
 
-def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False) -> Scenario:
+def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False, rivals: bool = False) -> Scenario:
     """Draw a scenario of that many steps; 0: a few, as many as the seed says. With ``swaps``, the root of one that lies
-    may be another, empty one for a while, and take what is written meanwhile with it."""
+    may be another, empty one for a while, and take what is written meanwhile with it. With ``rivals``, others put
+    different contents under one name at several providers at once."""
     chance = random.Random(f"scenario {seed}")
     layout = chance.choice(_LAYOUTS)
     liar = chance.randrange(len(layout)) if chance.random() < 0.5 else -1
@@ -103,6 +116,18 @@ def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False) -> Scenario
         skews = dict.fromkeys(users, 0.0)
     paths = tuple(sorted(chance.sample(PATHS, chance.randint(*_PATHS))))
     draw = _Drawing(chance, paths, users, len(layout), liar, swaps)
+    drawn = [draw.step(number) for number in range(1, (steps or chance.randint(*_STEPS)) + 1)]
+    # a chance of their own: whatever is drawn here, users and nature do the same as before
+    chance_of_others = random.Random(f"others {seed}")
+    drawn = [
+        dataclasses.replace(step, keep=chance_of_others.random() < _KEEP_SHARE)
+        if step.verb in {"put", "edit"}
+        else step
+        for step in drawn
+    ]
+    others_come = chance_of_others.random() < _OTHERS_SHARE or rivals
+    if liar < 0 and others_come:
+        drawn += _visits(chance_of_others, paths, len(layout), len(drawn) + 1, rivals=rivals)
     return Scenario(
         seed=seed,
         providers=tuple(
@@ -112,8 +137,38 @@ def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False) -> Scenario
         skews=skews,
         liar=liar,
         paths=paths,
-        steps=tuple(map(draw.step, range(1, (steps or chance.randint(*_STEPS)) + 1))),
+        steps=tuple(drawn),
     )
+
+
+def _visits(chance: random.Random, paths: tuple[str, ...], providers: int, first: int, *, rivals: bool) -> list[Step]:
+    """Draw what others do at some paths, each at one provider.
+
+    ``rivals`` come to several providers at once, but never to all: one keeps what cdir has acknowledged. Where
+    something goes wrong meanwhile there are none: of two different objects under one name, one is replaced when six
+    attempts to copy the other there come before the scan that would have taken it up.
+    """
+    troubled = chance.random() < 0.3
+    visited = [
+        (path, provider)
+        for path in chance.sample(paths, chance.randint(1, len(paths)))
+        for provider in chance.sample(
+            range(providers), 1 if troubled or not rivals else chance.randint(1, providers - 1)
+        )
+    ]
+    return [
+        Step(
+            number,
+            OTHERS,
+            "erase" if chance.random() < 0.2 else "outside",
+            0.0,
+            path=path,
+            amount=provider,
+            seconds=chance.choice((-5000.0, -50.0, 0.0, 5000.0)),
+            flag=troubled,
+        )
+        for number, (path, provider) in enumerate(visited, first)
+    ]
 
 
 def _provider(chance: random.Random, traits: Traits, *, lies: bool, echoes: bool) -> ProviderPlan:

@@ -17,7 +17,7 @@ from simulation.clock import NANO, clock
 from simulation.oracle import Content, Operation, Oracle, Outcome
 from simulation.scenario import Step
 
-__all__ = ["User", "content_of", "read_file"]
+__all__ = ["User", "content_of", "content_of_others", "read_file"]
 
 _NO_EFFECT = (Conflict, NotFound, AlreadyExists, IsDirectory, NotDirectory)
 _PIECE = 1 << 20
@@ -27,6 +27,12 @@ def content_of(step: Step) -> bytes:
     """The bytes that a step writes; no two steps write the same."""
     name = f"{step.number} {step.actor} {step.path}\n".encode()
     return (name * (step.amount // len(name) + 1))[: max(step.amount, len(name))]
+
+
+def content_of_others(step: Step) -> bytes:
+    """The bytes that another program puts at a provider, of a size that nobody else writes: size and coarse time alone
+    could not tell the two apart."""
+    return f"{step.number} others {step.path} at p{step.amount}\n".encode().ljust(40 + step.amount)
 
 
 async def read_file(
@@ -68,7 +74,7 @@ class User:
             case "read":
                 await self._read(step, stub)
             case "put" | "edit":
-                operation = Operation(step.number, "put", step.path, content=content_of(step))
+                operation = Operation(step.number, "put", step.path, content=content_of(step), keep=step.keep)
                 await self._change(operation, self._put(step, operation, stub))
             case "move":
                 request = pb.MoveEntryRequest(source=step.path, target=step.target, overwrite=step.flag)
@@ -94,7 +100,10 @@ class User:
         self._oracle.begin(operation)
         outcome, reason = Outcome.DONE, ""
         try:
-            await work
+            beside = await work
+            if beside:
+                self._oracle.kept_beside(operation, beside)
+                outcome, reason = Outcome.FAILED, beside
         except CdirError as error:
             reason = error.reason
             refused = isinstance(error, _NO_EFFECT) or "was not stored" in error.message
@@ -105,16 +114,21 @@ class User:
 
     async def _put(
         self, step: Step, operation: Operation, stub: directory_service_pb2_grpc.DirectoryServiceAsyncStub
-    ) -> None:
+    ) -> str:
+        """Write; return where the content was kept when its path was denied to it, else an empty text."""
         data = operation.content
         assert data is not None
         modified = Timestamp()
-        modified.FromNanoseconds(clock.wall_ns() + round(self._skew * NANO))
+        stated = clock.wall_ns() + round(self._skew * NANO)
+        modified.FromNanoseconds(stated)
+        # a clock that runs ahead counts as the moment of the commit, which is known when it is acknowledged
+        self._oracle.modified[data] = stated if stated <= clock.wall_ns() else None
         opened = pb.WriteOpen(
             path=step.path,
             modified=modified,
             wait=pb.WAIT_FOR_MINIMUM if step.flag else pb.WAIT_FOR_REACHABLE,
             base_generation=self._seen.get(step.path, 0) if step.verb == "edit" else None,
+            on_conflict=pb.ON_CONFLICT_KEEP_COPY if step.keep else pb.ON_CONFLICT_UNSPECIFIED,
         )
         commit = pb.WriteCommit(size=len(data), sha256=hashlib.sha256(data).digest())
 
@@ -132,9 +146,13 @@ class User:
                 for result in response.results:
                     if result.HasField("failure"):
                         raise from_failure(result.failure)
+                    if result.stored.conflict_of:
+                        return result.stored.entry.path
                     if result.HasField("stored"):
+                        self._oracle.modified[data] = min(stated, clock.wall_ns())
                         self._seen[step.path] = result.stored.entry.generation
-                        return
+                        return ""
+        return ""
 
     async def _read(self, step: Step, stub: directory_service_pb2_grpc.DirectoryServiceAsyncStub) -> None:
         operation = self._under_way = Operation(step.number, "read", step.path)
@@ -164,6 +182,7 @@ def describe(content: Content) -> str:
     return f"[{content[:60].splitlines()[0].decode(errors='replace')}]"
 
 
-async def _awaited(method: Any, request: Any) -> None:
+async def _awaited(method: Any, request: Any) -> str:
     with translated():
         await method(request)
+    return ""

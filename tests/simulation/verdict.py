@@ -10,15 +10,16 @@ from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import directory_service_pb2_grpc, entry_pb2, provider_pb2
 from cdir_adapters.sentinel import MARK_KEY
+from cdir_catalog.keys import aside_key
 from cdir_runtime.loopback import LoopbackChannel
 from simulation.clock import clock
 from simulation.oracle import Content, Oracle
 from simulation.provider import SimulatedStore
-from simulation.scenario import Scenario
+from simulation.scenario import DIRECTORIES, OTHERS, Scenario
 from simulation.users import describe, read_file
 from simulation.world import World
 
-__all__ = ["check_all"]
+__all__ = ["check_all", "come_to_rest"]
 
 REST_SECONDS = 360.0
 """How soon all debt has to be gone after the last fault."""
@@ -46,8 +47,14 @@ _SNAPSHOTS = ".cdir/catalog/"
 async def check_all(world: World, scenario: Scenario, oracle: Oracle, door: LoopbackChannel) -> None:
     """Wait until the world has come to rest, and report to the oracle what is not as promised."""
     verdict = _Verdict(world, scenario, oracle, door)
-    if await verdict.rest() and (scenario.liar < 0 or await verdict.prove()):
+    unsure = scenario.liar >= 0 or any(step.actor == OTHERS for step in scenario.steps)
+    if await verdict.rest() and (not unsure or await verdict.prove()):
         await verdict.compare()
+
+
+async def come_to_rest(world: World, scenario: Scenario, oracle: Oracle, door: LoopbackChannel) -> bool:
+    """Wait until nothing is left to be done; report and return False when that never comes."""
+    return await _Verdict(world, scenario, oracle, door).rest()
 
 
 class _Verdict:
@@ -173,6 +180,8 @@ class _Verdict:
                 allowed = ", ".join(sorted(map(describe, possible)))
                 self._oracle.violated(f"{path} is {describe(found)} in the end; possible: {allowed}")
         for path in sorted(current.keys() - set(self._oracle.paths)):
+            if self._oracle.is_conflicting_copy(path, current[path]):
+                continue
             self._oracle.violated(f"{path} is there and nobody wrote it: {describe(current[path])}")
         kept = await self._kept(current)
         for content, path in self._oracle.acknowledged.items():
@@ -192,11 +201,29 @@ class _Verdict:
         """Return every content that a user can still get: current ones, versions, and those of removed files."""
         older = [
             (path, version.generation)
-            for path in sorted({*self._oracle.paths, *current})
+            for path in sorted({*self._oracle.paths, *current, *self._beside()})
             for version in await self._versions(path)
-            if not version.current
+            if not version.current and not self._is_hearsay(version)
         ]
         return {*current.values(), *await asyncio.gather(*(self._content(*which) for which in older))}
+
+    def _beside(self) -> set[str]:
+        """Return where conflicting copies may have been taken by the directories that they were kept in."""
+        names = {path.rpartition("/")[2] for path in self._oracle.beside}
+        return {f"{directory}/{name}" for name in names for directory in ("", *DIRECTORIES)}
+
+    def _is_hearsay(self, version: entry_pb2.Version) -> bool:
+        """Say whether only the provider that loses data ever showed this content, which nobody has read to its end.
+
+        Its bytes may have been changed there before cdir saw them; then no right copy is anywhere, and that it
+        cannot be read is the truth. A content that was acknowledged has to be readable as another version all the same.
+        """
+        if version.sha256:
+            return False
+        key = aside_key(version.version_id)
+        return not any(
+            key in store.objects for number, store in enumerate(self._world.stores) if number != self._scenario.liar
+        )
 
     def _compare_store(
         self, store: SimulatedStore, current: dict[str, Content], kept: set[Content], *, honest: bool

@@ -972,7 +972,7 @@ class DebtItem(_message.Message):
     """target_key is where it belongs."""
     @_builtins.property
     def version(self) -> _entry_pb2.Version:
-        """version to copy, relocate or inspect; absent for REMOVE."""
+        """version to copy, relocate or inspect, or whose copy is removed; absent for an object that no version explains."""
 
     @_builtins.property
     def replica(self) -> _entry_pb2.Replica:

@@ -1,7 +1,8 @@
 """Group commit: writing calls that arrive while a transaction is under way share the next one.
 
 A transaction's fixed cost (the sync of the log above all) is then paid once for many calls, while each call still
-succeeds or fails alone: it runs under a savepoint of its own inside the shared transaction.
+succeeds or fails alone: it runs under a savepoint of its own inside the shared transaction. A call that has
+a transaction to itself needs none.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class _Call(Generic[T]):
         self.result: Any = None
         self.error: Exception | None = None
 
-    def run(self, connection: Connection) -> None:
+    def run_alone(self, connection: Connection) -> None:
+        """Run as the only call of the transaction, which its failure rolls back."""
+        self.result, self.error = self.function(connection), None
+
+    def run_among_others(self, connection: Connection) -> None:
         """Run under a savepoint and keep the outcome; only what breaks the whole transaction is raised."""
         self.result, self.error = None, None
         try:
@@ -118,8 +123,11 @@ class GroupCommit:
 
     async def _together(self, calls: list[_Call[Any]]) -> None:
         def run(connection: Connection) -> None:
+            if len(calls) == 1:
+                calls[0].run_alone(connection)
+                return
             for call in calls:
-                call.run(connection)
+                call.run_among_others(connection)
 
         for attempt in range(_ATTEMPTS):
             try:

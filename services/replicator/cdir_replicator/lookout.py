@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cdir.errors import CdirError, NotFound, PreconditionFailed
+from cdir.paths import RESERVED_ROOT_NAME
 from cdir.status import translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 _STAT_SECONDS: Final = 60.0
 _CATALOG_SECONDS: Final = 30.0
 
-_PATIENCE: Final = 3
-"""So many attempts leave a stranger alone; by then it was scanned, and what the catalog wanted to keep it has moved."""
+_PATIENCE: Final = 6
+"""So many attempts leave a stranger alone: about half a minute, as the pauses between them grow. By then it was
+scanned, and what the catalog wanted to keep it has moved."""
 
 
 class Lookout:
@@ -54,19 +56,9 @@ class Lookout:
             return False
         replica = item.replica
         try:
-            with translated():
-                response = await self._adapters.StatObject(
-                    adapter_service_pb2.StatObjectRequest(
-                        provider=adapter_service_pb2.ProviderRef(
-                            provider_id=replica.provider_id, revision=replica.provider_revision
-                        ),
-                        key=item.target_key,
-                    ),
-                    timeout=_STAT_SECONDS,
-                )
+            info = await self._stat(replica, item.target_key)
         except NotFound:
             return True
-        info = response.info
         if info.directory or info.special or _is_ours(info, item) or await self._is_known(info, item):
             return False
         await self.ask_for_scan(item, replica.provider)
@@ -75,6 +67,41 @@ class Lookout:
             " before it is replaced",
             provider=replica.provider,
         )
+
+    async def is_anothers(self, item: catalog_service_pb2.DebtItem) -> bool:
+        """Say whether the bad copy that is to be removed was replaced by another program, as far as can be told without
+        reading: then a scan takes up what is there now, which was asked for.
+
+        Nobody else puts anything at keys of cdir's own.
+        """
+        replica = item.replica
+        if replica.state != entry_pb2.REPLICA_STATE_CORRUPT or replica.key.startswith(f"{RESERVED_ROOT_NAME}/"):
+            return False
+        try:
+            info = await self._stat(replica, replica.key)
+        except NotFound:
+            return False
+        if info.directory or info.special:
+            return False
+        other_etag = bool(replica.etag and info.etag) and not is_same_etag(info.etag, replica.etag)
+        other_size = item.HasField("version") and info.size != item.version.size
+        if not (other_etag or other_size):
+            return False
+        await self.ask_for_scan(item, replica.provider)
+        return True
+
+    async def _stat(self, replica: entry_pb2.Replica, key: str) -> adapter_service_pb2.ObjectInfo:
+        with translated():
+            response = await self._adapters.StatObject(
+                adapter_service_pb2.StatObjectRequest(
+                    provider=adapter_service_pb2.ProviderRef(
+                        provider_id=replica.provider_id, revision=replica.provider_revision
+                    ),
+                    key=key,
+                ),
+                timeout=_STAT_SECONDS,
+            )
+        return response.info
 
     async def _is_known(self, info: adapter_service_pb2.ObjectInfo, item: catalog_service_pb2.DebtItem) -> bool:
         """Whether an older content of the file was put back there, which is kept elsewhere."""

@@ -17,6 +17,7 @@ from cdir.errors import (
     ProviderUnavailable,
     Unsupported,
 )
+from cdir.paths import RESERVED_ROOT_NAME
 from cdir.status import from_failure, to_failure, translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -247,6 +248,10 @@ class Repairer:
             return await self._copy_instead(item, error.message)
         crash_point("repair.after_relocate")
         if info.directory or info.size != item.version.size:
+            if item.target_key.startswith(f"{RESERVED_ROOT_NAME}/") and not info.directory:
+                # nobody else puts anything there: others had put theirs at the old name, where a scan takes it up
+                await self._move(replica, item.target_key, replica.key)
+                await self._lookout.ask_for_scan(item, replica.provider)
             # nothing was at the old name, and the new one has something else, or the old one had: trying again is vain
             found = "a folder" if info.directory else f"{info.size} bytes instead of {item.version.size}"
             return await self._copy_instead(item, f"{item.target_key} has {found} after it was renamed")
@@ -293,7 +298,17 @@ class Repairer:
     # --- remove -------------------------------------------------------------------------------------------------------
 
     async def _remove(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
-        """Remove objects that no version explains any more, all at one provider."""
+        """Remove objects that no version explains any more, all at one provider.
+
+        What another program has put in the place of a bad copy stays, and is this copy no more.
+        """
+        others = {item.debt_id for item in items if await self._lookout.is_anothers(item)}
+        removed = await self._delete([item for item in items if item.debt_id not in others])
+        return [*removed, *(self._done(item) for item in items if item.debt_id in others)]
+
+    async def _delete(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
+        if not items:
+            return []
         crash_point("repair.before_delete")
         with translated():
             response = await self._adapters.DeleteObjects(

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from cdir.v1 import catalog_service_pb2, provider_pb2
 from cdir_catalog.clock import SECOND, now_ns
-from cdir_catalog.schema import intents, replicas, versions
+from cdir_catalog.schema import intents, providers, replicas, versions
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.intents import check_owner, lease_end
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
@@ -71,65 +71,71 @@ def claim_debt(
     owner = check_owner(request.owner)
     limit = min(request.limit or _DEFAULT_LIMIT, _LARGEST_LIMIT)
     until = lease_end(now, request.lease_seconds, _DEFAULT_LEASE_SECONDS)
-    providers = load_providers(connection)
+    registered = load_providers(connection)
     eligible = [
-        provider
-        for provider in providers
+        provider.id
+        for provider in registered
         if provider.workable
         and provider.state != _DOWN
         and not provider.guard
         and provider.provider_id not in request.exclude_providers
     ]
-    claiming = _Claiming(connection, providers, owner, now, until)
+    nearest = _nearest(connection, eligible)
+    owing = [provider for provider in eligible if nearest.get(provider, now + 1) <= now]
+    claiming = _Claiming(connection, registered, owner, now, until)
     offset = 0
-    for _ in range(_PAGES):
-        page = _due(connection, eligible, now, limit, offset)
+    for _ in range(_PAGES if owing else 0):
+        page = _due(connection, owing, now, limit, offset)
         claiming.take(page, limit)
         offset += len(page)
         if len(page) < limit or len(claiming.items) >= limit:
             break
-    claiming.save()
+    if claiming.save():
+        nearest = _nearest(connection, eligible)
     response = catalog_service_pb2.ClaimDebtResponse(items=claiming.items)
-    next_due = _next_due(connection, eligible, now)
-    if next_due is not None:
+    if nearest:
+        next_due = max(0.0, (min(nearest.values()) - now) / SECOND)
         # what is due and was not claimed waits for another lease or for a writer to end
         response.next_due = next_due if len(claiming.items) >= limit else max(next_due, _BLOCKED_SECONDS)
     return response
 
 
-def _due(
-    connection: Connection, eligible: Sequence[RegisteredProvider], now: int, limit: int, offset: int
-) -> list[Copy]:
+_DUE = (
+    sa.select(*COPY_COLUMNS)
+    .where(
+        replicas.c.provider_id == sa.bindparam("provider"),
+        replicas.c.due_at <= sa.bindparam("now", type_=sa.BigInteger()),
+    )
+    .order_by(replicas.c.due_at, replicas.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .with_for_update(skip_locked=True)
+)
+_NEAREST = sa.select(
+    providers.c.id,
+    sa.select(sa.func.min(replicas.c.due_at))
+    .where(replicas.c.provider_id == providers.c.id, replicas.c.due_at.is_not(None))
+    .scalar_subquery(),
+).where(providers.c.id.in_(sa.bindparam("eligible", expanding=True)))
+_WRITTEN = sa.select(intents.c.key).where(intents.c.key.in_(sa.bindparam("keys", expanding=True)))
+_VERSIONS = sa.select(versions).where(versions.c.id.in_(sa.bindparam("chosen", expanding=True)))
+
+
+def _due(connection: Connection, eligible: Sequence[int], now: int, limit: int, offset: int) -> list[Copy]:
     """Return copies that are due, oldest first.
 
     Each provider is a range of the index, so that the debt of one that is down is never walked over.
     """
     found = []
     for provider in eligible:
-        query = (
-            sa.select(*COPY_COLUMNS)
-            .where(replicas.c.provider_id == provider.id, replicas.c.due_at <= now)
-            .order_by(replicas.c.due_at, replicas.c.id)
-            .limit(offset + limit)
-            .with_for_update(skip_locked=True)
-        )
-        found.append([copy_of(row) for row in connection.execute(query)])
+        rows = connection.execute(_DUE, {"provider": provider, "now": now, "most": offset + limit})
+        found.append([copy_of(row) for row in rows])
     merged = heapq.merge(*found, key=lambda copy: (copy.due_at, copy.id))
     return list(merged)[offset : offset + limit]
 
 
-def _next_due(connection: Connection, eligible: Sequence[RegisteredProvider], now: int) -> float | None:
-    """Return in how many seconds something is due that was not claimed."""
-    nearest: int | None = None
-    for provider in eligible:
-        due: int | None = connection.scalar(
-            sa.select(sa.func.min(replicas.c.due_at)).where(
-                replicas.c.provider_id == provider.id, replicas.c.due_at.is_not(None)
-            )
-        )
-        if due is not None and (nearest is None or due < nearest):
-            nearest = due
-    return None if nearest is None else max(0.0, (nearest - now) / SECOND)
+def _nearest(connection: Connection, eligible: Sequence[int]) -> dict[int, int]:
+    """Return when what is owed at each provider becomes due first; those that owe nothing are left out."""
+    return {provider: due for provider, due in connection.execute(_NEAREST, {"eligible": eligible}) if due is not None}
 
 
 class _Claiming:
@@ -164,22 +170,27 @@ class _Claiming:
         }
         keys = {need.key for need in needs.values()} | {copy.key for copy in page}
         natural = {content.natural_key for content in ledger.contents.values()}
-        occupancy = Occupancy(self._connection, keys, self._now)
-        writing = set(self._connection.scalars(sa.select(intents.c.key).where(intents.c.key.in_(keys | natural))))
-        self._load_versions(ledger.contents)
-        self._load_placers(ledger.contents)
+        writing = set(self._connection.scalars(_WRITTEN, {"keys": sorted(keys | natural)}))
+        free = []
         for copy in page:
-            if len(self.items) >= limit:
-                return
             content = None if copy.version_id is None else ledger.contents[copy.version_id]
             need = needs[copy.id]
-            if {copy.key, need.key} & writing or (content is not None and content.natural_key in writing):
-                continue
+            spots = {copy.key, need.key, *([] if content is None else [content.natural_key])}
+            if not spots & writing:
+                free.append((copy, content, need))
+        if not free:
+            return
+        occupancy = Occupancy(self._connection, keys, self._now)
+        self._load_versions(ledger.contents)
+        self._load_placers(ledger.contents)
+        for copy, content, need in free:
+            if len(self.items) >= limit:
+                return
             self._claim(copy, content, need, occupancy)
 
     def _load_versions(self, contents: dict[int, Content]) -> None:
-        query = sa.select(versions).where(versions.c.id.in_(contents.keys()))
-        self._versions = {row.id: version_message(row) for row in self._connection.execute(query)} if contents else {}
+        rows = self._connection.execute(_VERSIONS, {"chosen": list(contents)})
+        self._versions = {row.id: version_message(row) for row in rows}
 
     def _load_placers(self, contents: dict[int, Content]) -> None:
         paths: dict[int, list[str]] = {}
@@ -278,14 +289,14 @@ class _Claiming:
             target_key=need.key,
             sources=[replica_message(one, version_id, self._providers[one.provider_id], self._now) for one in sources],
         )
-        if content is not None and need.kind != REMOVE:
+        if content is not None:
             item.version.CopyFrom(self._versions[content.id])
         if occupant is not None:
             item.occupant.CopyFrom(occupant_message(occupant))
         return item
 
-    def save(self) -> None:
-        """Write the leases."""
+    def save(self) -> bool:
+        """Write the leases, and what else was seen; returns whether that was anything."""
         statement = replicas.update().where(replicas.c.id == sa.bindparam("row"))
         if self._leases:
             self._connection.execute(statement, self._leases)
@@ -302,6 +313,8 @@ class _Claiming:
             look_for_rows(self._connection, self._astray, self._now)
         if self._bogus:
             forget_rows(self._connection, self._bogus, self._now)
+        # what was abandoned is leased anew
+        return bool(self._leases or self._put_off or self._astray or self._bogus)
 
 
 def look_for_rows(connection: Connection, copies: Sequence[Copy], now: int) -> None:

@@ -36,6 +36,31 @@ _MARKS = tuple(_NAMES.index(name) for name in ("key", "actual", "etag", "checksu
 
 _UPDATE = replicas.update().where(replicas.c.id == sa.bindparam("row"))
 
+_chosen: sa.BindParameter[Any] = sa.bindparam("chosen", expanding=True)
+
+# what most transactions run is made once: building a statement of so many columns costs more than running it
+_CONTENTS = (
+    sa.select(
+        versions.c.id,
+        versions.c.version_id,
+        versions.c.entry_id,
+        entries.c.workspace_id,
+        workspaces.c.name,
+        entries.c.dirname,
+        entries.c.basename,
+        versions.c.size,
+        versions.c.superseded_at.is_(None),
+        entries.c.removed_at.is_not(None),
+        versions.c.superseded_at.is_(None),
+    )
+    .join(entries, entries.c.id == versions.c.entry_id)
+    .join(workspaces, workspaces.c.id == entries.c.workspace_id)
+    .where(versions.c.id.in_(_chosen))
+)
+_COPIES = sa.select(*COPY_COLUMNS).where(replicas.c.version_id.in_(_chosen)).order_by(replicas.c.id)
+_COPIES_TO_CHANGE = _COPIES.with_for_update()
+_COPIES_AT = sa.select(*COPY_COLUMNS).where(replicas.c.key.in_(_chosen)).order_by(replicas.c.id).with_for_update()
+
 _ADD_COUNTERS = sa.text(
     "INSERT INTO counters (workspace_id, provider_id, files, bytes, owed, quarantined, removals)"
     " VALUES (:workspace_id, :provider_id, :files, :bytes, :owed, :quarantined, :removals)"
@@ -111,28 +136,10 @@ class Ledger:
         wanted = set(version_ids) - self.contents.keys()
         if not wanted:
             return
-        rows = self.connection.execute(
-            sa.select(
-                versions.c.id,
-                versions.c.version_id,
-                versions.c.entry_id,
-                entries.c.workspace_id,
-                workspaces.c.name,
-                entries.c.dirname,
-                entries.c.basename,
-                versions.c.size,
-                versions.c.superseded_at.is_(None),
-                entries.c.removed_at.is_not(None),
-                versions.c.superseded_at.is_(None),
-            )
-            .join(entries, entries.c.id == versions.c.entry_id)
-            .join(workspaces, workspaces.c.id == entries.c.workspace_id)
-            .where(versions.c.id.in_(wanted))
-        )
-        for row in rows:
+        chosen = {"chosen": sorted(wanted)}
+        for row in self.connection.execute(_CONTENTS, chosen):
             self.contents[row[0]] = Content(*row)
-        query = sa.select(*COPY_COLUMNS).where(replicas.c.version_id.in_(wanted)).order_by(replicas.c.id)
-        for row in self.connection.execute(query.with_for_update() if lock else query):
+        for row in self.connection.execute(_COPIES_TO_CHANGE if lock else _COPIES, chosen):
             copy = copy_of(row)
             content = self.contents[row.version_id]
             content.copies.append(copy)
@@ -144,8 +151,7 @@ class Ledger:
         found: dict[tuple[int, str], list[tuple[Copy, Content | None]]] = defaultdict(list)
         if not wanted:
             return found
-        query = sa.select(*COPY_COLUMNS).where(replicas.c.key.in_(wanted)).order_by(replicas.c.id).with_for_update()
-        rows = self.connection.execute(query).all()
+        rows = self.connection.execute(_COPIES_AT, {"chosen": sorted(wanted)}).all()
         self.load(row.version_id for row in rows if row.version_id is not None)
         known = {copy.id: copy for copy in self.leftovers}
         for row in rows:
@@ -181,9 +187,11 @@ class Ledger:
         """Take a version whose row was just inserted."""
         self.contents[content.id] = content
 
-    def add_leftover(self, workspace_id: int, provider_id: int, key: str) -> None:
-        """Record an object that no content explains."""
-        self.leftovers.append(leftover(workspace_id, provider_id, key, self.now))
+    def add_leftover(self, workspace_id: int, provider_id: int, key: str) -> Copy:
+        """Record an object that no content explains; returns its row."""
+        copy = leftover(workspace_id, provider_id, key, self.now)
+        self.leftovers.append(copy)
+        return copy
 
     def supersede(self, content: Content, keep_seconds: int | None) -> None:
         """Make a version an older one, kept for ``keep_seconds``; ``None`` does not keep it at all."""

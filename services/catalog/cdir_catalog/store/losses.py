@@ -50,9 +50,15 @@ is_missed = sa.and_(replicas.c.absent_at.is_not(None), replicas.c.actual.in_([OK
 """The condition for copies that were not shown, and from which nothing was concluded yet."""
 
 
+_HELD = sa.select(sa.func.sum(counters.c.files)).where(counters.c.provider_id == sa.bindparam("provider"))
+_MISSED = sa.select(sa.func.count()).where(
+    replicas.c.provider_id == sa.bindparam("provider"), replicas.c.absent_at.is_not(None), replicas.c.actual == OK
+)
+
+
 def held_count(connection: Connection, provider: int) -> int:
     """Return how many current files a provider is recorded to hold."""
-    held = connection.scalar(sa.select(sa.func.sum(counters.c.files)).where(counters.c.provider_id == provider))
+    held = connection.scalar(_HELD, {"provider": provider})
     return int(held or 0)
 
 
@@ -63,10 +69,7 @@ def most_lost(connection: Connection, provider: int) -> int:
 
 def missed_count(connection: Connection, provider: int) -> int:
     """Return how many good copies at a provider were not shown by the scan under way."""
-    query = sa.select(sa.func.count()).where(
-        replicas.c.provider_id == provider, replicas.c.absent_at.is_not(None), replicas.c.actual == OK
-    )
-    return connection.scalar(query) or 0
+    return connection.scalar(_MISSED, {"provider": provider}) or 0
 
 
 def guard(connection: Connection, provider: RegisteredProvider) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -17,6 +18,16 @@ from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
 from cdir_catalog.store.providers import RegisteredProvider
 
 __all__ = ["Occupancy", "Occupied"]
+
+_keys: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
+_AT = (
+    sa.select(*COPY_COLUMNS, versions.c.version_id.label("version"))
+    .outerjoin(versions, versions.c.id == replicas.c.version_id)
+    .where(replicas.c.key.in_(_keys))
+)
+_COMING = sa.select(*COPY_COLUMNS).where(
+    sa.or_(replicas.c.lease_key.in_(_keys), sa.and_(replicas.c.move_to.in_(_keys), replicas.c.actual == UNKNOWN))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +64,13 @@ class Occupancy:
         wanted = sorted(set(keys))
         if not wanted:
             return
-        query = sa.select(*COPY_COLUMNS, versions.c.version_id.label("version")).outerjoin(
-            versions, versions.c.id == replicas.c.version_id
-        )
-        for row in connection.execute(query.where(replicas.c.key.in_(wanted))):
+        for row in connection.execute(_AT, {"keys": wanted}):
             copy = copy_of(row[:-1])
             if copy.actual != MISSING:
                 self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version))
             if _alters(copy, now):
                 self._worked_on[copy.provider_id, copy.key].append(copy)
-        searched = sa.and_(replicas.c.move_to.in_(wanted), replicas.c.actual == UNKNOWN)
-        elsewhere = sa.select(*COPY_COLUMNS).where(sa.or_(replicas.c.lease_key.in_(wanted), searched))
-        for row in connection.execute(elsewhere):
+        for row in connection.execute(_COMING, {"keys": wanted}):
             copy = copy_of(row)
             if copy.actual == UNKNOWN and copy.move_to is not None:
                 self._worked_on[copy.provider_id, copy.move_to].append(copy)

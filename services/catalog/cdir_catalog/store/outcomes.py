@@ -285,7 +285,9 @@ def _finish_inspection(ledger: Ledger, copy: Copy, outcome: catalog_service_pb2.
         return
     if copy.move_to is not None and copy.move_to != key:
         if outcome.state == CORRUPT:
-            ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
+            # with what was recorded there, so that another program's object is not taken for a bad copy and removed
+            bad = ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
+            bad.actual, bad.etag, bad.checksum = CORRUPT, copy.etag, copy.checksum
         copy.key, copy.move_to = copy.move_to, None
         copy.attempts = 0
         return

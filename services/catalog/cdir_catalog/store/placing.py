@@ -25,22 +25,23 @@ __all__ = ["place_contents", "place_entries"]
 
 _LARGEST_BATCH = 2000
 
+_OLDEST = sa.select(placements).order_by(placements.c.id).limit(1)
+
 
 def place_entries(
     connection: Connection, request: catalog_service_pb2.PlaceEntriesRequest, _author: str
 ) -> catalog_service_pb2.PlaceEntriesResponse:
     """CatalogService.PlaceEntries."""
     limit = min(request.limit or 500, _LARGEST_BATCH)
-    query = sa.select(placements).order_by(placements.c.id).limit(1)
     placed = 0
-    job = connection.execute(query).first()
+    job = connection.execute(_OLDEST).first()
     while job is not None and placed < limit:
         lock_workspaces(connection, [job.workspace_id])
-        job = connection.execute(query).first()
+        job = connection.execute(_OLDEST).first()
         if job is None:
             break
         placed += _advance(connection, job, limit - placed)
-        job = connection.execute(query).first()
+        job = connection.execute(_OLDEST).first()
     return catalog_service_pb2.PlaceEntriesResponse(placed=placed, remaining=job is not None)
 
 

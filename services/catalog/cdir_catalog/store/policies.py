@@ -23,6 +23,13 @@ from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace
 
 __all__ = ["Placer", "explain_placement", "get_policy", "rename_provider", "set_policy", "unset_policy"]
 
+_FEW_RULES: Final = 64
+"""Up to so many rules of a workspace are read whole: asking for those of many paths costs more."""
+
+_ALL = sa.select(policies.c.path, policies.c.policy).where(policies.c.workspace_id == sa.bindparam("workspace"))
+_FIRST = _ALL.limit(_FEW_RULES + 1)
+_OF_PATHS = _ALL.where(policies.c.path.in_(sa.bindparam("paths", expanding=True)))
+
 _SCALARS: Final = ("copies", "min_copies", "keep_versions", "keep_seconds")
 _LISTS: Final = ("providers", "prefer")
 _POSITIVE: Final = ("copies", "min_copies")
@@ -91,21 +98,16 @@ class Placer:
         return placement
 
 
-_FEW_RULES: Final = 64
-"""Up to so many rules of a workspace are read whole: asking for those of many paths costs more."""
-
-
 def _load_rules(connection: Connection, workspace_id: int | None, paths: Iterable[str]) -> dict[str, entry_pb2.Policy]:
     if workspace_id is None:
         return {}
-    query = sa.select(policies.c.path, policies.c.policy).where(policies.c.workspace_id == workspace_id)
-    rows = connection.execute(query.limit(_FEW_RULES + 1)).all()
+    rows = connection.execute(_FIRST, {"workspace": workspace_id}).all()
     if len(rows) > _FEW_RULES:
         wanted = {"/"}
         for path in paths:
             wanted.add(path)
             wanted.update(ancestors(path))
-        rows = connection.execute(query.where(policies.c.path.in_(wanted))).all()
+        rows = connection.execute(_OF_PATHS, {"workspace": workspace_id, "paths": sorted(wanted)}).all()
     return {path: entry_pb2.Policy.FromString(policy) for path, policy in rows}
 
 

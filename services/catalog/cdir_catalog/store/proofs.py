@@ -199,18 +199,22 @@ def _agrees(stated: str, recorded: str, sha256: bytes) -> bool | None:
     return value.lower() == recorded_value.lower()
 
 
+_settled = sa.and_(replicas.c.provider_id == sa.bindparam("provider"), is_settled, replicas.c.wanted == 1)
+_NEVER_PROVEN = sa.select(replicas.c.id).where(_settled, replicas.c.proven_at.is_(None)).limit(1)
+_PROVEN_FIRST = (
+    sa.select(replicas.c.proven_at)
+    .where(_settled, replicas.c.proven_at.is_not(None))
+    .order_by(replicas.c.proven_at)
+    .limit(1)
+)
+
+
 def oldest_proof(connection: Connection, provider: int, *conditions: sa.ColumnElement[bool]) -> tuple[int | None, bool]:
     """Return when the copy proven longest ago was proven, and whether there is one that never was."""
-    settled = sa.and_(replicas.c.provider_id == provider, is_settled, replicas.c.wanted == 1, *conditions)
-    never = connection.scalar(sa.select(replicas.c.id).where(settled, replicas.c.proven_at.is_(None)).limit(1))
-    if never is not None:
+    chosen = {"provider": provider}
+    if connection.scalar(_NEVER_PROVEN.where(*conditions), chosen) is not None:
         return None, True
-    oldest: int | None = connection.scalar(
-        sa.select(replicas.c.proven_at)
-        .where(settled, replicas.c.proven_at.is_not(None))
-        .order_by(replicas.c.proven_at)
-        .limit(1)
-    )
+    oldest: int | None = connection.scalar(_PROVEN_FIRST.where(*conditions), chosen)
     return oldest, False
 
 

@@ -139,9 +139,12 @@ def _registered(row: Any) -> RegisteredProvider:
     )
 
 
+_ALL = sa.select(providers)
+
+
 def load_providers(connection: Connection) -> list[RegisteredProvider]:
     """Return every registered provider by priority, then name."""
-    found = [_registered(row) for row in connection.execute(sa.select(providers))]
+    found = [_registered(row) for row in connection.execute(_ALL)]
     return sorted(found, key=lambda one: one.sort_key)
 
 
@@ -342,7 +345,7 @@ def read_providers(
     connection: Connection, request: catalog_service_pb2.ReadProvidersRequest
 ) -> catalog_service_pb2.ReadProvidersResponse:
     """CatalogService.ReadProviders."""
-    query = sa.select(providers)
+    query = _ALL
     if request.provider_id:
         query = query.where(providers.c.provider_id == request.provider_id)
     if request.name:
@@ -363,25 +366,23 @@ def record_provider_states(
     connection: Connection, request: catalog_service_pb2.RecordProviderStatesRequest, _author: str
 ) -> catalog_service_pb2.RecordProviderStatesResponse:
     """CatalogService.RecordProviderStates."""
-    present = {one.provider_id: one for one in load_providers(connection)}
     observed: dict[str, catalog_service_pb2.ProviderObservation] = {
         observation.provider_id: observation for observation in request.observations
     }
-    rows = {row.provider_id: row for row in connection.execute(sa.select(providers))}
+    rows = {row.provider_id: row for row in connection.execute(_ALL)}
     for provider_id, observation in sorted(observed.items()):
-        provider = present.get(provider_id)
-        if provider is None or observation.state not in _OBSERVABLE:
+        row = rows.get(provider_id)
+        if row is None or observation.state not in _OBSERVABLE:
             continue
-        row = rows[provider_id]
         changed = row.state != observation.state
         if not changed and row.state_reason == observation.reason:
             continue
         values: dict[str, Any] = {"state": observation.state, "state_reason": observation.reason}
-        if changed and not provider.paused:
+        if changed and not row.paused:
             values["state_since"] = now_ns()
-        connection.execute(providers.update().where(providers.c.id == provider.id).values(**values))
+        connection.execute(providers.update().where(providers.c.id == row.id).values(**values))
         if changed and observation.state in {_UP, _SLOW} and row.state not in {_UP, _SLOW}:
-            _forget_back_offs(connection, provider.id)
+            _forget_back_offs(connection, row.id)
     return catalog_service_pb2.RecordProviderStatesResponse()
 
 

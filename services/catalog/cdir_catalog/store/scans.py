@@ -79,13 +79,33 @@ def _message(row: Any, provider: RegisteredProvider, now: int) -> scan_pb2.Scan:
     )
 
 
+_WHOLES = sa.select(scans.c.provider_id).where(scans.c.prefix == "", scans.c.recursive == 1)
+_ONE = sa.select(scans).where(scans.c.id == sa.bindparam("scan")).with_for_update()
+_MINE = scans.c.provider_id.in_(sa.bindparam("eligible", expanding=True))
+_now = sa.bindparam("now", type_=sa.BigInteger())
+_NEXT_TO_CLAIM = (
+    sa.select(scans)
+    .where(
+        _MINE,
+        sa.or_(scans.c.lease_until.is_(None), scans.c.lease_until <= _now),
+        # a lapsed lease is a pass that somebody has to go on with
+        sa.or_(scans.c.due_at <= _now, scans.c.lease_until.is_not(None)),
+    )
+    .order_by(scans.c.due_at, scans.c.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+# what somebody works on may be dropped by them, and then has to be gone on with
+_NEXT_DUE = sa.select(sa.func.min(sa.func.coalesce(scans.c.lease_until, scans.c.due_at))).where(_MINE)
+
+
 def claim_scan(connection: Connection, request: scan_pb2.ClaimScanRequest, _author: str) -> scan_pb2.ClaimScanResponse:
     """CatalogService.ClaimScan."""
     now = now_ns()
     owner = check_owner(request.owner)
     until = lease_end(now, request.lease_seconds, _LEASE_SECONDS)
     registered = load_providers(connection)
-    whole = set(connection.scalars(sa.select(scans.c.provider_id).where(scans.c.prefix == "", scans.c.recursive == 1)))
+    whole = set(connection.scalars(_WHOLES))
     for provider in registered:
         if provider.id not in whole:
             _insert(connection, provider.id, "", True, now + _FIRST, _WHOLE)
@@ -96,16 +116,9 @@ def claim_scan(connection: Connection, request: scan_pb2.ClaimScanRequest, _auth
         if (provider.state in _ANSWERING or (provider.guard and not provider.paused and provider.answers))
         and provider.provider_id not in request.exclude_providers
     }
-    mine = scans.c.provider_id.in_(eligible)
-    free = sa.or_(scans.c.lease_until.is_(None), scans.c.lease_until <= now)
-    # a lapsed lease is a pass that somebody has to go on with
-    due = sa.and_(mine, free, sa.or_(scans.c.due_at <= now, scans.c.lease_until.is_not(None)))
-    query = sa.select(scans).where(due).order_by(scans.c.due_at, scans.c.id).limit(1)
-    row = connection.execute(query.with_for_update(skip_locked=True)).first()
+    row = connection.execute(_NEXT_TO_CLAIM, {"eligible": list(eligible), "now": now}).first()
     if row is None:
-        # what somebody works on may be dropped by them, and then has to be gone on with
-        at = sa.func.coalesce(scans.c.lease_until, scans.c.due_at)
-        next_at = connection.scalar(sa.select(sa.func.min(at)).where(mine))
+        next_at = connection.scalar(_NEXT_DUE, {"eligible": list(eligible)})
         return scan_pb2.ClaimScanResponse(next_due=None if next_at is None else max(0.0, (next_at - now) / SECOND))
     values: dict[str, Any] = {"lease_owner": owner, "lease_until": until}
     # whoever makes it due while it is leased wants another pass; so did who made one due whose lease has lapsed since
@@ -121,7 +134,7 @@ def hold_scan(
     connection: Connection, scan_id: int, owner: str, counts: scan_pb2.ScanCounts | None = None
 ) -> Any | None:
     """Renew the lease of a scan and add to its counts; returns its row, ``None`` when the lease is lost."""
-    row = connection.execute(sa.select(scans).where(scans.c.id == scan_id).with_for_update()).first()
+    row = connection.execute(_ONE, {"scan": scan_id}).first()
     if row is None or row.lease_owner is None or row.lease_owner != owner:
         return None
     values: dict[str, Any] = {"lease_until": max(row.lease_until, lease_end(now_ns(), _LEASE_SECONDS))}

@@ -13,9 +13,14 @@ from cdir_catalog.schema import workspaces
 __all__ = ["ensure_workspaces", "find_workspace", "find_workspaces", "reserve_ids"]
 
 
+_NAMED = sa.select(workspaces.c.name, workspaces.c.id).where(
+    workspaces.c.name.in_(sa.bindparam("names", expanding=True))
+)
+
+
 def find_workspaces(connection: Connection, names: Iterable[str]) -> dict[str, int]:
     """Return the ids of those workspaces that exist, by name."""
-    rows = connection.execute(sa.select(workspaces.c.name, workspaces.c.id).where(workspaces.c.name.in_(set(names))))
+    rows = connection.execute(_NAMED, {"names": sorted(set(names))})
     return {row.name: row.id for row in rows}
 
 

@@ -38,6 +38,7 @@ POLL_SECONDS = 1.0
 """Longest pause between two looks for new debt."""
 
 _SHORTEST_POLL = 0.1
+"""Shortest one after a look that found nothing to do; each more of them in a row makes the pause twice as long."""
 
 _CLAIM = 200
 _MOST_WAITING = 400
@@ -92,6 +93,7 @@ class PropagateRole:
         self._outcomes: list[catalog_service_pb2.DebtOutcome] = []
         self._reported = 0.0
         self._claim_at = 0.0
+        self._shortest_poll = _SHORTEST_POLL
         self._left_out: set[str] = set()
         self._woken = False
         self._changed = asyncio.Event()
@@ -101,6 +103,7 @@ class PropagateRole:
         """Look for debt at once: something may have become due."""
         self._woken = True
         self._claim_at = 0.0
+        self._shortest_poll = _SHORTEST_POLL
         self._changed.set()
 
     async def wait(self) -> None:
@@ -175,7 +178,8 @@ class PropagateRole:
         due = response.next_due if response.HasField("next_due") else POLL_SECONDS
         more = self._woken or len(response.items) >= _CLAIM
         # what is due may have to wait for something else; asking again and again would not make that faster
-        self._claim_at = now if more else now + min(max(due, _SHORTEST_POLL), POLL_SECONDS)
+        self._shortest_poll = _SHORTEST_POLL if more or response.items else min(2 * self._shortest_poll, POLL_SECONDS)
+        self._claim_at = now if more else now + min(max(due, self._shortest_poll), POLL_SECONDS)
         made = 0
         # an item that is at work already comes again when its lease ran out: this claim has renewed it
         new = [item for item in response.items if item.debt_id not in self._at_work]
