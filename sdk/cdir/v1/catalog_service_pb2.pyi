@@ -273,21 +273,29 @@ class Occupant(_message.Message):
 
     VERSION_ID_FIELD_NUMBER: _builtins.int
     ASIDE_KEY_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     version_id: _builtins.str
     """version_id it belongs to; empty for an object left by a lapsed intent, which is simply overwritten."""
     aside_key: _builtins.str
     """aside_key is where to move it first; nothing else is ever there."""
+    size: _builtins.int
+    """size in bytes that is recorded of it; absent where nothing is certain. An object of another size was put there by another program:
+    it is moved back, and not replaced before it was taken up.
+    """
     def __init__(
         self,
         *,
         version_id: _builtins.str = ...,
         aside_key: _builtins.str = ...,
+        size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside_key", b"aside_key", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "aside_key", b"aside_key", "size", b"size", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
 
 Global___Occupant: _TypeAlias = Occupant  # noqa: Y015
 

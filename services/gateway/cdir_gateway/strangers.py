@@ -62,10 +62,17 @@ class Strangers:
         return {target.provider_id for target, is_there in zip(targets, found, strict=True) if is_there}
 
     async def find(self, targets: Iterable[catalog_service_pb2.WriteTarget]) -> list[Stranger]:
-        """Look at the keys of targets without an occupant. Where it cannot be looked, the write will tell."""
-        free = [target for target in targets if not target.HasField("occupant")]
-        found = await asyncio.gather(*(self._look(target) for target in free))
-        return [Stranger(target, info) for target, info in zip(free, found, strict=True) if info is not None]
+        """Look at the keys of targets where nothing is to be, or something of a certain size.
+
+        Where it cannot be looked, the write will tell.
+        """
+        doubtful = [one for one in targets if not one.HasField("occupant") or one.occupant.HasField("size")]
+        found = await asyncio.gather(*(self._look(target) for target in doubtful))
+        return [
+            Stranger(target, info)
+            for target, info in zip(doubtful, found, strict=True)
+            if info is not None and not (target.HasField("occupant") and info.size == target.occupant.size)
+        ]
 
     async def take_up(self, strangers: Sequence[Stranger]) -> TakenUp:
         """Make contents of strangers; the file must not be under way. Raises what the catalog raises."""

@@ -14,6 +14,7 @@ from cdir.errors import (
     InternalError,
     IsDirectory,
     NotFound,
+    PreconditionFailed,
     ProviderUnavailable,
     Unsupported,
 )
@@ -281,6 +282,14 @@ class Repairer:
         except NotFound as error:
             seen.key, seen.state, seen.error = item.target_key, entry_pb2.REPLICA_STATE_MISSING, error.message
         else:
+            if occupant.HasField("size") and info.size != occupant.size:
+                await self._move(item.replica, occupant.aside_key, item.target_key)
+                await self._lookout.ask_for_scan(item, item.replica.provider)
+                raise PreconditionFailed(
+                    f"{item.target_key} at provider {item.replica.provider} was changed by another program; a scan"
+                    " takes it up before it is replaced",
+                    provider=item.replica.provider,
+                )
             seen.key, seen.previous_key = occupant.aside_key, item.target_key
             seen.state = entry_pb2.REPLICA_STATE_OK
             seen.etag, seen.checksum = info.etag, info.checksum

@@ -234,6 +234,8 @@ class Branch(ABC):
             seen.state = entry_pb2.REPLICA_STATE_MISSING
             seen.error = f"nothing was at {self.target.key} when it was to be replaced"
         else:
+            if occupant.HasField("size") and moved.info.size != occupant.size:
+                await self._move_back(occupant)
             seen.key = occupant.aside_key
             seen.previous_key = self.target.key
             seen.state = entry_pb2.REPLICA_STATE_OK
@@ -242,6 +244,19 @@ class Branch(ABC):
         # the new content may replace the old only once the catalog knows where the old one is
         await self._record_displaced(seen)
         crash_point("replace.after_record")
+
+    async def _move_back(self, occupant: catalog_service_pb2.Occupant) -> None:
+        """What was moved aside is another program's: put it back, and raise AlreadyExists."""
+        with translated():
+            await self._writer.adapters.MoveObject(
+                adapter_service_pb2.MoveObjectRequest(
+                    provider=self._ref, source=occupant.aside_key, target=self.target.key
+                ),
+                timeout=_MOVE_SECONDS,
+            )
+        raise AlreadyExists(
+            f"{self.target.key} at provider {self.target.provider} was changed by another program", key=self.target.key
+        )
 
     def _note_pace(self, size: int, seconds: float) -> None:
         self._writer.health.succeeded(self.target.provider_id, size, seconds)

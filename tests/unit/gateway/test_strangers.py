@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cdir.errors import IntegrityError
 from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_transfer.digest import BLOCK_SIZE
@@ -25,11 +26,17 @@ def lay(harness: Harness, provider: str, content: bytes, *, modified: float = 1_
     return path
 
 
-async def contents(harness: Harness) -> list[bytes]:
-    """What every version of the file holds, the current one first."""
+async def contents(harness: Harness) -> list[bytes | None]:
+    """What every version of the file holds, the current one first; ``None`` for one of which no copy is left."""
     with translated():
         listed = await harness.directory.ListVersions(pb.ListVersionsRequest(path="/dir/file"))
-    return [await harness.get("/dir/file", generation=version.generation) for version in listed.versions]
+    found: list[bytes | None] = []
+    for version in listed.versions:
+        try:
+            found.append(await harness.get("/dir/file", generation=version.generation))
+        except IntegrityError:
+            found.append(None)
+    return found
 
 
 async def until_settled(harness: Harness, names: str, current: bytes) -> None:
@@ -52,6 +59,26 @@ async def test_it_becomes_an_older_version_of_the_file_that_is_put_there(
     assert await contents(harness) == [content, THEIRS]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_one_that_has_replaced_every_copy_becomes_a_version_too(replicated: Harness, streamed: bool) -> None:
+    await replicated.put("/dir/file", b"recorded")
+    for name in "abc":
+        lay(replicated, name, THEIRS)
+    content = LARGE if streamed else OURS
+    await replicated.put("/dir/file", content, streamed=streamed)
+    await until_settled(replicated, "abc", content)
+    # of what was recorded they have left nothing
+    assert {content, THEIRS} <= set(await contents(replicated)) <= {content, THEIRS, None}
+
+
+async def test_one_that_has_replaced_a_copy_is_kept_when_enough_others_are_written(replicated: Harness) -> None:
+    await replicated.put("/dir/file", b"recorded")
+    lay(replicated, "b", THEIRS)
+    await replicated.put("/dir/file", OURS)
+    await until_settled(replicated, "abc", OURS)
+    assert set(await contents(replicated)) == set([OURS, b"recorded", THEIRS])
+
+
 async def test_every_one_of_several_is_kept(trio: Harness) -> None:
     laid = {name: THEIRS + bytes(ord(name)) for name in "abc"}
     for name, content in laid.items():
@@ -60,8 +87,8 @@ async def test_every_one_of_several_is_kept(trio: Harness) -> None:
     assert stored.entry.path == "/dir/file"
     kept = await contents(trio)
     assert kept[0] == OURS
-    assert {len(one) for one in kept[1:]} == {len(one) for one in laid.values()}
-    assert sorted(kept[1:]) == sorted(laid.values())
+    assert set(kept[1:]) == set(laid.values())
+    assert len(kept) == 1 + len(laid)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -72,7 +99,7 @@ async def test_where_enough_other_providers_are_free_it_is_taken_up_behind_the_p
     content = LARGE if streamed else OURS
     await replicated.put("/dir/file", content, streamed=streamed)
     await until_settled(replicated, "abc", content)
-    assert sorted(await contents(replicated)) == sorted([content, THEIRS])
+    assert set(await contents(replicated)) == set([content, THEIRS])
 
 
 async def test_one_that_is_newer_wins_and_what_was_put_is_kept(replicated: Harness) -> None:
@@ -86,7 +113,7 @@ async def test_one_of_the_same_size_is_kept_as_well(replicated: Harness) -> None
     lay(replicated, "b", OURS.upper())
     await replicated.put("/dir/file", OURS)
     await until_settled(replicated, "abc", OURS)
-    assert sorted(await contents(replicated)) == sorted([OURS, OURS.upper()])
+    assert set(await contents(replicated)) == set([OURS, OURS.upper()])
 
 
 async def test_a_link_holds_no_content_and_is_replaced(harness: Harness) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Occupancy", "Occupied"]
 
 _keys: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
 _AT = (
-    sa.select(*COPY_COLUMNS, versions.c.version_id.label("version"))
+    sa.select(*COPY_COLUMNS, versions.c.version_id.label("version"), versions.c.size.label("size"))
     .outerjoin(versions, versions.c.id == replicas.c.version_id)
     .where(replicas.c.key.in_(_keys))
 )
@@ -37,6 +37,8 @@ class Occupied:
     copy: Copy
     version: str | None
     """The version's public id; ``None`` for a leftover."""
+    size: int | None
+    """The version's, in bytes."""
 
     @property
     def uncertain(self) -> bool:
@@ -65,9 +67,9 @@ class Occupancy:
         if not wanted:
             return
         for row in connection.execute(_AT, {"keys": wanted}):
-            copy = copy_of(row[:-1])
+            copy = copy_of(row[:-2])
             if copy.actual != MISSING:
-                self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version))
+                self._at[copy.provider_id, copy.key].append(Occupied(copy, row.version, row.size))
             if _alters(copy, now):
                 self._worked_on[copy.provider_id, copy.key].append(copy)
         for row in connection.execute(_COMING, {"keys": wanted}):
@@ -119,4 +121,8 @@ def occupant_message(occupied: Occupied) -> catalog_service_pb2.Occupant:
     """Return the message of an occupant; a leftover has no id and no key to go to: it is overwritten."""
     if occupied.version is None:
         return catalog_service_pb2.Occupant()
-    return catalog_service_pb2.Occupant(version_id=occupied.version, aside_key=aside_key(occupied.version))
+    return catalog_service_pb2.Occupant(
+        version_id=occupied.version,
+        aside_key=aside_key(occupied.version),
+        size=occupied.size if occupied.copy.actual == OK else None,
+    )
