@@ -76,7 +76,7 @@ async def test_one_that_has_replaced_a_copy_is_kept_when_enough_others_are_writt
     lay(replicated, "b", THEIRS)
     await replicated.put("/dir/file", OURS)
     await until_settled(replicated, "abc", OURS)
-    assert set(await contents(replicated)) == set([OURS, b"recorded", THEIRS])
+    assert set(await contents(replicated)) == {OURS, b"recorded", THEIRS}
 
 
 async def test_every_one_of_several_is_kept(trio: Harness) -> None:
@@ -99,7 +99,7 @@ async def test_where_enough_other_providers_are_free_it_is_taken_up_behind_the_p
     content = LARGE if streamed else OURS
     await replicated.put("/dir/file", content, streamed=streamed)
     await until_settled(replicated, "abc", content)
-    assert set(await contents(replicated)) == set([content, THEIRS])
+    assert set(await contents(replicated)) == {content, THEIRS}
 
 
 async def test_one_that_is_newer_wins_and_what_was_put_is_kept(replicated: Harness) -> None:
@@ -113,7 +113,7 @@ async def test_one_of_the_same_size_is_kept_as_well(replicated: Harness) -> None
     lay(replicated, "b", OURS.upper())
     await replicated.put("/dir/file", OURS)
     await until_settled(replicated, "abc", OURS)
-    assert set(await contents(replicated)) == set([OURS, OURS.upper()])
+    assert set(await contents(replicated)) == {OURS, OURS.upper()}
 
 
 async def test_a_link_holds_no_content_and_is_replaced(harness: Harness) -> None:
