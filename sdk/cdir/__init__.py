@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdir.blocking import BlockingClient, connect_blocking
-    from cdir.client import Client, connect
+    from cdir.client import Client
+    from cdir.connecting import connect
     from cdir.errors import CdirError
     from cdir.model import (
         Change,
@@ -61,7 +62,7 @@ _MODULES = {
     "CdirError": "cdir.errors",
     "Client": "cdir.client",
     "Progress": "cdir.progress",
-    "connect": "cdir.client",
+    "connect": "cdir.connecting",
     "connect_blocking": "cdir.blocking",
 }
 """Where the names are that do not come from :mod:`cdir.model`."""

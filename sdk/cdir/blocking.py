@@ -22,7 +22,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from cdir.client import Client, connect
+from cdir.acl import Acl, AclReport
+from cdir.client import Client
+from cdir.connecting import connect
 from cdir.model import (
     Change,
     CheckResult,
@@ -352,6 +354,12 @@ class BlockingClient:
 
     def unset_policy(self, path: str) -> Policy:
         return self._loop.run(self._client.unset_policy(path))
+
+    def acl(self, path: str) -> AclReport:
+        return self._loop.run(self._client.acl(path))
+
+    def set_acl(self, path: str, wanted: Acl, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
+        return self._loop.run(self._client.set_acl(path, wanted, recursive=recursive, wait=wait))
 
 
 class BlockingHistory:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cdir import conversion
+from cdir import acl, conversion
+from cdir.acl import Acl, AclReport
 from cdir.connection import Connection
 from cdir.errors import InvalidArgument, NotFound
-from cdir.locations import default_address, home
 from cdir.model import (
     Change,
     CopyOutcome,
@@ -56,59 +56,9 @@ if TYPE_CHECKING:
     from cdir.trees import OnFile
     from cdir.vault import Vault
 
-__all__ = ["Client", "Connecting", "connect"]
+__all__ = ["Client"]
 
 Local = str | os.PathLike[str]
-
-
-def connect(address: str | None = None, token: str | None = None, start: bool = False) -> Connecting:
-    """Connect to a gateway: ``async with cdir.connect() as client`` or ``client = await cdir.connect()``.
-
-    ``address`` is ``host:port``, ``unix:/path`` or ``https://host``; by default ``CDIR_ADDRESS``, else the daemon of
-    this user's ``CDIR_HOME``. ``token`` signs in; by default ``CDIR_TOKEN``. With ``start`` a daemon is started in the
-    background when none answers; that is only done where no address is given. The second form leaves closing to the
-    caller: ``await client.close()``.
-
-    Raises :class:`~cdir.errors.ProviderUnavailable` when nobody answers.
-    """
-    return Connecting(address, token, start)
-
-
-class Connecting:
-    """A connection to be made: await it, or enter it."""
-
-    def __init__(self, address: str | None, token: str | None, start: bool) -> None:
-        self._address = address
-        self._token = token
-        self._start = start
-        self._client: Client | None = None
-
-    def __await__(self) -> Generator[object, None, Client]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Client:
-        self._client = await self._open()
-        return self._client
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-    async def _open(self) -> Client:
-        token = self._token or os.environ.get("CDIR_TOKEN") or None
-        if self._start and self._address is None and not os.environ.get("CDIR_ADDRESS"):
-            from cdir.daemon import ensure_running
-
-            await ensure_running(home())
-        connection = Connection(self._address or default_address(), token)
-        try:
-            await connection.open()
-        except BaseException:
-            await connection.close()
-            raise
-        return Client(connection)
 
 
 class Client:
@@ -589,6 +539,17 @@ class Client:
         request = pb.UnsetPolicyRequest(workspace=where.workspace, path=where.path)
         answer = await self.connection.call(self.connection.directory.UnsetPolicy, request)
         return conversion.policy_from(answer.effective)
+
+    async def acl(self, path: str) -> AclReport:
+        """Return the access control list of a path and what became of it at each provider. Raises NotFound."""
+        return await acl.get_acl(self.connection, parse_target(path))
+
+    async def set_acl(self, path: str, wanted: Acl, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
+        """Set the ACL of all copies of a file, or what new files below a directory get; ``recursive`` for all below.
+
+        Waits up to ``wait`` seconds for providers that are up. Raises NotFound, InvalidArgument (a grantee).
+        """
+        return await acl.set_acl(self.connection, parse_target(path), wanted, recursive=recursive, wait=wait)
 
 
 async def _single(content: bytes) -> AsyncIterator[bytes]:

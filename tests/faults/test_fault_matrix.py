@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cdir.checking import Finding
-from cdir.client import Client, connect
+from cdir.client import Client
+from cdir.connecting import connect
 from cdir.errors import CdirError
 from cdir.model import EntryKind, Policy
 from cdir_adapters.layers import BreakerSettings, LayerSettings, RetrySettings, TimeoutSettings

@@ -164,6 +164,8 @@ class FaultyHttp:
 
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         headers = {name: value for name, value in incoming.headers.items() if name.lower() not in _HOP}
+        if incoming.headers.get("Expect", "").lower() == "100-continue" and incoming.transport is not None:
+            incoming.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # the client waits for that with its body
         request = Request(
             incoming.method,
             incoming.raw_path,

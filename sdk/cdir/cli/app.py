@@ -26,6 +26,7 @@ _COMMANDS: Final[dict[str, Lazy]] = {
     "demo": Lazy("demo", "demo", "See it all on three local folders.", "Running"),
     "provider": Lazy("provider", "provider", "Register and look after storage services.", "Storage services"),
     "policy": Lazy("policy", "policy", "Say how many copies, where, for how long.", "Storage services"),
+    "acl": Lazy("acl", "acl", "Say who may read the copies there.", "Storage services"),
     "put": Lazy("transfer", "put", "Store local files and trees.", "Files"),
     "add": Lazy("outside", "add", "Adopt what lies at a storage service already.", "Files"),
     "get": Lazy("transfer", "get", "Fetch files and trees.", "Files"),

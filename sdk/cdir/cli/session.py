@@ -47,7 +47,7 @@ class Session:
             await client.close()
 
     async def _connected(self) -> Client:
-        from cdir.client import connect
+        from cdir.connecting import connect
 
         if self.elsewhere:
             return await connect()

@@ -61,6 +61,7 @@ class ObjectInfo(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     SPECIAL_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     size: _builtins.int
@@ -77,6 +78,10 @@ class ObjectInfo(_message.Message):
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified is the client's time where the provider keeps it, else the provider's; absent when it has none."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.AclOutcome:
+        """acl is what became of the ACL that a write or a copy was to set; absent when none was asked for."""
+
     def __init__(
         self,
         *,
@@ -87,10 +92,11 @@ class ObjectInfo(_message.Message):
         etag: _builtins.str = ...,
         checksum: _builtins.str = ...,
         special: _builtins.bool = ...,
+        acl: _entry_pb2.AclOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "directory", b"directory", "etag", b"etag", "key", b"key", "modified", b"modified", "size", b"size", "special", b"special"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "directory", b"directory", "etag", b"etag", "key", b"key", "modified", b"modified", "size", b"size", "special", b"special"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,6 +741,7 @@ class ObjectHeader(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     MODIFIED_FIELD_NUMBER: _builtins.int
     ONLY_IF_ABSENT_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     size: _builtins.int
@@ -752,6 +759,12 @@ class ObjectHeader(_message.Message):
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified time to store with it."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl to set on the object, with it where the provider can, else right after; absent sets none. That it cannot be expressed or set is
+        no failure of the write: ObjectInfo.acl says so. It is absent there when setting failed for a reason that may pass.
+        """
+
     def __init__(
         self,
         *,
@@ -760,10 +773,11 @@ class ObjectHeader(_message.Message):
         size: _builtins.int | None = ...,
         modified: _timestamp_pb2.Timestamp | None = ...,
         only_if_absent: _builtins.bool = ...,
+        acl: _entry_pb2.Acl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "modified", b"modified", "provider", b"provider", "size", b"size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl", b"acl", "modified", b"modified", "provider", b"provider", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent", "provider", b"provider", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl", b"acl", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent", "provider", b"provider", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
@@ -833,6 +847,7 @@ class SmallObject(_message.Message):
     MODIFIED_FIELD_NUMBER: _builtins.int
     ONLY_IF_ABSENT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     only_if_absent: _builtins.bool
@@ -843,6 +858,10 @@ class SmallObject(_message.Message):
     def modified(self) -> _timestamp_pb2.Timestamp:
         """modified time to store with it; now when absent."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl to set on the object, see ObjectHeader."""
+
     def __init__(
         self,
         *,
@@ -850,10 +869,11 @@ class SmallObject(_message.Message):
         modified: _timestamp_pb2.Timestamp | None = ...,
         only_if_absent: _builtins.bool = ...,
         data: _builtins.bytes = ...,
+        acl: _entry_pb2.Acl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "modified", b"modified"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "data", b"data", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1172,6 +1192,7 @@ class CopyObjectRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """source key."""
     target: _builtins.str
@@ -1180,16 +1201,21 @@ class CopyObjectRequest(_message.Message):
     def provider(self) -> Global___ProviderRef:
         """provider at which to copy."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl to set on the target, as in ObjectHeader."""
+
     def __init__(
         self,
         *,
         provider: Global___ProviderRef | None = ...,
         source: _builtins.str = ...,
         target: _builtins.str = ...,
+        acl: _entry_pb2.Acl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "provider", b"provider", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1218,6 +1244,116 @@ class CopyObjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CopyObjectResponse: _TypeAlias = CopyObjectResponse  # noqa: Y015
+
+@_typing.final
+class GetObjectAclRequest(_message.Message):
+    """GetObjectAclRequest names an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to ask."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetObjectAclRequest: _TypeAlias = GetObjectAclRequest  # noqa: Y015
+
+@_typing.final
+class GetObjectAclResponse(_message.Message):
+    """GetObjectAclResponse answers GetObjectAcl."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl in force, as narrow as the words allow that cover all of it."""
+
+    def __init__(
+        self,
+        *,
+        acl: _entry_pb2.Acl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetObjectAclResponse: _TypeAlias = GetObjectAclResponse  # noqa: Y015
+
+@_typing.final
+class SetObjectAclRequest(_message.Message):
+    """SetObjectAclRequest says what to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to change."""
+
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl to set."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        key: _builtins.str = ...,
+        acl: _entry_pb2.Acl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "key", b"key", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetObjectAclRequest: _TypeAlias = SetObjectAclRequest  # noqa: Y015
+
+@_typing.final
+class SetObjectAclResponse(_message.Message):
+    """SetObjectAclResponse answers SetObjectAcl."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcome(self) -> _entry_pb2.AclOutcome:
+        """outcome at this provider."""
+
+    def __init__(
+        self,
+        *,
+        outcome: _entry_pb2.AclOutcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetObjectAclResponse: _TypeAlias = SetObjectAclResponse  # noqa: Y015
 
 @_typing.final
 class GetUsageRequest(_message.Message):

@@ -120,6 +120,16 @@ class AdapterServiceStub:
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.CopyObjectRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.CopyObjectResponse.FromString,
                 _registered_method=True)
+        self.GetObjectAcl = channel.unary_unary(
+                '/cdir.v1.AdapterService/GetObjectAcl',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclResponse.FromString,
+                _registered_method=True)
+        self.SetObjectAcl = channel.unary_unary(
+                '/cdir.v1.AdapterService/SetObjectAcl',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclResponse.FromString,
+                _registered_method=True)
         self.GetUsage = channel.unary_unary(
                 '/cdir.v1.AdapterService/GetUsage',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.GetUsageRequest.SerializeToString,
@@ -268,6 +278,22 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetObjectAcl(self, request, context):
+        """GetObjectAcl returns the access control list in force on an object. Errors: NOT_FOUND, UNSUPPORTED (capability acl is false, or the
+        service has ACLs turned off).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetObjectAcl(self, request, context):
+        """SetObjectAcl sets the access control list of an object, atomically and idempotently, or as much of it as the provider can express,
+        never more. That it can express nothing of it is an outcome, not an error. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUsage(self, request, context):
         """GetUsage returns how full the provider is. Errors: UNSUPPORTED.
         """
@@ -364,6 +390,16 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.CopyObject,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.CopyObjectRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.CopyObjectResponse.SerializeToString,
+            ),
+            'GetObjectAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetObjectAcl,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclResponse.SerializeToString,
+            ),
+            'SetObjectAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetObjectAcl,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclResponse.SerializeToString,
             ),
             'GetUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUsage,
@@ -814,6 +850,60 @@ class AdapterService:
             '/cdir.v1.AdapterService/CopyObject',
             cdir_dot_v1_dot_adapter__service__pb2.CopyObjectRequest.SerializeToString,
             cdir_dot_v1_dot_adapter__service__pb2.CopyObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetObjectAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/GetObjectAcl',
+            cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.GetObjectAclResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetObjectAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.AdapterService/SetObjectAcl',
+            cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.SetObjectAclResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,14 @@ class AdapterServiceStub:
     """
     CopyObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.CopyObjectRequest, _adapter_service_pb2.CopyObjectResponse]
     """CopyObject copies at the provider. Errors: NOT_FOUND, UNSUPPORTED (capability copy is false)."""
+    GetObjectAcl: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.GetObjectAclRequest, _adapter_service_pb2.GetObjectAclResponse]
+    """GetObjectAcl returns the access control list in force on an object. Errors: NOT_FOUND, UNSUPPORTED (capability acl is false, or the
+    service has ACLs turned off).
+    """
+    SetObjectAcl: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.SetObjectAclRequest, _adapter_service_pb2.SetObjectAclResponse]
+    """SetObjectAcl sets the access control list of an object, atomically and idempotently, or as much of it as the provider can express,
+    never more. That it can express nothing of it is an outcome, not an error. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.GetUsageRequest, _adapter_service_pb2.GetUsageResponse]
     """GetUsage returns how full the provider is. Errors: UNSUPPORTED."""
     SweepProvider: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.SweepProviderRequest, _adapter_service_pb2.SweepProviderResponse]
@@ -171,6 +179,14 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     CopyObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.CopyObjectRequest, _adapter_service_pb2.CopyObjectResponse]  # type: ignore[assignment]
     """CopyObject copies at the provider. Errors: NOT_FOUND, UNSUPPORTED (capability copy is false)."""
+    GetObjectAcl: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.GetObjectAclRequest, _adapter_service_pb2.GetObjectAclResponse]  # type: ignore[assignment]
+    """GetObjectAcl returns the access control list in force on an object. Errors: NOT_FOUND, UNSUPPORTED (capability acl is false, or the
+    service has ACLs turned off).
+    """
+    SetObjectAcl: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.SetObjectAclRequest, _adapter_service_pb2.SetObjectAclResponse]  # type: ignore[assignment]
+    """SetObjectAcl sets the access control list of an object, atomically and idempotently, or as much of it as the provider can express,
+    never more. That it can express nothing of it is an outcome, not an error. Errors: NOT_FOUND, INVALID_ARGUMENT.
+    """
     GetUsage: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.GetUsageRequest, _adapter_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """GetUsage returns how full the provider is. Errors: UNSUPPORTED."""
     SweepProvider: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.SweepProviderRequest, _adapter_service_pb2.SweepProviderResponse]  # type: ignore[assignment]
@@ -338,6 +354,26 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.CopyObjectResponse, _abc.Awaitable[_adapter_service_pb2.CopyObjectResponse]]:
         """CopyObject copies at the provider. Errors: NOT_FOUND, UNSUPPORTED (capability copy is false)."""
+
+    @_abc_1.abstractmethod
+    def GetObjectAcl(
+        self,
+        request: _adapter_service_pb2.GetObjectAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.GetObjectAclResponse, _abc.Awaitable[_adapter_service_pb2.GetObjectAclResponse]]:
+        """GetObjectAcl returns the access control list in force on an object. Errors: NOT_FOUND, UNSUPPORTED (capability acl is false, or the
+        service has ACLs turned off).
+        """
+
+    @_abc_1.abstractmethod
+    def SetObjectAcl(
+        self,
+        request: _adapter_service_pb2.SetObjectAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.SetObjectAclResponse, _abc.Awaitable[_adapter_service_pb2.SetObjectAclResponse]]:
+        """SetObjectAcl sets the access control list of an object, atomically and idempotently, or as much of it as the provider can express,
+        never more. That it can express nothing of it is an outcome, not an error. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def GetUsage(

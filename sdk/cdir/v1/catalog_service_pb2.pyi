@@ -39,6 +39,8 @@ class _DebtKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DebtKind.Val
     """DEBT_KIND_REMOVE deletes the object at key, which no version explains any more."""
     DEBT_KIND_INSPECT: _DebtKind.ValueType  # 4
     """DEBT_KIND_INSPECT looks at key and says whether the right content is there; see ReplicaState UNKNOWN."""
+    DEBT_KIND_ACL: _DebtKind.ValueType  # 5
+    """DEBT_KIND_ACL sets the access control list of the object at key."""
 
 class DebtKind(_DebtKind, metaclass=_DebtKindEnumTypeWrapper):
     """DebtKind says what an item needs."""
@@ -53,6 +55,8 @@ DEBT_KIND_REMOVE: DebtKind.ValueType  # 3
 """DEBT_KIND_REMOVE deletes the object at key, which no version explains any more."""
 DEBT_KIND_INSPECT: DebtKind.ValueType  # 4
 """DEBT_KIND_INSPECT looks at key and says whether the right content is there; see ReplicaState UNKNOWN."""
+DEBT_KIND_ACL: DebtKind.ValueType  # 5
+"""DEBT_KIND_ACL sets the access control list of the object at key."""
 Global___DebtKind: _TypeAlias = DebtKind  # noqa: Y015
 
 @_typing.final
@@ -312,6 +316,7 @@ class WriteTarget(_message.Message):
     WRITABLE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     OCCUPANT_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """provider_id to write to."""
     provider: _builtins.str
@@ -328,6 +333,10 @@ class WriteTarget(_message.Message):
     def occupant(self) -> Global___Occupant:
         """occupant to move aside first; absent when the key is free."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl that the object shall have; absent when none is set."""
+
     def __init__(
         self,
         *,
@@ -338,10 +347,11 @@ class WriteTarget(_message.Message):
         writable: _builtins.bool = ...,
         key: _builtins.str = ...,
         occupant: Global___Occupant | None = ...,
+        acl: _entry_pb2.Acl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["occupant", b"occupant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "occupant", b"occupant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "occupant", b"occupant", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "state", b"state", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "key", b"key", "occupant", b"occupant", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "state", b"state", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,22 +432,28 @@ class StoredCopy(_message.Message):
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """provider_id that holds it."""
     etag: _builtins.str
     """etag as received; may be empty."""
     checksum: _builtins.str
     """checksum as the provider states it; may be empty."""
+    @_builtins.property
+    def acl(self) -> _entry_pb2.AclOutcome:
+        """acl is what became of the target's; absent when none was set on the object."""
+
     def __init__(
         self,
         *,
         provider_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         checksum: _builtins.str = ...,
+        acl: _entry_pb2.AclOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "etag", b"etag", "provider_id", b"provider_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "etag", b"etag", "provider_id", b"provider_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,6 +856,7 @@ class ReplicaObservation(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     version_id: _builtins.str
     """version_id of the content."""
     provider_id: _builtins.str
@@ -856,6 +873,10 @@ class ReplicaObservation(_message.Message):
     """checksum as stated; may be empty."""
     error: _builtins.str
     """error in one line, when the state is not OK."""
+    @_builtins.property
+    def acl(self) -> _entry_pb2.AclOutcome:
+        """acl that was set with the object, when the observation is that it was written; else absent."""
+
     def __init__(
         self,
         *,
@@ -867,10 +888,11 @@ class ReplicaObservation(_message.Message):
         etag: _builtins.str = ...,
         checksum: _builtins.str = ...,
         error: _builtins.str = ...,
+        acl: _entry_pb2.AclOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "previous_key", b"previous_key", "provider_id", b"provider_id", "state", b"state", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "previous_key", b"previous_key", "provider_id", b"provider_id", "state", b"state", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -968,6 +990,7 @@ class DebtItem(_message.Message):
     TARGET_KEY_FIELD_NUMBER: _builtins.int
     OCCUPANT_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     debt_id: _builtins.int
     """debt_id of the lease; give it back in FinishDebt."""
     kind: Global___DebtKind.ValueType
@@ -994,6 +1017,10 @@ class DebtItem(_message.Message):
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Replica]:
         """sources are good copies to read from, best first; only for COPY."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl that the object shall have; only for COPY and ACL, and absent when none is set."""
+
     def __init__(
         self,
         *,
@@ -1006,10 +1033,11 @@ class DebtItem(_message.Message):
         target_key: _builtins.str = ...,
         occupant: Global___Occupant | None = ...,
         sources: _abc.Iterable[_entry_pb2.Replica] | None = ...,
+        acl: _entry_pb2.Acl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["occupant", b"occupant", "replica", b"replica", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "occupant", b"occupant", "replica", b"replica", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["debt_id", b"debt_id", "kind", b"kind", "occupant", b"occupant", "path", b"path", "replica", b"replica", "sources", b"sources", "target_key", b"target_key", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "debt_id", b"debt_id", "kind", b"kind", "occupant", b"occupant", "path", b"path", "replica", b"replica", "sources", b"sources", "target_key", b"target_key", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1060,6 +1088,7 @@ class DebtOutcome(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     RETRY_SECONDS_FIELD_NUMBER: _builtins.int
     COUNTED_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     debt_id: _builtins.int
     """debt_id of the item."""
     owner: _builtins.str
@@ -1082,6 +1111,10 @@ class DebtOutcome(_message.Message):
     def failure(self) -> _entry_pb2.Failure:
         """failure is why it is not done."""
 
+    @_builtins.property
+    def acl(self) -> _entry_pb2.AclOutcome:
+        """acl is what became of the item's; absent when none was set."""
+
     def __init__(
         self,
         *,
@@ -1094,10 +1127,11 @@ class DebtOutcome(_message.Message):
         failure: _entry_pb2.Failure | None = ...,
         retry_seconds: _builtins.float = ...,
         counted: _builtins.bool = ...,
+        acl: _entry_pb2.AclOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "counted", b"counted", "debt_id", b"debt_id", "done", b"done", "etag", b"etag", "failure", b"failure", "owner", b"owner", "retry_seconds", b"retry_seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "counted", b"counted", "debt_id", b"debt_id", "done", b"done", "etag", b"etag", "failure", b"failure", "owner", b"owner", "retry_seconds", b"retry_seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -110,6 +110,16 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.FromString,
                 _registered_method=True)
+        self.GetAcl = channel.unary_unary(
+                '/cdir.v1.CatalogService/GetAcl',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.FromString,
+                _registered_method=True)
+        self.SetAcl = channel.unary_unary(
+                '/cdir.v1.CatalogService/SetAcl',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.FromString,
+                _registered_method=True)
         self.ListRestorable = channel.unary_unary(
                 '/cdir.v1.CatalogService/ListRestorable',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ListRestorableRequest.SerializeToString,
@@ -456,6 +466,20 @@ class CatalogServiceServicer:
 
     def UnsetPolicy(self, request, context):
         """UnsetPolicy is DirectoryService.UnsetPolicy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAcl(self, request, context):
+        """GetAcl is DirectoryService.GetAcl, as recorded: in_force is absent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAcl(self, request, context):
+        """SetAcl is DirectoryService.SetAcl: what is to be set at the providers is debt then, and wait_seconds is ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -905,6 +929,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.UnsetPolicy,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.SerializeToString,
+            ),
+            'GetAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAcl,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.SerializeToString,
+            ),
+            'SetAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAcl,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.SerializeToString,
             ),
             'ListRestorable': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRestorable,
@@ -1513,6 +1547,60 @@ class CatalogService:
             '/cdir.v1.CatalogService/UnsetPolicy',
             cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.SerializeToString,
             cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/GetAcl',
+            cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/SetAcl',
+            cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,10 @@ class CatalogServiceStub:
     """SetPolicy is DirectoryService.SetPolicy; the files below are to be placed anew."""
     UnsetPolicy: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]
     """UnsetPolicy is DirectoryService.UnsetPolicy."""
+    GetAcl: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetAclRequest, _directory_service_pb2.GetAclResponse]
+    """GetAcl is DirectoryService.GetAcl, as recorded: in_force is absent."""
+    SetAcl: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]
+    """SetAcl is DirectoryService.SetAcl: what is to be set at the providers is debt then, and wait_seconds is ignored."""
     ListRestorable: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListRestorableRequest, _catalog_service_pb2.ListRestorableResponse]
     """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
     Errors as DirectoryService.RestoreEntry.
@@ -252,6 +256,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """SetPolicy is DirectoryService.SetPolicy; the files below are to be placed anew."""
     UnsetPolicy: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]  # type: ignore[assignment]
     """UnsetPolicy is DirectoryService.UnsetPolicy."""
+    GetAcl: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetAclRequest, _directory_service_pb2.GetAclResponse]  # type: ignore[assignment]
+    """GetAcl is DirectoryService.GetAcl, as recorded: in_force is absent."""
+    SetAcl: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]  # type: ignore[assignment]
+    """SetAcl is DirectoryService.SetAcl: what is to be set at the providers is debt then, and wait_seconds is ignored."""
     ListRestorable: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListRestorableRequest, _catalog_service_pb2.ListRestorableResponse]  # type: ignore[assignment]
     """ListRestorable finds what a restore means: which content belongs at which path. In pages, ordered by (dirname, basename) in bytes.
     Errors as DirectoryService.RestoreEntry.
@@ -509,6 +517,22 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.UnsetPolicyResponse, _abc.Awaitable[_directory_service_pb2.UnsetPolicyResponse]]:
         """UnsetPolicy is DirectoryService.UnsetPolicy."""
+
+    @_abc_1.abstractmethod
+    def GetAcl(
+        self,
+        request: _directory_service_pb2.GetAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.GetAclResponse, _abc.Awaitable[_directory_service_pb2.GetAclResponse]]:
+        """GetAcl is DirectoryService.GetAcl, as recorded: in_force is absent."""
+
+    @_abc_1.abstractmethod
+    def SetAcl(
+        self,
+        request: _directory_service_pb2.SetAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.SetAclResponse, _abc.Awaitable[_directory_service_pb2.SetAclResponse]]:
+        """SetAcl is DirectoryService.SetAcl: what is to be set at the providers is debt then, and wait_seconds is ignored."""
 
     @_abc_1.abstractmethod
     def ListRestorable(

@@ -1549,6 +1549,184 @@ class SetPolicyResponse(_message.Message):
 Global___SetPolicyResponse: _TypeAlias = SetPolicyResponse  # noqa: Y015
 
 @_typing.final
+class AclStanding(_message.Message):
+    """AclStanding is what became of an ACL at one provider, for files of which it became the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """provider is its name."""
+    state: _entry_pb2.AclState.ValueType
+    """state of these copies; unspecified where no ACL is wanted of the file."""
+    files: _builtins.int
+    """files that are in this state there; 1 for a file."""
+    note: _builtins.str
+    """note says what the provider cannot express, or why it is owed; for a directory that of one of the files. May be empty."""
+    waits: _builtins.bool
+    """waits is true for what is OWED because the provider is down, paused or held back: it is set once that is over."""
+    @_builtins.property
+    def in_force(self) -> _entry_pb2.Acl:
+        """in_force is what the provider said just now; only for a file, and absent when it was not asked or did not answer."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        state: _entry_pb2.AclState.ValueType = ...,
+        files: _builtins.int = ...,
+        note: _builtins.str = ...,
+        in_force: _entry_pb2.Acl | None = ...,
+        waits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "in_force", b"in_force", "note", b"note", "provider", b"provider", "state", b"state", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AclStanding: _TypeAlias = AclStanding  # noqa: Y015
+
+@_typing.final
+class GetAclRequest(_message.Message):
+    """GetAclRequest names a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAclRequest: _TypeAlias = GetAclRequest  # noqa: Y015
+
+@_typing.final
+class GetAclResponse(_message.Message):
+    """GetAclResponse answers GetAcl."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACL_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACL_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    STANDINGS_FIELD_NUMBER: _builtins.int
+    UNPLACED_FIELD_NUMBER: _builtins.int
+    directory: _builtins.bool
+    """directory is true when the path is one."""
+    unplaced: _builtins.bool
+    """unplaced is true while files below are still to be looked at after a change: standings are not complete."""
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl set on the path itself; absent when none is. For a directory it is what new files below get."""
+
+    @_builtins.property
+    def default_acl(self) -> _entry_pb2.Acl:
+        """default_acl is what a directory inherits from above where it has none; absent for a file."""
+
+    @_builtins.property
+    def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___AclStanding]:
+        """standings by provider and state: of the file's copies, or of those of all files below that have an ACL."""
+
+    def __init__(
+        self,
+        *,
+        acl: _entry_pb2.Acl | None = ...,
+        default_acl: _entry_pb2.Acl | None = ...,
+        directory: _builtins.bool = ...,
+        standings: _abc.Iterable[Global___AclStanding] | None = ...,
+        unplaced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "default_acl", b"default_acl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "default_acl", b"default_acl", "directory", b"directory", "standings", b"standings", "unplaced", b"unplaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAclResponse: _TypeAlias = GetAclResponse  # noqa: Y015
+
+@_typing.final
+class SetAclRequest(_message.Message):
+    """SetAclRequest says what to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a file or directory."""
+    recursive: _builtins.bool
+    """recursive sets it on everything below a directory as well. Without it a directory's files keep what they have."""
+    wait_seconds: _builtins.float
+    """wait_seconds is how long to wait, at most 60, for providers that are up. 0 does not wait."""
+    @_builtins.property
+    def acl(self) -> _entry_pb2.Acl:
+        """acl to set."""
+
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        acl: _entry_pb2.Acl | None = ...,
+        recursive: _builtins.bool = ...,
+        wait_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "path", b"path", "recursive", b"recursive", "wait_seconds", b"wait_seconds", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAclRequest: _TypeAlias = SetAclRequest  # noqa: Y015
+
+@_typing.final
+class SetAclResponse(_message.Message):
+    """SetAclResponse answers SetAcl."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STANDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def standing(self) -> Global___GetAclResponse:
+        """standing as GetAcl would say it now."""
+
+    def __init__(
+        self,
+        *,
+        standing: Global___GetAclResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAclResponse: _TypeAlias = SetAclResponse  # noqa: Y015
+
+@_typing.final
 class UnsetPolicyRequest(_message.Message):
     """UnsetPolicyRequest names a path."""
 

@@ -126,6 +126,16 @@ class DirectoryServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.FromString,
                 _registered_method=True)
+        self.GetAcl = channel.unary_unary(
+                '/cdir.v1.DirectoryService/GetAcl',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.FromString,
+                _registered_method=True)
+        self.SetAcl = channel.unary_unary(
+                '/cdir.v1.DirectoryService/SetAcl',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.FromString,
+                _registered_method=True)
         self.RepairEntry = channel.unary_unary(
                 '/cdir.v1.DirectoryService/RepairEntry',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.RepairEntryRequest.SerializeToString,
@@ -319,6 +329,23 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAcl(self, request, context):
+        """GetAcl returns the access control list that is wanted on a path, and what became of it at each provider. For a file, each provider
+        that is up is asked what is in force there, for some seconds at most. Errors: NOT_FOUND, INVALID_PATH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAcl(self, request, context):
+        """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
+        idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
+        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RepairEntry(self, request, context):
         """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND.
         """
@@ -492,6 +519,16 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.UnsetPolicy,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.SerializeToString,
+            ),
+            'GetAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAcl,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.SerializeToString,
+            ),
+            'SetAcl': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAcl,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.SerializeToString,
             ),
             'RepairEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.RepairEntry,
@@ -1008,6 +1045,60 @@ class DirectoryService:
             '/cdir.v1.DirectoryService/UnsetPolicy',
             cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyRequest.SerializeToString,
             cdir_dot_v1_dot_directory__service__pb2.UnsetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/GetAcl',
+            cdir_dot_v1_dot_directory__service__pb2.GetAclRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.GetAclResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAcl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/SetAcl',
+            cdir_dot_v1_dot_directory__service__pb2.SetAclRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.SetAclResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -94,6 +94,15 @@ class DirectoryServiceStub:
     """
     UnsetPolicy: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]
     """UnsetPolicy removes what is set on a path. Errors: NOT_FOUND (nothing is set there)."""
+    GetAcl: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetAclRequest, _directory_service_pb2.GetAclResponse]
+    """GetAcl returns the access control list that is wanted on a path, and what became of it at each provider. For a file, each provider
+    that is up is asked what is in force there, for some seconds at most. Errors: NOT_FOUND, INVALID_PATH.
+    """
+    SetAcl: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]
+    """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
+    idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
+    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+    """
     RepairEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
     ScrubTree: _grpc.UnaryStreamMultiCallable[_scrub_pb2.ScrubTreeRequest, _scrub_pb2.ScrubTreeResponse]
@@ -203,6 +212,15 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """
     UnsetPolicy: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.UnsetPolicyRequest, _directory_service_pb2.UnsetPolicyResponse]  # type: ignore[assignment]
     """UnsetPolicy removes what is set on a path. Errors: NOT_FOUND (nothing is set there)."""
+    GetAcl: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetAclRequest, _directory_service_pb2.GetAclResponse]  # type: ignore[assignment]
+    """GetAcl returns the access control list that is wanted on a path, and what became of it at each provider. For a file, each provider
+    that is up is asked what is in force there, for some seconds at most. Errors: NOT_FOUND, INVALID_PATH.
+    """
+    SetAcl: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]  # type: ignore[assignment]
+    """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
+    idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
+    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+    """
     RepairEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]  # type: ignore[assignment]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
     ScrubTree: _aio.UnaryStreamMultiCallable[_scrub_pb2.ScrubTreeRequest, _scrub_pb2.ScrubTreeResponse]  # type: ignore[assignment]
@@ -411,6 +429,27 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.UnsetPolicyResponse, _abc.Awaitable[_directory_service_pb2.UnsetPolicyResponse]]:
         """UnsetPolicy removes what is set on a path. Errors: NOT_FOUND (nothing is set there)."""
+
+    @_abc_1.abstractmethod
+    def GetAcl(
+        self,
+        request: _directory_service_pb2.GetAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.GetAclResponse, _abc.Awaitable[_directory_service_pb2.GetAclResponse]]:
+        """GetAcl returns the access control list that is wanted on a path, and what became of it at each provider. For a file, each provider
+        that is up is asked what is in force there, for some seconds at most. Errors: NOT_FOUND, INVALID_PATH.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAcl(
+        self,
+        request: _directory_service_pb2.SetAclRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.SetAclResponse, _abc.Awaitable[_directory_service_pb2.SetAclResponse]]:
+        """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
+        idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
+        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+        """
 
     @_abc_1.abstractmethod
     def RepairEntry(

@@ -100,6 +100,8 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     """CHANGE_KIND_MOVED is a file or directory under a new path; what lies below moved with it."""
     CHANGE_KIND_DIRECTORY_MADE: _ChangeKind.ValueType  # 4
     """CHANGE_KIND_DIRECTORY_MADE is a new directory."""
+    CHANGE_KIND_ACL_SET: _ChangeKind.ValueType  # 5
+    """CHANGE_KIND_ACL_SET is another access control list of a file, or of a directory and perhaps of what lies below it."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """ChangeKind says what happened to a path."""
@@ -114,6 +116,8 @@ CHANGE_KIND_MOVED: ChangeKind.ValueType  # 3
 """CHANGE_KIND_MOVED is a file or directory under a new path; what lies below moved with it."""
 CHANGE_KIND_DIRECTORY_MADE: ChangeKind.ValueType  # 4
 """CHANGE_KIND_DIRECTORY_MADE is a new directory."""
+CHANGE_KIND_ACL_SET: ChangeKind.ValueType  # 5
+"""CHANGE_KIND_ACL_SET is another access control list of a file, or of a directory and perhaps of what lies below it."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 class _OutsideDeletion:
@@ -143,6 +147,98 @@ OUTSIDE_DELETION_ACCEPT: OutsideDeletion.ValueType  # 2
 OUTSIDE_DELETION_ASK: OutsideDeletion.ValueType  # 3
 """OUTSIDE_DELETION_ASK leaves all as it is and shows the file as absent there."""
 Global___OutsideDeletion: _TypeAlias = OutsideDeletion  # noqa: Y015
+
+class _AclAccess:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AclAccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AclAccess.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACL_ACCESS_UNSPECIFIED: _AclAccess.ValueType  # 0
+    """ACL_ACCESS_UNSPECIFIED is never stored; where an ACL is asked for it is refused with INVALID_ARGUMENT."""
+    ACL_ACCESS_PRIVATE: _AclAccess.ValueType  # 1
+    """ACL_ACCESS_PRIVATE gives nothing to anyone else."""
+    ACL_ACCESS_AUTHENTICATED_READ: _AclAccess.ValueType  # 2
+    """ACL_ACCESS_AUTHENTICATED_READ lets everyone read who is known to the provider."""
+    ACL_ACCESS_PUBLIC_READ: _AclAccess.ValueType  # 3
+    """ACL_ACCESS_PUBLIC_READ lets anyone read."""
+    ACL_ACCESS_PUBLIC_READ_WRITE: _AclAccess.ValueType  # 4
+    """ACL_ACCESS_PUBLIC_READ_WRITE lets anyone read and write."""
+
+class AclAccess(_AclAccess, metaclass=_AclAccessEnumTypeWrapper):
+    """AclAccess says who beside the owner may do what with an object: the words of the canned access control lists."""
+
+ACL_ACCESS_UNSPECIFIED: AclAccess.ValueType  # 0
+"""ACL_ACCESS_UNSPECIFIED is never stored; where an ACL is asked for it is refused with INVALID_ARGUMENT."""
+ACL_ACCESS_PRIVATE: AclAccess.ValueType  # 1
+"""ACL_ACCESS_PRIVATE gives nothing to anyone else."""
+ACL_ACCESS_AUTHENTICATED_READ: AclAccess.ValueType  # 2
+"""ACL_ACCESS_AUTHENTICATED_READ lets everyone read who is known to the provider."""
+ACL_ACCESS_PUBLIC_READ: AclAccess.ValueType  # 3
+"""ACL_ACCESS_PUBLIC_READ lets anyone read."""
+ACL_ACCESS_PUBLIC_READ_WRITE: AclAccess.ValueType  # 4
+"""ACL_ACCESS_PUBLIC_READ_WRITE lets anyone read and write."""
+Global___AclAccess: _TypeAlias = AclAccess  # noqa: Y015
+
+class _AclRight:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AclRightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AclRight.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACL_RIGHT_UNSPECIFIED: _AclRight.ValueType  # 0
+    """ACL_RIGHT_UNSPECIFIED is refused with INVALID_ARGUMENT."""
+    ACL_RIGHT_READ: _AclRight.ValueType  # 1
+    """ACL_RIGHT_READ reads the content."""
+    ACL_RIGHT_WRITE: _AclRight.ValueType  # 2
+    """ACL_RIGHT_WRITE replaces the content."""
+    ACL_RIGHT_FULL: _AclRight.ValueType  # 3
+    """ACL_RIGHT_FULL reads, writes, and changes the list itself."""
+
+class AclRight(_AclRight, metaclass=_AclRightEnumTypeWrapper):
+    """AclRight is what a grant allows."""
+
+ACL_RIGHT_UNSPECIFIED: AclRight.ValueType  # 0
+"""ACL_RIGHT_UNSPECIFIED is refused with INVALID_ARGUMENT."""
+ACL_RIGHT_READ: AclRight.ValueType  # 1
+"""ACL_RIGHT_READ reads the content."""
+ACL_RIGHT_WRITE: AclRight.ValueType  # 2
+"""ACL_RIGHT_WRITE replaces the content."""
+ACL_RIGHT_FULL: AclRight.ValueType  # 3
+"""ACL_RIGHT_FULL reads, writes, and changes the list itself."""
+Global___AclRight: _TypeAlias = AclRight  # noqa: Y015
+
+class _AclState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AclStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AclState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACL_STATE_UNSPECIFIED: _AclState.ValueType  # 0
+    """ACL_STATE_UNSPECIFIED is a copy of which no ACL is wanted."""
+    ACL_STATE_APPLIED: _AclState.ValueType  # 1
+    """ACL_STATE_APPLIED is an ACL that is in force as it was asked for."""
+    ACL_STATE_NARROWER: _AclState.ValueType  # 2
+    """ACL_STATE_NARROWER is one that the provider cannot express as a whole: what is in force allows less."""
+    ACL_STATE_UNSUPPORTED: _AclState.ValueType  # 3
+    """ACL_STATE_UNSUPPORTED is one that the provider cannot express or refuses to set: the object has what the provider gives by itself."""
+    ACL_STATE_OWED: _AclState.ValueType  # 4
+    """ACL_STATE_OWED is one that is still to be set."""
+
+class AclState(_AclState, metaclass=_AclStateEnumTypeWrapper):
+    """AclState is what became of an ACL at one provider."""
+
+ACL_STATE_UNSPECIFIED: AclState.ValueType  # 0
+"""ACL_STATE_UNSPECIFIED is a copy of which no ACL is wanted."""
+ACL_STATE_APPLIED: AclState.ValueType  # 1
+"""ACL_STATE_APPLIED is an ACL that is in force as it was asked for."""
+ACL_STATE_NARROWER: AclState.ValueType  # 2
+"""ACL_STATE_NARROWER is one that the provider cannot express as a whole: what is in force allows less."""
+ACL_STATE_UNSUPPORTED: AclState.ValueType  # 3
+"""ACL_STATE_UNSUPPORTED is one that the provider cannot express or refuses to set: the object has what the provider gives by itself."""
+ACL_STATE_OWED: AclState.ValueType  # 4
+"""ACL_STATE_OWED is one that is still to be set."""
+Global___AclState: _TypeAlias = AclState  # noqa: Y015
 
 @_typing.final
 class Entry(_message.Message):
@@ -572,3 +668,89 @@ class Change(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class AclGrant(_message.Message):
+    """AclGrant gives one right to one grantee."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTEE_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    grantee: _builtins.str
+    """grantee is "user:ID", "email:ADDRESS" or "group:NAME"; the id or name is the provider's own."""
+    right: Global___AclRight.ValueType
+    """right that it gets."""
+    def __init__(
+        self,
+        *,
+        grantee: _builtins.str = ...,
+        right: Global___AclRight.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grantee", b"grantee", "right", b"right"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AclGrant: _TypeAlias = AclGrant  # noqa: Y015
+
+@_typing.final
+class Acl(_message.Message):
+    """Acl is an access control list in words that hold for every provider; docs/acl.md says what each makes of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    access: Global___AclAccess.ValueType
+    """access for everyone."""
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___AclGrant]:
+        """grants beside that, by grantee and right in the order of their bytes, none twice."""
+
+    def __init__(
+        self,
+        *,
+        access: Global___AclAccess.ValueType = ...,
+        grants: _abc.Iterable[Global___AclGrant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "grants", b"grants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acl: _TypeAlias = Acl  # noqa: Y015
+
+@_typing.final
+class AclOutcome(_message.Message):
+    """AclOutcome is what became of an ACL that was to be set on one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    state: Global___AclState.ValueType
+    """state is APPLIED, NARROWER or UNSUPPORTED."""
+    note: _builtins.str
+    """note says in one line what the provider cannot express; empty when state is APPLIED."""
+    @_builtins.property
+    def asked(self) -> Global___Acl:
+        """asked is the ACL that was to be set."""
+
+    def __init__(
+        self,
+        *,
+        asked: Global___Acl | None = ...,
+        state: Global___AclState.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "note", b"note", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AclOutcome: _TypeAlias = AclOutcome  # noqa: Y015

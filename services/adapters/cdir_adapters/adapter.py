@@ -22,6 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
 
 from cdir.errors import CdirError, Unsupported
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.capability import Capability, ChecksumKind
 
 __all__ = [
@@ -99,6 +100,7 @@ class SmallObject(NamedTuple):
     data: bytes
     modified: datetime
     mode: WriteMode = WriteMode.OVERWRITE
+    access: Access | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,8 @@ class ObjectInfo:
     checksum: Checksum | None = None
     metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: NO_METADATA)
     """User metadata, keys in lower case; empty in listings."""
+    access: Access | None = None
+    """Only in the answer to a ``write``: what it was stored with; ``None`` when that is what the provider chose."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -216,6 +220,7 @@ class Adapter(ABC):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """Store an object: all or nothing.
 
@@ -225,6 +230,10 @@ class Adapter(ABC):
         has compared it to the bytes it sent (IntegrityError, and the object is removed, when they differ).
         Raises AlreadyExists (``mode``), PreconditionFailed (``if_match``), IsDirectory, NotDirectory, QuotaExceeded,
         InvalidPath (a name or size the provider cannot hold).
+
+        The object has ``access`` when this returns, and no wider one from the moment it can be seen (requires
+        ``write_access``), or the narrower one that the provider has by itself where it turns out to refuse ACLs;
+        ``None`` leaves it to the provider.
         """
 
     @abstractmethod
@@ -263,7 +272,9 @@ class Adapter(ABC):
 
     async def _write_small(self, one: SmallObject) -> ObjectInfo | CdirError:
         try:
-            return await self.write(one.key, one.data, size=len(one.data), modified=one.modified, mode=one.mode)
+            return await self.write(
+                one.key, one.data, size=len(one.data), modified=one.modified, mode=one.mode, access=one.access
+            )
         except CdirError as error:
             return error
 
@@ -289,6 +300,19 @@ class Adapter(ABC):
         Raises NotFound as ``read`` does. Requires ``digest``.
         """
         raise self.unsupported("digest")
+
+    async def get_acl(self, key: str) -> Acl:
+        """Return what is in force on an object: the narrowest of our words that covers all of it, and the grants.
+        Raises NotFound; Unsupported where the service has ACLs turned off. Requires ``acl``."""
+        raise self.unsupported("acl")
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        """Set who may do what with an object, in one step, and return what is in force then.
+
+        That is ``acl``, or less where the provider cannot express all of it, never more. Raises NotFound; Unsupported
+        where nothing of it can be set: then the object is as it was. Requires ``acl``.
+        """
+        raise self.unsupported("acl")
 
     async def usage(self) -> Usage:
         """Return how much is used and free. Requires ``usage``."""

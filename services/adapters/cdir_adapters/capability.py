@@ -63,6 +63,12 @@ class Capability:
     """``list`` returns that same time too (S3 and Swift do not)."""
     modified_precision: timedelta | None = None
     """Step of the modified time that the provider keeps; ``None`` when it keeps none."""
+    acl: bool = False
+    """``set_acl`` sets who may read an object, at least whether everyone or nobody else may, and ``get_acl`` tells."""
+    acl_grants: bool = False
+    """``set_acl`` honours grants to named users and groups; else it leaves them out."""
+    write_access: bool = False
+    """``write(access=…)`` stores the object with that access; it is never seen with a wider one."""
     usage: bool = False
     """``usage`` tells how much is used or free."""
     digest: bool = False

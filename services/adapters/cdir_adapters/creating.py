@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cdir.errors import AlreadyExists, CdirError, IsDirectory, NotFound
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     Adapter,
     Beginning,
@@ -34,7 +35,15 @@ _SAME_TIME: Final = timedelta(seconds=2)
 """Times that differ by no more are the same: some providers keep them in steps of two seconds."""
 
 
-async def create(adapter: Adapter, key: str, source: Source, *, size: int | None, modified: datetime) -> ObjectInfo:
+async def create(
+    adapter: Adapter,
+    key: str,
+    source: Source,
+    *,
+    size: int | None,
+    modified: datetime,
+    access: Access | None = None,
+) -> ObjectInfo:
     """Store an object as ``write`` does; raise AlreadyExists, and leave it alone, when another one lies at ``key``.
 
     Where the provider honours no condition, it is looked before the write: what comes between the two is replaced.
@@ -42,14 +51,14 @@ async def create(adapter: Adapter, key: str, source: Source, *, size: int | None
     """
     if adapter.capability.write_if_absent:
         try:
-            return await adapter.write(key, source, size=size, modified=modified, mode=WriteMode.CREATE)
+            return await adapter.write(key, source, size=size, modified=modified, mode=WriteMode.CREATE, access=access)
         except AlreadyExists:
             found = await _find(adapter, key)
             if found is None:
                 raise
     else:
         if await _is_vacant(adapter, key):
-            return await adapter.write(key, source, size=size, modified=modified)
+            return await adapter.write(key, source, size=size, modified=modified, access=access)
         found = await _find(adapter, key)
         if found is None:
             raise AlreadyExists(f"{key} was taken and left at provider {adapter.info.name} just now", key=key)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from cdir.errors import InvalidPath
 from cdir.v1 import adapter_service_pb2 as pb
+from cdir.v1 import entry_pb2
 from cdir_adapters import adapter as api
 
 __all__ = ["check_key", "check_prefix", "info_message", "modified_of"]
@@ -44,14 +45,15 @@ def modified_of(message: pb.ObjectHeader | pb.SmallObject) -> datetime:
     return message.modified.ToDatetime(tzinfo=UTC)
 
 
-def info_message(info: api.ObjectInfo) -> pb.ObjectInfo:
-    """Return what a provider says about an object."""
+def info_message(info: api.ObjectInfo, acl: entry_pb2.AclOutcome | None = None) -> pb.ObjectInfo:
+    """Return what a provider says about an object, and what became of the ACL that was to be set on it."""
     message = pb.ObjectInfo(
         key=info.key,
         size=info.size,
         directory=info.kind is api.ObjectKind.DIRECTORY,
         special=info.kind is api.ObjectKind.OTHER,
         etag=info.etag or "",
+        acl=acl,
     )
     if info.modified is not None:
         # Timestamp.FromDatetime takes ten times as long, for every object written

@@ -31,6 +31,7 @@ from cdir.errors import (
     RateLimited,
     Unauthenticated,
 )
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import Adapter, ObjectInfo, ObjectKind, Source, WriteMode
 from cdir_adapters.capability import Capability
 from cdir_adapters.layers.wrapper import closing
@@ -58,7 +59,7 @@ Found = dict[str, Any]
 async def probe(adapter: Adapter) -> Capability:
     """Return what ``adapter.capability`` declares, narrowed to what its provider does.
 
-    Works in ``.cdir/probe-…`` with about thirty small calls, most of them at once, and removes what it made, however it
+    Works in ``.cdir/probe-…`` with about forty small calls, most of them at once, and removes what it made, however it
     ends. A feature that fails in an unexpected way counts as missing. Raises what stands in the way of finding out:
     ProviderUnavailable, Unauthenticated, PermissionDenied, QuotaExceeded, RateLimited, DeadlineExceeded; and whatever
     error a plain write or read of a small object gives, since without those nothing works.
@@ -121,6 +122,7 @@ class _Trial:
             (self._move, ("move",)),
             (self._case_sensitive, ("case_sensitive",)),
             (self._digest, ("digest",)),
+            (self._acl, ("acl", "acl_grants", "write_access")),
             (self._usage, ("usage",)),
         ]
         # listing comes last, over what the others leave: their objects would come and go under its hands
@@ -239,6 +241,33 @@ class _Trial:
     async def _digest(self) -> Found:
         found = await self._adapter.digest(self._key("base"))
         return {"digest": found == hashlib.sha256(b"base").digest()}
+
+    async def _acl(self) -> Found:
+        """Set an ACL and look whether it is in force, and whether the object is still what it was.
+
+        A service that says no to a wider one is honest and can be asked again. One that fails has none.
+        """
+        missing = {"acl": False, "acl_grants": False, "write_access": False}
+        key = self._key("listed")
+        await self._put("listed", b"listed")
+        try:
+            with contextlib.suppress(PermissionDenied):
+                await self._adapter.set_acl(key, Acl(Access.AUTHENTICATED_READ))
+                if await self._adapter.get_acl(key) != Acl(Access.AUTHENTICATED_READ):
+                    return missing
+            await self._adapter.set_acl(key, Acl(Access.PRIVATE))
+            if await self._adapter.get_acl(key) != Acl(Access.PRIVATE) or await self._get("listed") != b"listed":
+                return missing
+            found: Found = {"acl": True, "acl_grants": self._declared.acl_grants, "write_access": False}
+            if self._declared.write_access:
+                stored = await self._put("listed", b"again", access=Access.AUTHENTICATED_READ)
+                at_once = await self._adapter.get_acl(key)
+                # stored narrower because the service said no is what write promises too
+                found["write_access"] = at_once.access is (stored.access or Access.PRIVATE)
+        except (PermissionDenied, ProviderUnavailable, DeadlineExceeded) as error:
+            logger.info("provider %s: no access control lists (%r)", self._adapter.info.name, error)
+            return missing
+        return found
 
     async def _usage(self) -> Found:
         await self._adapter.usage()

@@ -26,8 +26,9 @@ from cdir.errors import (
 from cdir.status import to_failure
 from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import adapter_service_pb2_grpc as rpc
-from cdir.v1 import provider_pb2
+from cdir.v1 import entry_pb2, provider_pb2
 from cdir_adapters import registry, sentinel
+from cdir_adapters.acl import message_of_acl
 from cdir_adapters.adapter import (
     Adapter,
     Beginning,
@@ -39,6 +40,7 @@ from cdir_adapters.adapter import (
     Source,
     WriteMode,
 )
+from cdir_adapters.controlling import access_to_write, apply_acl, outcome_of_write, outcomes_of_writes
 from cdir_adapters.creating import create, store_each
 from cdir_adapters.layers.ratelimit import OBJECTS_IN_BATCH
 from cdir_adapters.layers.wrapper import closing
@@ -222,11 +224,11 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             raise InvalidArgument(f"{header.key}: {len(data)} bytes are too many for one call; use WriteObject")
         live = self._pool.find(header.provider) or await self._pool.open(header.provider)
         with live as adapter:
-            info = await _store(adapter, header, data, len(data))
-        return pb.PutObjectResponse(info=info_message(info))
+            return pb.PutObjectResponse(info=await _store(adapter, header, data, len(data)))
 
     async def PutObjects(self, request: pb.PutObjectsRequest, context: Context) -> pb.PutObjectsResponse:
         objects = [_small(one) for one in request.objects]
+        asked = [one.acl if one.HasField("acl") else None for one in request.objects]
         if len(objects) > MAX_KEYS:
             raise InvalidArgument(f"at most {MAX_KEYS} objects can be stored at once, not {len(objects)}")
         if len({one.key for one in objects}) < len(objects):
@@ -236,9 +238,13 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         outcomes: list[pb.PutOutcome] = []
         with live as adapter:
+            accesses = [access_to_write(adapter, acl) for acl in asked]
+            objects = [one._replace(access=access) for one, access in zip(objects, accesses, strict=True)]
             for start in range(0, len(objects), OBJECTS_IN_BATCH):
-                stored = await store_each(adapter, objects[start : start + OBJECTS_IN_BATCH], live.empty_folders)
-                outcomes.extend(map(_put_outcome, stored))
+                end = start + OBJECTS_IN_BATCH
+                stored = await store_each(adapter, objects[start:end], live.empty_folders)
+                acls = await outcomes_of_writes(adapter, stored, asked[start:end])
+                outcomes.extend(map(_put_outcome, stored, acls))
         return pb.PutObjectsResponse(outcomes=outcomes)
 
     async def WriteObject(
@@ -259,8 +265,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
                 if not begin[1]:
                     # content of one piece is given whole: every adapter has a shorter way for that
                     source, size = begin[0], len(begin[0])
-                info = await _store(adapter, header, source, size)
-        return pb.WriteObjectResponse(info=info_message(info))
+                return pb.WriteObjectResponse(info=await _store(adapter, header, source, size))
 
     async def DeleteObjects(self, request: pb.DeleteObjectsRequest, context: Context) -> pb.DeleteObjectsResponse:
         keys = request.keys
@@ -297,7 +302,23 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             raise InvalidArgument(f"{source}: an object cannot be copied onto itself", key=source)
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
-            return pb.CopyObjectResponse(info=info_message(await adapter.copy(source, target)))
+            copied = await adapter.copy(source, target)
+            outcome = await outcome_of_write(adapter, copied, request.acl if request.HasField("acl") else None)
+            return pb.CopyObjectResponse(info=info_message(copied, outcome))
+
+    async def GetObjectAcl(self, request: pb.GetObjectAclRequest, context: Context) -> pb.GetObjectAclResponse:
+        check_key(request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.GetObjectAclResponse(acl=message_of_acl(await adapter.get_acl(request.key)))
+
+    async def SetObjectAcl(self, request: pb.SetObjectAclRequest, context: Context) -> pb.SetObjectAclResponse:
+        check_key(request.key)
+        if request.acl.access == entry_pb2.ACL_ACCESS_UNSPECIFIED:
+            raise InvalidArgument(f"{request.key}: an ACL says what everyone may", key=request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            return pb.SetObjectAclResponse(outcome=await apply_acl(adapter, request.key, request.acl))
 
 
 def _describe_kinds() -> list[provider_pb2.KindSpec]:
@@ -347,17 +368,21 @@ def _small(one: pb.SmallObject) -> SmallObject:
     return SmallObject(check_key(one.key), one.data, modified_of(one), mode)
 
 
-def _put_outcome(stored: ObjectInfo | CdirError) -> pb.PutOutcome:
+def _put_outcome(stored: ObjectInfo | CdirError, acl: entry_pb2.AclOutcome | None) -> pb.PutOutcome:
     if isinstance(stored, CdirError):
         return pb.PutOutcome(failure=to_failure(stored))
-    return pb.PutOutcome(info=info_message(stored))
+    return pb.PutOutcome(info=info_message(stored, acl))
 
 
-async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> ObjectInfo:
+async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> pb.ObjectInfo:
     modified = modified_of(header)
+    asked = header.acl if header.HasField("acl") else None
+    access = access_to_write(adapter, asked)
     if header.only_if_absent:
-        return await create(adapter, header.key, source, size=size, modified=modified)
-    return await adapter.write(header.key, source, size=size, modified=modified)
+        info = await create(adapter, header.key, source, size=size, modified=modified, access=access)
+    else:
+        info = await adapter.write(header.key, source, size=size, modified=modified, access=access)
+    return info_message(info, await outcome_of_write(adapter, info, asked))
 
 
 async def _content(

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from cdir.errors import IntegrityError, RangeNotSatisfied
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, Page, ReadStream, Source, WriteMode
 
 __all__ = [
@@ -45,7 +46,9 @@ def require(adapter: Adapter, flag: bool, what: str) -> None:
         raise adapter.unsupported(what)
 
 
-def require_write(adapter: Adapter, size: int | None, mode: WriteMode, if_match: str | None) -> None:
+def require_write(
+    adapter: Adapter, size: int | None, mode: WriteMode, if_match: str | None, access: Access | None = None
+) -> None:
     """Raise Unsupported for a ``write`` that asks for more than ``adapter.capability`` allows."""
     capability = adapter.capability
     if mode is WriteMode.CREATE and not capability.write_if_absent:
@@ -54,6 +57,8 @@ def require_write(adapter: Adapter, size: int | None, mode: WriteMode, if_match:
         raise adapter.unsupported("write_if_match")
     if size is None and not capability.write_unknown_size:
         raise adapter.unsupported("write_unknown_size")
+    if access is not None and not capability.write_access:
+        raise adapter.unsupported("write_access")
 
 
 def _wrong_size(key: str, size: int, seen: int) -> IntegrityError:

@@ -33,7 +33,7 @@ __all__ = [
     "workspaces",
 ]
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; a database that has it needs none."""
 
 metadata = sa.MetaData(
@@ -70,8 +70,10 @@ workspaces = sa.Table(
     sa.Column("revision", sa.BigInteger(), nullable=False),
     sa.Column("files", sa.BigInteger(), nullable=False),
     sa.Column("bytes", sa.BigInteger(), nullable=False),
+    sa.Column("acl", sa.LargeBinary()),
 )
-"""``revision`` is the last change's; ``files`` and ``bytes`` count what is current."""
+"""``revision`` is the last change's; ``files`` and ``bytes`` count what is current. ``acl`` is the root's, see
+``entries``."""
 
 entries = sa.Table(
     "entries",
@@ -89,10 +91,13 @@ entries = sa.Table(
     sa.Column("removed_at", sa.BigInteger()),
     sa.Column("removed_by", sa.Text()),
     sa.Column("conflict_of", _bytewise()),
+    sa.Column("acl", sa.LargeBinary()),
 )
 """Directories and files. A removed file's row stays, out of the listing's index, while versions of it are kept.
 
-``conflict_of`` is set on a conflicting copy: the path that its content was meant for."""
+``conflict_of`` is set on a conflicting copy: the path that its content was meant for. ``acl`` is a serialized
+``cdir.v1.Acl``: what every copy of a file shall have, or what new files below a directory get; null where nobody set
+one."""
 
 sa.Index(
     "ux_entries_live",
@@ -218,6 +223,9 @@ replicas = sa.Table(
     sa.Column("absent_at", sa.BigInteger()),
     sa.Column("seen_size", sa.BigInteger()),
     sa.Column("seen_modified", sa.BigInteger()),
+    sa.Column("acl", sa.LargeBinary()),
+    sa.Column("acl_state", sa.SmallInteger()),
+    sa.Column("acl_note", sa.Text()),
     sa.UniqueConstraint("version_id", "provider_id"),
     sqlite_autoincrement=True,  # the id is handed out as debt_id: it must not come back with another meaning
 )
@@ -232,7 +240,8 @@ must look first. A lease pushes ``due_at`` to its own end; ``lease_key`` is the 
 says nothing about it. ``absent_at`` is when a complete listing did not show it, until something follows from that. The
 ``seen`` columns hold what a listing said: ``seen_size`` is set while an object is suspected to be others' content,
 until it was inspected; ``seen_modified`` is the provider's own time, of a suspected object or of one that has no better
-mark.
+mark. ``acl`` is what was last asked of the provider for the object at ``key``, null when nothing was; ``acl_state`` and
+``acl_note`` say what became of it.
 """
 
 is_owed: sa.ColumnElement[bool] = replicas.c.owed == sa.literal_column("1")

@@ -21,6 +21,7 @@ from cdir_catalog.database import Database
 from cdir_catalog.group_commit import GroupCommit
 from cdir_catalog.provider_card import ProviderCard
 from cdir_catalog.snapshot_servicer import SnapshotMethods
+from cdir_catalog.store.acls import get_acl, set_acl
 from cdir_catalog.store.adopting import adopt_objects
 from cdir_catalog.store.audit import audit_catalog
 from cdir_catalog.store.begin import begin_writes
@@ -186,6 +187,16 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
         self, request: directory_service_pb2.UnsetPolicyRequest, context: Any
     ) -> directory_service_pb2.UnsetPolicyResponse:
         return await self._write(unset_policy, request, context)
+
+    async def GetAcl(
+        self, request: directory_service_pb2.GetAclRequest, context: Any
+    ) -> directory_service_pb2.GetAclResponse:
+        return await self._read(get_acl, request)
+
+    async def SetAcl(
+        self, request: directory_service_pb2.SetAclRequest, context: Any
+    ) -> directory_service_pb2.SetAclResponse:
+        return await self._write(set_acl, request, context)
 
     async def ListRestorable(
         self, request: catalog_service_pb2.ListRestorableRequest, context: Any

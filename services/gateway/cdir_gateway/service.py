@@ -12,6 +12,7 @@ from typing import Final
 import grpc.aio
 
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
+from cdir_gateway.acls import AccessControl
 from cdir_gateway.background import Background
 from cdir_gateway.checking import Checker
 from cdir_gateway.copying_trees import TreeCopier
@@ -111,6 +112,7 @@ async def open_gateway(
                     checker,
                     outside,
                     restorer,
+                    AccessControl(catalog, adapters, replicator),
                 ),
                 recovery=RecoveryServicer(snapshots, Rebuilder(catalog, adapters, snapshots)),
                 vault=VaultServicer(vault, catalog, adapters),

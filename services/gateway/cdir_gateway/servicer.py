@@ -13,6 +13,7 @@ from cdir.status import translated
 from cdir.v1 import check_pb2, directory_service_pb2_grpc, provider_service_pb2_grpc, scan_pb2, scrub_pb2
 from cdir.v1 import directory_service_pb2 as directory_pb
 from cdir.v1 import provider_service_pb2 as provider_pb
+from cdir_gateway.acls import AccessControl
 from cdir_gateway.checking import Checker
 from cdir_gateway.directory import TREE_SECONDS, Directory, normal
 from cdir_gateway.evacuation import Evacuations
@@ -40,7 +41,9 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         checker: Checker,
         outside: Outside,
         restorer: Restorer,
+        access: AccessControl,
     ) -> None:
+        self._access = access
         self._directory = directory
         self._checker = checker
         self._writes = writes
@@ -137,6 +140,12 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         changed = directory_pb.SetPolicyRequest(rule=normal(request.rule, "path"))
         with translated():
             return await self._directory.catalog.SetPolicy(changed, timeout=TREE_SECONDS, metadata=_on_behalf(context))
+
+    async def GetAcl(self, request: directory_pb.GetAclRequest, context: Context) -> directory_pb.GetAclResponse:
+        return await self._access.get(request)
+
+    async def SetAcl(self, request: directory_pb.SetAclRequest, context: Context) -> directory_pb.SetAclResponse:
+        return await self._access.set(request, user_of(context) or "")
 
     async def RepairEntry(
         self, request: directory_pb.RepairEntryRequest, context: Context

@@ -549,6 +549,8 @@ class Upload:
         if branch.stored is not None:
             seen.state = entry_pb2.REPLICA_STATE_OK
             seen.etag, seen.checksum = branch.stored.etag, branch.stored.checksum
+            if branch.stored.HasField("acl"):
+                seen.acl.CopyFrom(branch.stored.acl)
         else:
             seen.state = entry_pb2.REPLICA_STATE_UNKNOWN if branch.touched else entry_pb2.REPLICA_STATE_MISSING
             seen.error = "" if branch.error is None else branch.error.message

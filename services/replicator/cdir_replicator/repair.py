@@ -1,4 +1,7 @@
-"""Doing one piece of debt: copy, rename, remove or inspect. Each returns what became of it and raises nothing."""
+"""Doing one piece of debt: copy, rename, remove, inspect, or set an access control list.
+
+Each returns what became of it and raises nothing.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +91,8 @@ class Repairer:
                     return [await self._inspect(first)]
                 case catalog_service_pb2.DEBT_KIND_REMOVE:
                     return await self._remove(items)
+                case catalog_service_pb2.DEBT_KIND_ACL:
+                    return [await self._set_acl(first)]
                 case other:
                     unknown = Unsupported(f"this replicator does not know the debt kind {other}; update it")
                     return [self._failed(item, unknown) for item in items]
@@ -108,10 +113,14 @@ class Repairer:
         )
 
     def _done(
-        self, item: catalog_service_pb2.DebtItem, etag: str = "", checksum: str = ""
+        self,
+        item: catalog_service_pb2.DebtItem,
+        etag: str = "",
+        checksum: str = "",
+        acl: entry_pb2.AclOutcome | None = None,
     ) -> catalog_service_pb2.DebtOutcome:
         return catalog_service_pb2.DebtOutcome(
-            debt_id=item.debt_id, owner=self._owner, done=True, etag=etag, checksum=checksum
+            debt_id=item.debt_id, owner=self._owner, done=True, etag=etag, checksum=checksum, acl=acl
         )
 
     def _failed(
@@ -174,7 +183,7 @@ class Repairer:
         if time.monotonic() - begun > self._lease_seconds / 2:
             # the lease may be lost by now, and the outcome under it would be ignored; the copy is there all the same
             await self._notes.record([self._observed(item, stored)])
-        return self._done(item, stored.etag, stored.checksum)
+        return self._done(item, stored.etag, stored.checksum, stored.acl if stored.HasField("acl") else None)
 
     async def _copy_stream(
         self, item: catalog_service_pb2.DebtItem, target: catalog_service_pb2.WriteTarget, content: OpenContent
@@ -213,6 +222,7 @@ class Repairer:
             state=entry_pb2.REPLICA_STATE_OK,
             etag=stored.etag,
             checksum=stored.checksum,
+            acl=stored.acl if stored.HasField("acl") else None,
         )
 
     def _resolver(self, item: catalog_service_pb2.DebtItem) -> Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]:
@@ -260,8 +270,7 @@ class Repairer:
         return self._done(item, info.etag, info.checksum)
 
     async def _copy_instead(self, item: catalog_service_pb2.DebtItem, reason: str) -> catalog_service_pb2.DebtOutcome:
-        """Record that the content is neither at its old name nor at its new one: from now on it is a copy that is
-        owed."""
+        """Record that the content is not where it was recorded: from now on it is a copy that is owed."""
         missing = catalog_service_pb2.ReplicaObservation(
             version_id=item.version.version_id,
             provider_id=item.replica.provider_id,
@@ -303,6 +312,21 @@ class Repairer:
                 timeout=_MOVE_SECONDS,
             )
         return response.info
+
+    # --- access control list ------------------------------------------------------------------------------------------
+
+    async def _set_acl(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
+        """Set the ACL of the object where it is. What its provider cannot express is an outcome too."""
+        replica = item.replica
+        try:
+            with translated():
+                response = await self._adapters.SetObjectAcl(
+                    adapter_service_pb2.SetObjectAclRequest(provider=_ref(replica), key=replica.key, acl=item.acl),
+                    timeout=_CALL_SECONDS,
+                )
+        except NotFound as error:
+            return await self._copy_instead(item, error.message)
+        return self._done(item, acl=response.outcome)
 
     # --- remove -------------------------------------------------------------------------------------------------------
 
@@ -413,4 +437,6 @@ def _target(item: catalog_service_pb2.DebtItem, *, free: bool) -> catalog_servic
     if not free:
         # one without an id is overwritten where it lies
         target.occupant.CopyFrom(item.occupant)
+    if item.HasField("acl"):
+        target.acl.CopyFrom(item.acl)
     return target

@@ -112,7 +112,9 @@ class _CopyBranch(Branch):
         source = self._held.key_at(self.target)
         if not source:
             return None
-        request = adapter_service_pb2.CopyObjectRequest(provider=self._ref, source=source, target=self.target.key)
+        request = adapter_service_pb2.CopyObjectRequest(
+            provider=self._ref, source=source, target=self.target.key, acl=self._acl
+        )
         try:
             with translated():
                 response = await self._writer.adapters.CopyObject(request, timeout=_COPY_SECONDS)

@@ -182,12 +182,17 @@ class Branch(ABC):
             size=size,
             modified=self._modified,
             only_if_absent=self._only_if_absent,
+            acl=self._acl,
         )
 
     @property
     def _only_if_absent(self) -> bool:
         """What lies at a key that the catalog takes for free was put there by others, and is not cdir's to replace."""
         return not self.target.HasField("occupant")
+
+    @property
+    def _acl(self) -> entry_pb2.Acl | None:
+        return self.target.acl if self.target.HasField("acl") else None
 
     async def _run(self) -> None:
         writer, provider_id = self._writer, self.target.provider_id
@@ -203,7 +208,10 @@ class Branch(ABC):
             if info.size != size:
                 raise IntegrityError(f"the provider says that it stored {info.size} bytes instead of {size}")
             self.stored = catalog_service_pb2.StoredCopy(
-                provider_id=provider_id, etag=info.etag, checksum=info.checksum
+                provider_id=provider_id,
+                etag=info.etag,
+                checksum=info.checksum,
+                acl=info.acl if info.HasField("acl") else None,
             )
             self.touched = False
             self._note_pace(size, time.monotonic() - began)
@@ -294,7 +302,11 @@ class _WholeBranch(Branch):
 
     def _small_object(self) -> adapter_service_pb2.SmallObject:
         return adapter_service_pb2.SmallObject(
-            key=self.target.key, modified=self._modified, only_if_absent=self._only_if_absent, data=self._data
+            key=self.target.key,
+            modified=self._modified,
+            only_if_absent=self._only_if_absent,
+            data=self._data,
+            acl=self._acl,
         )
 
     def _note_pace(self, size: int, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from cdir.errors import AlreadyExists, CdirError, ProviderUnavailable
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import WriteMode
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.providers.s3 import S3Adapter
@@ -107,12 +109,14 @@ class Line:
         async with S3Adapter("other", options_of(self.server, self.bucket)) as other:
             await other.sweep(-3600.0)
 
-    async def leave_upload(self, parts: int, data: bytes = LARGE) -> None:
+    async def leave_upload(self, parts: int, data: bytes = LARGE, access: Access | None = None) -> None:
         """Write, and die when so many parts have arrived."""
         self.passing = parts
         async with self.open() as adapter:
             await adapter.prepare()
-            writing = asyncio.create_task(adapter.write(KEY, stream(data), size=len(data), modified=MODIFIED))
+            writing = asyncio.create_task(
+                adapter.write(KEY, stream(data), size=len(data), modified=MODIFIED, access=access)
+            )
             async with asyncio.timeout(60):
                 await self.held.wait()
             # a process that is killed takes nothing back
@@ -299,3 +303,42 @@ async def test_service_that_lists_no_uploads(line: Line) -> None:
         await adapter.write(KEY, stream(LARGE), size=len(LARGE), modified=MODIFIED)
     assert sorted(line.parts) == [1, 2, 3, 4, 5]
     assert await line.read() == LARGE
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "wanted"),
+    [
+        (Access.PUBLIC_READ, Access.PRIVATE),
+        (Access.PUBLIC_READ, None),
+        (Access.PRIVATE, Access.PUBLIC_READ),
+        (None, Access.AUTHENTICATED_READ),
+    ],
+)
+async def test_what_is_gone_on_with_ends_with_the_access_that_is_wanted_now(
+    line: Line, begun_with: Access | None, wanted: Access | None
+) -> None:
+    if not isinstance(line.server, MotoS3Server):
+        pytest.skip("the server keeps no access control lists")
+    await line.leave_upload(3, access=begun_with)
+    # moto cannot tell the list of an object whose upload was begun without one
+    at_first = None if begun_with is None else Acl(Access.PRIVATE)
+    appeared: list[Acl | None] = []
+    async with line.open() as adapter, S3Adapter("other", options_of(line.server, line.bucket)) as other:
+
+        async def in_force() -> Acl | None:
+            with contextlib.suppress(ProviderUnavailable):
+                return await other.get_acl(KEY)
+            return None
+
+        async def look_when_it_appears(request: Request) -> Answer:
+            answer = await line.handle(request)
+            if request.method == "POST" and "uploadId=" in request.target:
+                appeared.append(await in_force())
+            return answer
+
+        line.proxy.break_by(look_when_it_appears)
+        stored = await adapter.write(KEY, stream(LARGE), size=len(LARGE), modified=MODIFIED, access=wanted)
+        assert stored.access is wanted
+        assert sorted(line.parts) == [4, 5]
+        assert await in_force() == (at_first if wanted is None else Acl(wanted))
+    assert appeared == [at_first]

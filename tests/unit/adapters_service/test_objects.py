@@ -22,6 +22,7 @@ from cdir.errors import (
 )
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2 as pb
+from cdir.v1 import entry_pb2
 
 WHEN = datetime(2020, 2, 29, 12, 30, 15, 250_000, tzinfo=UTC)
 
@@ -221,6 +222,40 @@ async def test_many_small_objects_are_stored_only_where_nothing_lies(bench: Any,
         else:
             assert set(reasons) == {AlreadyExists.reason}
     assert await bench.get(ref, "old/3") == b"foreign"
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "stated"),
+    [
+        ({}, entry_pb2.ACL_STATE_APPLIED),
+        ({"write_if_absent": False}, entry_pb2.ACL_STATE_APPLIED),
+        ({"write_access": False}, entry_pb2.ACL_STATE_APPLIED),
+        ({"acl": False, "write_access": False}, entry_pb2.ACL_STATE_UNSUPPORTED),
+    ],
+)
+async def test_many_small_objects_are_stored_each_with_its_own_list(
+    bench: Any, narrowed: dict[str, bool], stated: entry_pb2.AclState
+) -> None:
+    ref = await bench.add("store", **narrowed)
+    acls = {
+        "private": entry_pb2.Acl(access=entry_pb2.ACL_ACCESS_PRIVATE),
+        "public": entry_pb2.Acl(access=entry_pb2.ACL_ACCESS_PUBLIC_READ_WRITE),
+        "none": None,
+    }
+    wanted = [_small(f"{name}/{number}", b"x") for name in acls for number in range(15)]
+    for one in wanted:
+        if (acl := acls[one.key.partition("/")[0]]) is not None:
+            one.acl.CopyFrom(acl)
+    with translated():
+        response = await bench.adapters.PutObjects(pb.PutObjectsRequest(provider=ref, objects=wanted))
+    for one, outcome in zip(wanted, response.outcomes, strict=True):
+        assert outcome.info.HasField("acl") == one.HasField("acl")
+        if one.HasField("acl"):
+            assert (outcome.info.acl.asked, outcome.info.acl.state) == (one.acl, stated)
+    if stated == entry_pb2.ACL_STATE_APPLIED:
+        modes = {one.key: (bench.folder / "store" / one.key).stat().st_mode & 0o777 for one in wanted}
+        assert {mode for key, mode in modes.items() if key.startswith("private")} == {0o600}
+        assert {mode for key, mode in modes.items() if key.startswith("public")} == {0o666}
 
 
 async def test_a_call_that_stores_too_much_or_nonsense_is_refused(bench: Any) -> None:

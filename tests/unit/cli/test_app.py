@@ -47,6 +47,7 @@ def test_every_command_explains_itself(
 
 _CHANGING = {
     ("put",), ("get",), ("mkdir",), ("cp",), ("mv",), ("rm",), ("repair",), ("policy", "set"), ("policy", "unset"),
+    ("acl", "set"),
     ("provider", "add"), ("provider", "set"), ("provider", "pause"), ("provider", "resume"), ("provider", "remove"),
     ("provider", "evacuate"), ("provider", "replace"), ("restore",), ("trash",),
     ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"), ("vault", "rotate"), ("vault", "protect"),

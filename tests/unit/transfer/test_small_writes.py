@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import AlreadyExists, ProviderUnavailable
-from cdir.v1 import adapter_service_pb2
+from cdir.v1 import adapter_service_pb2, entry_pb2
 from cdir_transfer.shared_calls import SMALL_CONTENT
 from cdir_transfer.small_writes import SmallWrites
 from cdir_transfer.writer import Copies, ProviderWriter
@@ -101,11 +101,13 @@ class Bench:
             providers.harness.adapters, providers.health, providers.notes, small=writes, **settings
         )
 
-    def put(self, key: str, data: bytes, *, occupied: bool = False) -> Copies:
+    def put(self, key: str, data: bytes, *, occupied: bool = False, acl: entry_pb2.Acl | None = None) -> Copies:
         targets = [self._providers.target(name, key) for name in "ab"]
         for target in targets:
             if occupied:
                 target.occupant.SetInParent()
+            if acl is not None:
+                target.acl.CopyFrom(acl)
         return self._writer.put(targets, data, modified=WHEN, needed=1, record_displaced=self._no_displaced)
 
     async def _no_displaced(self, observation: object) -> None:
@@ -119,6 +121,22 @@ async def test_contents_reach_every_target(providers: Any, writes: SmallWrites) 
         assert all([await one.settled() for one in copies])
     assert all(len(one.stored) == 2 and one.touched == [] for one in copies)
     assert providers.harness.files("a") == providers.harness.files("b") == CONTENTS
+    assert _calls(providers, "PutObject") == 0
+
+
+async def test_the_list_of_each_target_goes_along_and_what_became_of_it_comes_back(
+    providers: Any, writes: SmallWrites
+) -> None:
+    bench = Bench(providers, writes)
+    acl = entry_pb2.Acl(access=entry_pb2.ACL_ACCESS_AUTHENTICATED_READ)
+    async with asyncio.timeout(HANG):
+        copies = [bench.put(key, data, acl=acl) for key, data in CONTENTS.items()]
+        assert all([await one.settled() for one in copies])
+        without = bench.put("without", b"x")
+        assert await without.settled()
+    applied = entry_pb2.AclOutcome(asked=acl, state=entry_pb2.ACL_STATE_APPLIED)
+    assert all([stored.acl for stored in one.stored] == [applied] * 2 for one in copies)
+    assert not any(stored.HasField("acl") for stored in without.stored)
     assert _calls(providers, "PutObject") == 0
 
 

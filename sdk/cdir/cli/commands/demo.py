@@ -22,7 +22,7 @@ from cdir.cli.exits import Exit
 from cdir.cli.headline import headline
 from cdir.cli.output import Output, count
 from cdir.cli.session import Session
-from cdir.client import connect
+from cdir.connecting import connect
 from cdir.locations import Home
 from cdir.model import ProviderState, TreeStatus
 

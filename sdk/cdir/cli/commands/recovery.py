@@ -153,7 +153,7 @@ async def _agreed(session: Session, *, yes: bool) -> None:
 @contextlib.asynccontextmanager
 async def _replacing(session: Session) -> AsyncIterator[tuple[Client, str | None]]:
     from cdir.catalog_swap import empty_catalog
-    from cdir.client import connect
+    from cdir.connecting import connect
 
     async with empty_catalog(session.home) as aside, connect(session.home.address) as client:
         yield client, None if aside is None else str(aside)
@@ -162,7 +162,7 @@ async def _replacing(session: Session) -> AsyncIterator[tuple[Client, str | None
 @contextlib.asynccontextmanager
 async def _trying(session: Session) -> AsyncIterator[Client]:
     from cdir.catalog_swap import scratch_home
-    from cdir.client import connect
+    from cdir.connecting import connect
 
     async with scratch_home(session.home) as home, connect(home.address) as client:
         yield client

@@ -15,7 +15,7 @@ from cdir.cli.command import command
 from cdir.cli.exits import Exit
 from cdir.cli.provider_options import ask_secret, forget_variables, read_secret
 from cdir.cli.session import Session
-from cdir.client import connect
+from cdir.connecting import connect
 from cdir.errors import PermissionDenied, PreconditionFailed, ProviderUnavailable
 from cdir.vault import VaultProtection
 

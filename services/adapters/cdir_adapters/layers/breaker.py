@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 
 from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -193,11 +194,19 @@ class BreakerAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         watched = None if isinstance(source, bytes) else WatchedSource(source)
         with self._counted(watched):
             return await self.inner.write(
-                key, watched or source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+                key,
+                watched or source,
+                size=size,
+                modified=modified,
+                mode=mode,
+                if_match=if_match,
+                metadata=metadata,
+                access=access,
             )
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
@@ -232,6 +241,14 @@ class BreakerAdapter(WrapperAdapter):
     async def digest(self, key: str) -> bytes:
         with self._counted():
             return await self.inner.digest(key)
+
+    async def get_acl(self, key: str) -> Acl:
+        with self._counted():
+            return await self.inner.get_acl(key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        with self._counted():
+            return await self.inner.set_acl(key, acl)
 
     async def usage(self) -> Usage:
         with self._counted():

@@ -15,6 +15,7 @@ from datetime import datetime
 from types import TracebackType
 
 from cdir.errors import CdirError
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -198,6 +199,7 @@ class MetricsAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         watched = None if isinstance(source, bytes) else WatchedSource(source)
         try:
@@ -210,6 +212,7 @@ class MetricsAdapter(WrapperAdapter):
                     mode=mode,
                     if_match=if_match,
                     metadata=metadata,
+                    access=access,
                 )
         finally:
             self.bytes_out += watched.size if watched is not None else len(source) if isinstance(source, bytes) else 0
@@ -248,6 +251,14 @@ class MetricsAdapter(WrapperAdapter):
     async def digest(self, key: str) -> bytes:
         with _Call(self, "digest"):
             return await self.inner.digest(key)
+
+    async def get_acl(self, key: str) -> Acl:
+        with _Call(self, "get_acl"):
+            return await self.inner.get_acl(key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        with _Call(self, "set_acl"):
+            return await self.inner.set_acl(key, acl)
 
     async def usage(self) -> Usage:
         with _Call(self, "usage"):

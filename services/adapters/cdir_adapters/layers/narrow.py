@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 from cdir.errors import CdirError
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -67,15 +68,16 @@ class NarrowAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         return await self.inner.write(
-            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata, access=access
         )
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
         for one in objects:
-            require_write(self, len(one.data), one.mode, None)
+            require_write(self, len(one.data), one.mode, None, one.access)
         return await self.inner.write_each(objects)
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
@@ -101,6 +103,16 @@ class NarrowAdapter(WrapperAdapter):
     async def digest(self, key: str) -> bytes:
         require(self, self.capability.digest, "digest")
         return await self.inner.digest(key)
+
+    async def get_acl(self, key: str) -> Acl:
+        require(self, self.capability.acl, "acl")
+        return await self.inner.get_acl(key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        require(self, self.capability.acl, "acl")
+        if not self.capability.acl_grants:
+            acl = Acl(acl.access)
+        return await self.inner.set_acl(key, acl)
 
     async def usage(self) -> Usage:
         require(self, self.capability.usage, "usage")

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from cdir.errors import CdirError
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -169,6 +170,7 @@ class RateLimitAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         async with self.changing:
             await self._may_call()
@@ -178,7 +180,14 @@ class RateLimitAdapter(WrapperAdapter):
                 else:
                     source = _Slowed(source, self._sent)
             return await self.inner.write(
-                key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+                key,
+                source,
+                size=size,
+                modified=modified,
+                mode=mode,
+                if_match=if_match,
+                metadata=metadata,
+                access=access,
             )
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
@@ -218,6 +227,16 @@ class RateLimitAdapter(WrapperAdapter):
         async with self.looking:
             await self._may_call()
             return await self.inner.digest(key)
+
+    async def get_acl(self, key: str) -> Acl:
+        async with self.looking:
+            await self._may_call()
+            return await self.inner.get_acl(key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        async with self.changing:
+            await self._may_call()
+            return await self.inner.set_acl(key, acl)
 
     async def usage(self) -> Usage:
         async with self.looking:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from cdir.errors import AlreadyExists, CdirError, NotFound, PreconditionFailed, Retry
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -175,16 +176,31 @@ class RetryAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         if not isinstance(source, bytes):
             return await self.inner.write(
-                key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+                key,
+                source,
+                size=size,
+                modified=modified,
+                mode=mode,
+                if_match=if_match,
+                metadata=metadata,
+                access=access,
             )
         attempts = _Attempts(self)
         while True:
             try:
                 return await self.inner.write(
-                    key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+                    key,
+                    source,
+                    size=size,
+                    modified=modified,
+                    mode=mode,
+                    if_match=if_match,
+                    metadata=metadata,
+                    access=access,
                 )
             except (AlreadyExists, PreconditionFailed):
                 if attempts.failed is not None:
@@ -234,6 +250,12 @@ class RetryAdapter(WrapperAdapter):
 
     async def digest(self, key: str) -> bytes:
         return await self._try(self.inner.digest, key)
+
+    async def get_acl(self, key: str) -> Acl:
+        return await self._try(self.inner.get_acl, key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        return await self._try(self.inner.set_acl, key, acl)
 
     async def usage(self) -> Usage:
         return await self._try(self.inner.usage)

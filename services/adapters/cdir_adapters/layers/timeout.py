@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from cdir.errors import CdirError, ProviderUnavailable
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -144,6 +145,7 @@ class TimeoutAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         if isinstance(source, bytes):
             seconds = self.settings.call + len(source) / self.settings.slowest
@@ -160,6 +162,7 @@ class TimeoutAdapter(WrapperAdapter):
                     mode=mode,
                     if_match=if_match,
                     metadata=metadata,
+                    access=access,
                 )
         except TimeoutError as error:
             if limit.expired():
@@ -187,6 +190,12 @@ class TimeoutAdapter(WrapperAdapter):
 
     async def digest(self, key: str) -> bytes:
         return await self.within(self.settings.copy, "digest", key, self.inner.digest(key))
+
+    async def get_acl(self, key: str) -> Acl:
+        return await self.within(self.settings.call, "get_acl", key, self.inner.get_acl(key))
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        return await self.within(self.settings.call, "set_acl", key, self.inner.set_acl(key, acl))
 
     async def usage(self) -> Usage:
         return await self.within(self.settings.call, "usage", "", self.inner.usage())

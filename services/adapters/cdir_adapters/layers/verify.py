@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from cdir.errors import CdirError, IntegrityError
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -112,10 +113,18 @@ class VerifyAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         watched = None if isinstance(source, bytes) else WatchedSource(source)
         info = await self.inner.write(
-            key, watched or source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+            key,
+            watched or source,
+            size=size,
+            modified=modified,
+            mode=mode,
+            if_match=if_match,
+            metadata=metadata,
+            access=access,
         )
         sent = watched.size if watched is not None else len(source) if isinstance(source, bytes) else 0
         wrong = self._wrong(info, sent, source if isinstance(source, bytes) else None)

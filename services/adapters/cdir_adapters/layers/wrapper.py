@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 from cdir.errors import CdirError
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -78,9 +79,10 @@ class WrapperAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         return await self.inner.write(
-            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata, access=access
         )
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
@@ -103,6 +105,12 @@ class WrapperAdapter(Adapter):
 
     async def digest(self, key: str) -> bytes:
         return await self.inner.digest(key)
+
+    async def get_acl(self, key: str) -> Acl:
+        return await self.inner.get_acl(key)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        return await self.inner.set_acl(key, acl)
 
     async def usage(self) -> Usage:
         return await self.inner.usage()

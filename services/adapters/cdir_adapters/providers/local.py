@@ -8,6 +8,8 @@ that hangs then delays no other provider. A small object costs one hop to a thre
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from cdir.errors import CdirError, ConfigInvalid, InvalidPath, IsDirectory
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -31,6 +34,7 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.capability import Capability
+from cdir_adapters.modes import acl_of_mode, mode_of, require_mode
 from cdir_adapters.providers.local_transfers import FileReader, Upload, Walker
 from cdir_adapters.providers.local_tree import TEMPORARY, Tree, info_of, nanoseconds_of
 from cdir_adapters.registry import OptionValue
@@ -85,6 +89,8 @@ class LocalAdapter(Adapter):
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(microseconds=1),
+        acl=os.name == "posix",
+        write_access=os.name == "posix",
         usage=True,
         etag=True,
         max_name_bytes=255,
@@ -184,14 +190,15 @@ class LocalAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says: plain files have no place for it.
 
         A cancellation that arrives in the very moment in which the file gets its name may find it in place.
         """
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._check_target(key)
-        upload = Upload(self._tree, key, nanoseconds_of(modified), mode)
+        upload = Upload(self._tree, key, nanoseconds_of(modified), mode, None if access is None else mode_of(access))
         try:
             if isinstance(source, bytes):
                 last: Sequence[bytes] = [await collect(source, size, key)]
@@ -206,7 +213,8 @@ class LocalAdapter(Adapter):
             if upload.is_open:
                 await self.in_thread(key, upload.drop)
             raise
-        return info_of(key, status)
+        info = info_of(key, status)
+        return info if access is None else dataclasses.replace(info, access=access)
 
     async def _write_pieces(
         self, upload: Upload, key: str, source: AsyncIterable[bytes], size: int | None
@@ -250,6 +258,17 @@ class LocalAdapter(Adapter):
     async def remove_directory(self, key: str) -> None:
         require(self, self.capability.directories, "directories")
         await self.in_thread(key, self._tree.remove_directory, key)
+
+    async def get_acl(self, key: str) -> Acl:
+        require(self, self.capability.acl, "acl")
+        status = await self.in_thread(key, self._tree.file_status, key)
+        return acl_of_mode(status.st_mode, status.st_gid)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        """See :meth:`Adapter.set_acl`. Set are the mode bits: grants to others than owner and group are left out."""
+        require(self, self.capability.acl, "acl")
+        status = await self.in_thread(key, self._tree.file_status, key, mode_of(acl.access))
+        return require_mode(status.st_mode, acl.access, self.info.name)
 
     async def usage(self) -> Usage:
         require(self, self.capability.usage, "usage")

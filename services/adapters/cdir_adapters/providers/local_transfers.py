@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from cdir.errors import IntegrityError, NotDirectory, NotFound, Unsupported
 from cdir_adapters.adapter import ByteRange, FetchedObject, ObjectInfo, WriteMode
+from cdir_adapters.modes import PRIVATE_MODE
 from cdir_adapters.providers.local_tree import (
     DIRECTORY,
     NOT_POSSIBLE,
@@ -48,7 +49,9 @@ class Upload:
     no return, and a later :meth:`drop` removes the file.
     """
 
-    def __init__(self, tree: Tree, key: str, nanoseconds: int, mode: WriteMode) -> None:
+    def __init__(self, tree: Tree, key: str, nanoseconds: int, mode: WriteMode, permissions: int | None = None) -> None:
+        """``permissions`` are the mode bits that the file shall have; ``None`` leaves them to the process's umask."""
+        self._permissions = permissions
         self._tree = tree
         self._key = key
         self._nanoseconds = nanoseconds
@@ -100,9 +103,10 @@ class Upload:
             self.drop()
 
     def copy(self, source: str) -> os.stat_result:
-        """Take the content and the modified time of the file at the key ``source`` instead."""
+        """Take the content, the modified time and the mode bits of the file at the key ``source`` instead."""
         file, status = self._tree.open_file(source)
         self._nanoseconds = status.st_mtime_ns
+        self._permissions = status.st_mode & 0o777 if os.name == "posix" else None
         try:
             self.write([])
             self._copy_content(file, status.st_size)
@@ -122,7 +126,8 @@ class Upload:
                 self._folder = self._tree.open_folder(dirname, make=True, asked_for=self._key)
                 try:
                     self._tree.refuse_occupied(self._key, self._folder, self._target, self._mode)
-                    self._file = os.open(self._temporary, _CREATE, 0o666, dir_fd=self._folder)
+                    mode = 0o666 if self._permissions is None else PRIVATE_MODE
+                    self._file = os.open(self._temporary, _CREATE, mode, dir_fd=self._folder)
                     return
                 finally:
                     if self._file < 0:
@@ -154,6 +159,8 @@ class Upload:
     def _keep(self) -> os.stat_result:
         with self._lock:
             os.utime(self._file, ns=(self._nanoseconds, self._nanoseconds))
+            if self._permissions is not None:
+                os.fchmod(self._file, self._permissions)
             os.fsync(self._file)
             self._pass()
             if self._mode is WriteMode.CREATE:

@@ -245,6 +245,17 @@ class Tree:
             raise IsDirectory(f"{key} at provider {self.name} is a folder", key=key)
         raise self._missing(key)
 
+    def file_status(self, key: str, mode: int | None = None) -> os.stat_result:
+        """Return the status of a regular file, after setting its mode bits where they are given."""
+        file, status = self.open_file(key)
+        try:
+            if mode is None:
+                return status
+            os.fchmod(file, mode)
+            return os.fstat(file)
+        finally:
+            os.close(file)
+
     def match(self, key: str, etag: str | None, status: os.stat_result) -> None:
         """Raise PreconditionFailed unless ``status`` has that ETag."""
         if etag is not None and etag != _etag(status):

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from cdir.errors import AlreadyExists, NotFound, PreconditionFailed
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -54,6 +55,7 @@ _INLINE_DIGEST = 1 << 20
 class _Stored:
     info: ObjectInfo
     data: bytes
+    acl: Acl
 
 
 class MemoryAdapter(Adapter):
@@ -73,6 +75,9 @@ class MemoryAdapter(Adapter):
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(microseconds=1),
+        acl=True,
+        acl_grants=True,
+        write_access=True,
         usage=True,
         etag=True,
         checksums=frozenset({ChecksumKind.SHA256}),
@@ -152,8 +157,9 @@ class MemoryAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         data = await collect(source, size, key)
         digest = hashlib.sha256(data) if len(data) <= _INLINE_DIGEST else await asyncio.to_thread(hashlib.sha256, data)
         info = ObjectInfo(
@@ -169,8 +175,8 @@ class MemoryAdapter(Adapter):
             raise AlreadyExists(f"{key} exists already at provider {self.info.name}", key=key)
         if if_match is not None:
             self._match(key, if_match)
-        self._store(_Stored(info, data))
-        return info
+        self._store(_Stored(info, data, Acl(access or Access.PRIVATE)))
+        return info if access is None else dataclasses.replace(info, access=access)
 
     def _store(self, stored: _Stored) -> None:
         key = stored.info.key
@@ -193,16 +199,27 @@ class MemoryAdapter(Adapter):
         require(self, self.capability.copy, "copy")
         stored = self._get(source)
         info = dataclasses.replace(stored.info, key=target, etag=f'"{next(self._versions)}"')
-        self._store(_Stored(info, stored.data))
+        self._store(_Stored(info, stored.data, Acl(Access.PRIVATE)))
         return info
 
     async def move(self, source: str, target: str) -> ObjectInfo:
         require(self, self.capability.move, "move")
         info = dataclasses.replace(self._get(source).info, key=target)
         if source != target:
-            self._store(_Stored(info, self._objects[source].data))
+            self._store(dataclasses.replace(self._objects[source], info=info))
             self._remove(source)
         return info
+
+    async def get_acl(self, key: str) -> Acl:
+        require(self, self.capability.acl, "acl")
+        return self._get(key).acl
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        require(self, self.capability.acl, "acl")
+        if not self.capability.acl_grants:
+            acl = Acl(acl.access)
+        self._store(dataclasses.replace(self._get(key), acl=acl))
+        return acl
 
     async def usage(self) -> Usage:
         require(self, self.capability.usage, "usage")

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -174,6 +175,7 @@ class FaultyAdapter(WrapperAdapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """``keep`` and ``corrupts`` are about the content stored here; it must be bytes then."""
         fault = self._next_fault("write")
@@ -183,7 +185,7 @@ class FaultyAdapter(WrapperAdapter):
             source = _spoil(source[: fault.keep], fault)
             size = len(source)
         info = await self.inner.write(
-            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata
+            key, source, size=size, modified=modified, mode=mode, if_match=if_match, metadata=metadata, access=access
         )
         if fault is not None and fault.error is not None:
             raise fault.error

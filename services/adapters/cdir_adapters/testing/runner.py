@@ -12,12 +12,12 @@ from cdir.errors import CdirError, NotFound
 from cdir_adapters.adapter import Adapter, ObjectKind
 
 # the modules of cases register them when they are imported
-from cdir_adapters.testing import listing, reading, writing
+from cdir_adapters.testing import controlling, listing, reading, writing
 from cdir_adapters.testing.trial import CASES, MODIFIED, Case, RawGet, RawPut, Trial
 
 __all__ = ["CASES", "Outcome", "Result", "run_case", "run_conformance"]
 
-_ = (listing, reading, writing)
+_ = (controlling, listing, reading, writing)
 
 
 class Outcome(enum.StrEnum):

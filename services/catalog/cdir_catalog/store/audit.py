@@ -197,7 +197,9 @@ class _Audit:
         # settling is the one rule of what is owed: where it would change something, some change was made without it
         before = [_debt(copy) for copy in content.copies]
         strays = settle(content, self._now)
-        if strays or before != [_debt(copy) for copy in content.copies]:
+        # an ACL of a whole tree becomes debt as the tree is worked through
+        told = not unplaced or content.acl is None
+        if told and (strays or before != [_debt(copy) for copy in content.copies]):
             self._found("debt", "what is owed of the content is not what follows from the state of its copies", content)
 
     def _check_due(self, copy: Copy, content: Content | None) -> None:

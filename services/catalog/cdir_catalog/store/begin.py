@@ -24,6 +24,7 @@ from cdir.status import to_failure
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import entries, intents
+from cdir_catalog.store.acls import inherited, root_acl
 from cdir_catalog.store.copies import OK
 from cdir_catalog.store.entries import Tree, ancestors, check_path, find_entries, find_removed, live
 from cdir_catalog.store.intents import check_batch, check_owner, lease_end, target_ids, undo
@@ -130,6 +131,7 @@ class _Beginning:
         self._holders = self._load_holders()
         self._occupancy = Occupancy(connection, [wish.key for wish in wishes], now)
         self._clashes = self._load_clashes()
+        self._root_acl = root_acl(connection, workspace_id)
 
     def run(self, results: list[catalog_service_pb2.BegunWrite | None], rows: list[dict[str, Any]]) -> None:
         """Judge each wish; append the rows of those granted."""
@@ -225,6 +227,10 @@ class _Beginning:
         self._check_case(wish, placement)
         targets = [self._occupancy.target(self._placer.by_id[candidate.id], wish.key) for candidate in placement.chosen]
         self._check_targets(path, placement, targets)
+        acl = row.acl if row is not None else inherited(path, self._found, self._root_acl)
+        if acl is not None:
+            for target in targets:
+                target.acl.MergeFromString(acl)
         last: int = current if row is not None else getattr(self._removed.get(path), "generation", None) or 0
         version_id = uuid.uuid4().hex
         self._present[wish.folded] = _UnderWay(path, self._owner, self._until)

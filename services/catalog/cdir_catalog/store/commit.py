@@ -15,6 +15,7 @@ from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import entries, intents, versions, workspaces
+from cdir_catalog.store.acls import adopt_history, inherited, root_acl
 from cdir_catalog.store.copies import MISSING, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.entries import (
     Tree,
@@ -127,6 +128,11 @@ class _Commit:
             row.version_row for path in paths if (row := self._found.get(path)) is not None and row.kind == FILE
         )
         self._overwritten: list[tuple[int, str]] = []
+        root = root_acl(connection, workspace_id)
+        self._acls = {
+            path: present.acl if (present := self._found.get(path)) is not None else inherited(path, self._found, root)
+            for path in paths
+        }
 
     def run(self, results: list[catalog_service_pb2.CommittedWrite | None]) -> None:
         """Commit each; one that fails leaves no trace."""
@@ -202,7 +208,7 @@ class _Commit:
                 continue
             if (removed := self._removed.get(row.path)) is not None:
                 ids.append(removed.id)
-                revived.append({"row": removed.id, "mark": row.conflict_of})
+                revived.append({"row": removed.id, "mark": row.conflict_of, "list": self._acls[row.path]})
                 continue
             dirname, basename = split_path(row.path)
             ids.append(next(reserved))
@@ -217,6 +223,7 @@ class _Commit:
                     "author": row.author,
                     "created_at": self._now,
                     "conflict_of": row.conflict_of,
+                    "acl": self._acls[row.path],
                 }
             )
         if inserted:
@@ -225,9 +232,19 @@ class _Commit:
             self._connection.execute(
                 entries.update()
                 .where(entries.c.id == sa.bindparam("row"))
-                .values(removed_at=None, removed_by=None, conflict_of=sa.bindparam("mark"), created_at=self._now),
+                .values(
+                    removed_at=None,
+                    removed_by=None,
+                    conflict_of=sa.bindparam("mark"),
+                    acl=sa.bindparam("list"),
+                    created_at=self._now,
+                ),
                 revived,
             )
+            for row in rows:
+                removed = None if row.path in self._found else self._removed.get(row.path)
+                if removed is not None and removed.acl != self._acls[row.path]:
+                    adopt_history(self._ledger, removed.id, self._acls[row.path])
         return ids
 
     def _generation(self, path: str) -> int:
@@ -267,6 +284,7 @@ class _Commit:
                     basename,
                     commitment.size,
                     current=True,
+                    acl=self._acls[row.path],
                 )
             )
         self._connection.execute(versions.insert(), inserted)
@@ -298,6 +316,8 @@ class _Commit:
             copy = Copy(None, self._workspace_id, content.id, provider, row.key, wanted=int(provider in wanted))
             if provider in stored:
                 copy.mark_ok(now, stored[provider].etag, stored[provider].checksum)
+                if stored[provider].HasField("acl"):
+                    copy.take_acl(stored[provider].acl)
             elif provider in touched:
                 copy.actual = UNKNOWN
             if provider in writing:

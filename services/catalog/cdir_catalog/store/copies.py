@@ -18,6 +18,7 @@ __all__ = [
     "LEFTOVER_CONTRIBUTION",
     "MISSING",
     "OK",
+    "PRIVATE_ACL",
     "QUARANTINE_ATTEMPTS",
     "UNKNOWN",
     "Content",
@@ -33,6 +34,9 @@ MISSING = entry_pb2.REPLICA_STATE_MISSING
 CORRUPT = entry_pb2.REPLICA_STATE_CORRUPT
 UNKNOWN = entry_pb2.REPLICA_STATE_UNKNOWN
 """The states that are stored; STALE and QUARANTINED follow from the other columns."""
+
+PRIVATE_ACL = entry_pb2.Acl(access=entry_pb2.ACL_ACCESS_PRIVATE).SerializeToString(deterministic=True)
+"""What older and removed contents have of a file with an ACL: they are there to be restored, and for nobody else."""
 
 QUARANTINE_ATTEMPTS = 8
 """After so many counted failures a copy waits for a person."""
@@ -65,6 +69,9 @@ class Copy:
     absent_at: int | None = None
     seen_size: int | None = None
     seen_modified: int | None = None
+    acl: bytes | None = None
+    acl_state: int | None = None
+    acl_note: str | None = None
     gone: bool = field(default=False, compare=False)
     """The row is to be deleted: nothing is there and nothing should be."""
 
@@ -101,6 +108,16 @@ class Copy:
         self.etag = self.checksum = ""
         self.unsee()
 
+    def take_acl(self, outcome: entry_pb2.AclOutcome) -> None:
+        """Record what became of an ACL that was to be set on the object at its key."""
+        self.acl = outcome.asked.SerializeToString(deterministic=True)
+        self.acl_state, self.acl_note = outcome.state, outcome.note or None
+
+    def forget_acl(self) -> None:
+        """Record that nothing is known of the ACL of the object at its key: it is another object, or was renamed, which
+        keeps the ACL at some providers and not at others."""
+        self.acl = self.acl_state = self.acl_note = None
+
     def unsee(self) -> None:
         """Forget what listings said of the object at its key."""
         self.absent_at = self.seen_size = self.seen_modified = None
@@ -121,6 +138,7 @@ class Copy:
         """Record that it is at its key or was moved aside, by a writer of whom nothing was heard since."""
         self.actual, self.move_to = UNKNOWN, aside
         self.etag = self.checksum = ""
+        self.forget_acl()
         self.unsee()
 
 
@@ -139,6 +157,8 @@ class Content:
     current: bool
     removed: bool = False
     was_current: bool = True
+    acl: bytes | None = None
+    """What is set on the entry; ``None`` when nothing is."""
     copies: list[Copy] = field(default_factory=list)
 
     @property
@@ -153,6 +173,16 @@ class Content:
     def desired_key(self) -> str:
         """Where its copies belong: under the file's name while it is current, else aside."""
         return self.natural_key if self.current else aside_key(self.version_id)
+
+    @property
+    def wanted_acl(self) -> bytes | None:
+        """What its copies shall have; ``None`` leaves them as they are."""
+        return self.acl if self.acl is None or self.current else PRIVATE_ACL
+
+    def owes_acl(self, copy: Copy) -> bool:
+        """Whether the wanted ACL was not asked yet for a copy that is there."""
+        wanted = self.wanted_acl
+        return wanted is not None and copy.acl != wanted
 
     @property
     def is_handed_over(self) -> bool:
@@ -237,7 +267,7 @@ def _settle_one(content: Content, copy: Copy, desired: str, leftovers: list[Copy
         owe(copy, True, now)
     elif copy.actual == OK:
         copy.move_to = desired if copy.key != desired else None
-        owe(copy, copy.move_to is not None, now)
+        owe(copy, copy.move_to is not None or content.owes_acl(copy), now)
     else:
         # what a complete listing did not show, and a person is to decide about, is not looked for
         owe(copy, copy.absent_at is None, now)
@@ -247,6 +277,7 @@ def _settle_missing(content: Content, copy: Copy, desired: str, now: int) -> Non
     copy.etag = copy.checksum = ""
     copy.proven_at = None
     copy.unsee()
+    copy.forget_acl()
     if copy.wanted and (content.current or content.is_handed_over):
         copy.key, copy.move_to = desired, None
         owe(copy, True, now)

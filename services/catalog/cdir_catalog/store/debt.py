@@ -28,6 +28,7 @@ COPY = catalog_service_pb2.DEBT_KIND_COPY
 RELOCATE = catalog_service_pb2.DEBT_KIND_RELOCATE
 REMOVE = catalog_service_pb2.DEBT_KIND_REMOVE
 INSPECT = catalog_service_pb2.DEBT_KIND_INSPECT
+ACL = catalog_service_pb2.DEBT_KIND_ACL
 
 OCCUPANT_LEASE = 100
 """The kind of lease on a copy that makes room for another one: not an item of its own."""
@@ -60,6 +61,8 @@ def need_of(copy: Copy, content: Content | None) -> Need:
         return Need(INSPECT, copy.key)
     if copy.actual in {MISSING, CORRUPT}:
         return Need(COPY, content.desired_key)
+    if copy.move_to is None and content.owes_acl(copy):
+        return Need(ACL, copy.key)
     return Need(RELOCATE, copy.move_to or copy.key)
 
 
@@ -222,7 +225,7 @@ class _Claiming:
             self._taken.add(copy.id)
             return
         occupant = next((one for one in others if one.version is not None), None)
-        if need.kind in {REMOVE, INSPECT}:
+        if need.kind in {REMOVE, INSPECT, ACL}:
             occupant = None
         if occupant is not None and (occupant.copy.id in self._taken or occupant.copy.leased(self._now)):
             return
@@ -291,6 +294,8 @@ class _Claiming:
         )
         if content is not None:
             item.version.CopyFrom(self._versions[content.id])
+        if content is not None and need.kind in {COPY, ACL} and (acl := content.wanted_acl) is not None:
+            item.acl.MergeFromString(acl)
         if occupant is not None:
             item.occupant.CopyFrom(occupant_message(occupant))
         return item

@@ -47,6 +47,7 @@ ENTRY_COLUMNS = (
     entries.c.author,
     entries.c.created_at,
     entries.c.conflict_of,
+    entries.c.acl,
     entries.c.version_id.label("version_row"),
     versions.c.version_id.label("version"),
     versions.c.generation,

@@ -52,6 +52,7 @@ _CONTENTS = (
         versions.c.superseded_at.is_(None),
         entries.c.removed_at.is_not(None),
         versions.c.superseded_at.is_(None),
+        entries.c.acl,
     )
     .join(entries, entries.c.id == versions.c.entry_id)
     .join(workspaces, workspaces.c.id == entries.c.workspace_id)

@@ -17,6 +17,7 @@ from cdir.paths import split_path
 from cdir.v1 import directory_service_pb2, entry_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import entries, locations, placements, policies, replicas, versions
+from cdir_catalog.store.acls import acl_owed_sql, adopt_history
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK
 from cdir_catalog.store.entries import (
     Tree,
@@ -178,7 +179,11 @@ class _Moving:
         connection.execute(versions.update().where(own).values(generation=-(versions.c.generation + last)))
         connection.execute(versions.update().where(own).values(generation=-versions.c.generation))
         connection.execute(versions.update().where(versions.c.entry_id == older_id).values(entry_id=entry_id))
+        both = sa.select(entries.c.id, entries.c.acl).where(entries.c.id.in_((entry_id, older_id)))
+        acls = {row.id: row.acl for row in connection.execute(both)}
         connection.execute(entries.delete().where(entries.c.id == older_id))
+        if acls[entry_id] != acls[older_id]:
+            adopt_history(self._ledger, entry_id, acls[entry_id])
 
     # -- a directory --------------------------------------------------------------------------------------------------
 
@@ -222,6 +227,7 @@ class _Moving:
             .where(versions.c.id == replicas.c.version_id)
             .scalar_subquery()
         )
+        acl_owed = acl_owed_sql(current=True)
         leased = sa.func.coalesce(replicas.c.lease_until, 0) > now
         # what is leased without being owed (it makes room, or is being proven) is due when the lease ends
         due = sa.case((leased, sa.func.coalesce(replicas.c.due_at, replicas.c.lease_until)), else_=sa.literal(now))
@@ -232,8 +238,13 @@ class _Moving:
         )
         connection.execute(
             replicas.update()
-            .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key)
+            .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key, ~acl_owed)
             .values(move_to=None, owed=0, due_at=None)
+        )
+        connection.execute(
+            replicas.update()
+            .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key)
+            .values(move_to=None)
         )
         connection.execute(replicas.update().where(of_chosen, replicas.c.actual == MISSING).values(key=natural))
         tally.save()

@@ -15,7 +15,7 @@ from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import entries, intents, is_owed, providers, replicas, versions
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, QUARANTINE_ATTEMPTS, UNKNOWN, Content, Copy, owe
-from cdir_catalog.store.debt import COPY, INSPECT, OCCUPANT_LEASE, RELOCATE, REMOVE
+from cdir_catalog.store.debt import ACL, COPY, INSPECT, OCCUPANT_LEASE, RELOCATE, REMOVE
 from cdir_catalog.store.entries import below, require
 from cdir_catalog.store.intents import check_batch
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, add_counters, copy_of
@@ -84,6 +84,7 @@ def _record_rename(
         copy.release()  # it had not been renamed by whoever had tried before
     copy.key, copy.move_to = observation.key, None
     copy.unsee()
+    copy.forget_acl()
     if observation.etag:
         copy.etag = observation.etag
     if observation.checksum:
@@ -105,6 +106,8 @@ def _record_state(
         return
     if observation.state == OK:
         copy.mark_ok(now, observation.etag, observation.checksum)
+        if observation.HasField("acl"):
+            copy.take_acl(observation.acl)
         if copy.lease_owner == "":
             copy.release()  # the write that went on after its commit has ended
         return
@@ -255,10 +258,15 @@ def _finish_done(
         if content is None:
             copy.gone = True
         return
-    if kind == INSPECT and copy.key != key:
-        return  # it was moved while it was looked at
+    if kind in {INSPECT, ACL} and copy.key != key:
+        return  # it was moved meanwhile
+    if kind == ACL:
+        copy.attempts, copy.error = 0, ""
+        copy.take_acl(outcome.acl)
+        return
     if kind in {COPY, RELOCATE}:
         copy.key, copy.move_to = key, None
+        copy.forget_acl()
         for other, of in there:
             if other is copy or other.key != key:
                 continue
@@ -275,6 +283,8 @@ def _finish_done(
     checksum = outcome.checksum or (copy.checksum if kind != COPY else "")
     proven = copy.proven_at
     copy.mark_ok(ledger.now, etag, checksum)
+    if kind == COPY and outcome.HasField("acl"):
+        copy.take_acl(outcome.acl)
     if kind == RELOCATE:
         copy.proven_at = proven  # a rename proves no bytes
 

@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection
 from cdir.paths import split_path
 from cdir.v1 import entry_pb2
 from cdir_catalog.schema import entries, versions
+from cdir_catalog.store.acls import inherited_acls
 from cdir_catalog.store.copies import MISSING, OK, Content, Copy
 from cdir_catalog.store.entries import Tree, ancestors, find_entries, find_removed, folded
 from cdir_catalog.store.ledger import ChangeRow, Ledger
@@ -85,6 +86,7 @@ class _TakingOver:
         self._versions: list[dict[str, Any]] = []
         self._current: list[dict[str, int]] = []
         self._renumbered: list[dict[str, int]] = []
+        self._acls: dict[str, bytes | None] = {}
 
     def run(self) -> None:
         """Insert entries and versions, with their copies."""
@@ -129,10 +131,19 @@ class _TakingOver:
             tree.make_parents(finding.path, self._ledger, author_of(finding.provider))
         tree.save()
 
+    def _inherit(self, new: list[Finding]) -> None:
+        """Say which ACL each of these files has: as a new one, or as the removed one that it is again."""
+        for workspace_id in {finding.workspace_id for finding in new}:
+            here = [finding for finding in new if finding.workspace_id == workspace_id]
+            fresh = [finding.path for finding in here if finding.removed is None]
+            self._acls |= {finding.path: finding.removed.acl for finding in here if finding.removed is not None}
+            self._acls |= inherited_acls(self._connection, workspace_id, fresh)
+
     def _save_entries(self) -> list[int]:
         """Insert or revive the entries of files that are new; returns the entry of each finding."""
         new = [one for one in self._findings if one.content is None and one.removed is None]
         reserved = iter(reserve_ids(self._connection, entries, len(new)))
+        self._inherit([one for one in self._findings if one.content is None])
         ids: list[int] = []
         inserted: list[dict[str, Any]] = []
         revived: list[int] = []
@@ -156,6 +167,7 @@ class _TakingOver:
                         "kind": FILE,
                         "author": author_of(finding.provider),
                         "created_at": self._now,
+                        "acl": self._acls[finding.path],
                     }
                 )
         if inserted:
@@ -251,6 +263,7 @@ class _TakingOver:
             current=current,
             removed=finding.outdated,
             was_current=current,
+            acl=self._acls[finding.path] if finding.content is None else finding.content.acl,
         )
         if current:
             self._current.append({"row": entry_id, "version": row_id})

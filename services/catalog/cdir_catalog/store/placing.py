@@ -94,6 +94,14 @@ def _place(connection: Connection, workspace_id: int, rows: list[Any]) -> None:
     placer = Placer(connection, workspace_id, paths.values())
     ledger = Ledger(connection, now)
     ledger.load(row.version_id for row in rows if row.version_id is not None)
+    # an ACL that came with a whole tree is owed by what is kept of its files as well
+    ledger.load(
+        connection.scalars(
+            sa.select(versions.c.id)
+            .join(entries, entries.c.id == versions.c.entry_id)
+            .where(versions.c.entry_id.in_(paths.keys()), entries.c.acl.is_not(None))
+        )
+    )
     place_contents(ledger, placer)
     ledger.save()
     hand_over_history(connection, placer, paths, now)

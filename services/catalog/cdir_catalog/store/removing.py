@@ -11,6 +11,7 @@ from cdir.errors import Conflict, DirectoryNotEmpty, InvalidArgument
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import entries, intents, policies, replicas, versions
+from cdir_catalog.store.acls import acl_owed_sql
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN
 from cdir_catalog.store.entries import below, live, not_found, require
 from cdir_catalog.store.ledger import ChangeRow, Ledger
@@ -147,11 +148,13 @@ def _supersede_below(
     )
     # one that is being renamed, or may have been, is not settled because it is recorded where it shall be
     still = sa.func.coalesce(replicas.c.lease_kind, 0) != catalog_service_pb2.DEBT_KIND_RELOCATE
+    settled = sa.and_(replicas.c.actual == OK, replicas.c.move_to == replicas.c.key, still)
     connection.execute(
         replicas.update()
-        .where(of_chosen, replicas.c.actual == OK, replicas.c.move_to == replicas.c.key, still)
+        .where(of_chosen, settled, ~acl_owed_sql(current=False))
         .values(move_to=None, owed=0, due_at=None)
     )
+    connection.execute(replicas.update().where(of_chosen, settled).values(move_to=None))
     tally.save()
     _forget_lost(connection, removed, chosen)
     ledger.count_files(workspace_id, -files, -size)

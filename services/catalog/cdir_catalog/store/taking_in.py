@@ -16,6 +16,7 @@ from cdir.paths import RESERVED_ROOT_NAME, normalize_path, split_path
 from cdir.v1 import entry_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import entries, sightings, versions
+from cdir_catalog.store.acls import inherited_acls
 from cdir_catalog.store.copies import OK, UNKNOWN, Content, Copy
 from cdir_catalog.store.entries import Tree, ancestors, find_entries, find_removed, folded
 from cdir_catalog.store.ledger import ChangeRow, Ledger
@@ -65,6 +66,7 @@ class _File:
     entry_id: int = 0
     last: int = 0
     """The greatest generation that the entry has."""
+    acl: bytes | None = None
 
 
 def take_in_found(connection: Connection, listed: Listed) -> TakenIn:
@@ -208,6 +210,10 @@ class _TakingIn:
 
     def _save_entries(self, files: list[_File]) -> None:
         new = [one for one in files if one.entry is None and one.removed is None]
+        acls = inherited_acls(self._connection, self._workspace_id, [one.path for one in new])
+        for one in files:
+            present = one.entry or one.removed
+            one.acl = acls[one.path] if present is None else present.acl
         rows = []
         for one, row_id in zip(new, reserve_ids(self._connection, entries, len(new)), strict=True):
             dirname, basename = split_path(one.path)
@@ -222,6 +228,7 @@ class _TakingIn:
                     "kind": FILE,
                     "author": AUTHOR,
                     "created_at": self._ledger.now,
+                    "acl": one.acl,
                 }
             )
         if rows:
@@ -304,6 +311,7 @@ class _TakingIn:
             basename=basename,
             size=cluster.size,
             current=is_current and not one.stays,
+            acl=one.acl,
         )
         for seen, surely in cluster.seen:
             provider = self._listed.by_id[seen.provider].id

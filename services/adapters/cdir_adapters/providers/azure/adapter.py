@@ -25,6 +25,7 @@ from cdir.errors import (
     ProviderUnavailable,
     RangeNotSatisfied,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -216,8 +217,9 @@ class AzureAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._settings.name_of(key)
         if size is not None and size > LARGEST_OBJECT:
             raise InvalidPath(f"{key} has {size} bytes; {LARGEST_OBJECT} are the most that can be sent", key=key)

@@ -20,6 +20,7 @@ from cdir.errors import (
     ProviderUnavailable,
     Retry,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -294,9 +295,10 @@ class FtpAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says: plain files have no place for it."""
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._check_target(key)
         try:
             async with aclosing(pieces_of(source, size, key)) as pieces:

@@ -20,6 +20,7 @@ from cdir.errors import (
     NotFound,
     PreconditionFailed,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -222,8 +223,9 @@ class GcsAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         name = self._settings.name_of(key)
         if size is not None and size > _LARGEST_OBJECT:
             raise InvalidPath(f"{key} has {size} bytes; {_LARGEST_OBJECT} are the most that are stored here", key=key)

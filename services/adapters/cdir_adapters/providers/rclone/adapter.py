@@ -26,6 +26,7 @@ from cdir.errors import (
     ProviderUnavailable,
     Unsupported,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -309,9 +310,10 @@ class RcloneAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says."""
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._check_target(key)
         backend = await self._ready()
         checksum = backend.checksum

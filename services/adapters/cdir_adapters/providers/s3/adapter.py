@@ -22,6 +22,7 @@ from cdir.errors import (
     ProviderUnavailable,
     RangeNotSatisfied,
 )
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -38,6 +39,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.capability import Capability, ChecksumKind
 from cdir_adapters.names import NameEncoding
+from cdir_adapters.providers.s3.acl import AclWire
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Fault, Faults
 from cdir_adapters.providers.s3.headers import (
@@ -46,6 +48,7 @@ from cdir_adapters.providers.s3.headers import (
     decode_metadata,
     digest_of_etag,
     encode_metadata,
+    md5_of,
     parse_mtime,
 )
 from cdir_adapters.providers.s3.listing import Listing
@@ -96,6 +99,9 @@ class S3Adapter(Adapter):
         list_recursive=True,
         list_ordered=True,
         metadata=True,
+        acl=True,
+        acl_grants=True,
+        write_access=True,
         modified_settable=True,
         modified_precision=timedelta(microseconds=1),
         etag=True,
@@ -115,8 +121,9 @@ class S3Adapter(Adapter):
         self._names = None if forbidden is None else NameEncoding(forbidden)
         self._faults = Faults(name, settings.bucket, settings.endpoint or "Amazon S3")
         self._connections = Connections(settings)
-        boto = BotoWire(self._connections, self._faults, settings.bucket)
+        self._boto = boto = BotoWire(self._connections, self._faults, settings.bucket)
         self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)
+        self._acls = AclWire(self._connections, self._faults, settings.bucket)
         self._stated = self.capability.checksums
         self._etags_are_md5: bool | None = None
         """Whether the ETag of an object that was put whole is the MD5 of its content; ``None`` until one showed it."""
@@ -165,10 +172,16 @@ class S3Adapter(Adapter):
         return self._info_of_head(key, await self._head(key))
 
     async def _head(self, key: str) -> Any:
-        try:
+        async with self._bucket_required():
             with self._faults.translated("looking at an object", key):
                 client = await self._connections.client()
                 return await client.head_object(Bucket=self._bucket, Key=self._place(key))
+
+    @asynccontextmanager
+    async def _bucket_required(self) -> AsyncIterator[None]:
+        """Let NotFound pass only where the bucket is there."""
+        try:
+            yield
         except NotFound:
             await self._require_bucket()
             raise
@@ -301,8 +314,9 @@ class S3Adapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         limit = self.capability.max_object_size
         if size is not None and limit is not None and size > limit:
             raise InvalidPath(f"{key} has {size} bytes; {limit} are the most that the service takes", key=key)
@@ -310,41 +324,57 @@ class S3Adapter(Adapter):
         kept = self._profile.metadata
         headers = encode_metadata(modified, metadata) if kept else {}
         if isinstance(source, bytes) and len(source) <= _MULTIPART_ABOVE:
-            stored = await self._put(key, await collect(source, size, key), headers, condition)
+            stored = await self._put(key, await collect(source, size, key), headers, condition, access)
         else:
-            stored = await self._write_stream(key, source, size, headers, condition)
+            stored = await self._write_stream(key, source, size, headers, condition, access)
         return dataclasses.replace(stored, modified=modified, metadata=lower_keys(metadata)) if kept else stored
 
     async def _write_stream(
-        self, key: str, source: Source, size: int | None, headers: Mapping[str, str], condition: Condition
+        self,
+        key: str,
+        source: Source,
+        size: int | None,
+        headers: Mapping[str, str],
+        condition: Condition,
+        access: Access | None,
     ) -> ObjectInfo:
         if size is not None and size <= _MULTIPART_ABOVE:
-            return await self._put(key, await collect(source, size, key), headers, condition)
+            return await self._put(key, await collect(source, size, key), headers, condition, access)
         pieces = exactly(source, size, key)
         async with contextlib.aclosing(pieces):
             if size is not None and not self._profile.multipart:
                 return await self._write_single(key, pieces, size, headers, condition)
             if size is not None:
-                return await self._write_parts(key, pieces, size, headers, condition)
+                return await self._write_parts(key, pieces, size, headers, condition, access)
             begun: list[bytes] = []
             length = 0
             async for piece in pieces:
                 begun.append(piece)
                 length += len(piece)
                 if length > _MULTIPART_ABOVE:
-                    return await self._write_parts(key, chained(begun, pieces), None, headers, condition)
-            return await self._put(key, b"".join(begun), headers, condition)
+                    return await self._write_parts(key, chained(begun, pieces), None, headers, condition, access)
+            return await self._put(key, b"".join(begun), headers, condition, access)
 
-    async def _put(self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition) -> ObjectInfo:
+    async def _put(
+        self, key: str, data: bytes, headers: Mapping[str, str], condition: Condition, access: Access | None
+    ) -> ObjectInfo:
         """Store a small object and compare what the service says it received."""
-        sending = self._wire.put(self._place(key), data, headers, condition)
-        async with self._refusals(key, condition):
-            if len(data) <= _INLINE_DIGEST:
-                etag = await sending
-                digest = hash_inline(hashlib.md5, data).hexdigest()
+
+        async def send(canned: str | None) -> ObjectInfo:
+            if canned is None:
+                sending = self._wire.put(self._place(key), data, headers, condition)
             else:
-                etag, digest = await asyncio.gather(sending, asyncio.to_thread(_md5, data))
-        return await self._settle(key, len(data), etag, digest, functools.partial(self._prove, key, data))
+                sending = self._boto.put(self._place(key), data, headers, condition, canned)
+            async with self._refusals(key, condition):
+                if len(data) <= _INLINE_DIGEST:
+                    etag = await sending
+                    digest = hash_inline(hashlib.md5, data).hexdigest()
+                else:
+                    etag, digest = await asyncio.gather(sending, asyncio.to_thread(md5_of, data))
+            return await self._settle(key, len(data), etag, digest, functools.partial(self._prove, key, data))
+
+        stored, taken = await self._acls.send_with(access, send)
+        return stored if taken is None else dataclasses.replace(stored, access=taken)
 
     async def _write_single(
         self,
@@ -423,11 +453,18 @@ class S3Adapter(Adapter):
         size: int | None,
         headers: Mapping[str, str],
         condition: Condition,
+        access: Access | None,
     ) -> ObjectInfo:
         parts = parts_of(pieces, part_sizes(size))
         first = await anext(parts)
+        place = self._place(key)
         try:
-            async with self._unfinished.upload(self._place(key), headers, first) as upload:
+            async with contextlib.AsyncExitStack() as stack:
+                # nobody's until it has its access: who goes on with this upload may want a narrower one
+                upload, _ = await self._acls.send_with(
+                    None if access is None else Access.PRIVATE,
+                    lambda canned: stack.enter_async_context(self._unfinished.upload(place, headers, first, canned)),
+                )
                 length = await self._send_parts(upload, chained([first], parts))
                 if condition:
                     await self._require(key, condition)
@@ -437,28 +474,21 @@ class S3Adapter(Adapter):
         # one more look: several services give the finished object another ETag than they answer here
         head = await self._require_size(key, length)
         if upload.resumed and not headers.items() <= lower_keys(head.get("Metadata", {})).items():
-            return await self._rewrite_metadata(key, head, headers)
-        if checksum is None:
-            # Ceph says it only here
-            checksum = upload.checksum(head.get("ETag"))
-        stated = not upload.unproven and ChecksumKind.MD5_MULTIPART in self._stated
-        return ObjectInfo(key=key, size=length, etag=head.get("ETag"), checksum=checksum if stated else None)
+            stored = await self._rewrite_metadata(key, head, headers)
+        else:
+            if checksum is None:
+                # Ceph says it only here
+                checksum = upload.checksum(head.get("ETag"))
+            stated = not upload.unproven and ChecksumKind.MD5_MULTIPART in self._stated
+            stored = ObjectInfo(key=key, size=length, etag=head.get("ETag"), checksum=checksum if stated else None)
+        return dataclasses.replace(stored, access=await self._acls.give(place, access))
 
     async def _rewrite_metadata(self, key: str, head: Any, headers: Mapping[str, str]) -> ObjectInfo:
         """Give the object of which ``head`` tells other metadata, by copying it onto itself."""
         if self._copied_in_parts(head["ContentLength"]):
             await self._copy_parts(key, key, {**head, "Metadata": headers})
         else:
-            with self._faults.translated("changing the metadata", key):
-                client = await self._connections.client()
-                await client.copy_object(
-                    Bucket=self._bucket,
-                    Key=self._place(key),
-                    CopySource={"Bucket": self._bucket, "Key": self._place(key)},
-                    CopySourceIfMatch=head["ETag"],
-                    MetadataDirective="REPLACE",
-                    Metadata=dict(headers),
-                )
+            await self._boto.replace_metadata(self._place(key), head["ETag"], headers)
         return await self.stat(key)
 
     async def _send_parts(self, upload: MultipartUpload, parts: AsyncIterator[Part]) -> int:
@@ -517,11 +547,8 @@ class S3Adapter(Adapter):
             await self._require_bucket()
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
-        try:
+        async with self._bucket_required():
             size = await self._wire.size(self._place(source))
-        except NotFound:
-            await self._require_bucket()
-            raise
         if self._copied_in_parts(size):
             await self._copy_parts(source, target, await self._head(source))
         else:
@@ -548,6 +575,17 @@ class S3Adapter(Adapter):
             await upload.copy_from(self._place(source), head["ContentLength"], _COPY_PART, head.get("ETag", ""))
             await upload.complete(Condition())
 
+    async def get_acl(self, key: str) -> Acl:
+        require(self, self.capability.acl, "acl")
+        async with self._bucket_required():
+            return await self._acls.read(self._place(key))
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        """See :meth:`Adapter.set_acl`. The right to write alone is left out: it is the bucket's, not an object's."""
+        require(self, self.capability.acl, "acl")
+        async with self._bucket_required():
+            return await self._acls.write(self._place(key), acl)
+
     async def sweep(self, older_than: float) -> int:
         if not self._profile.multipart:
             return 0
@@ -555,7 +593,3 @@ class S3Adapter(Adapter):
 
     async def aclose(self) -> None:
         await self._connections.aclose()
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -267,6 +267,8 @@ class Faults:
             return RangeNotSatisfied, f"the range begins past the end of {key}", False
         if code == "NoSuchKey" or status == 404:
             return NotFound, f"{key} does not exist", False
+        if code == "AccessControlListNotSupported":
+            return Unsupported, "the bucket has access control lists turned off", False
         if status == 401:
             return Unauthenticated, f"the credentials are not accepted ({said})", False
         if status == 403:

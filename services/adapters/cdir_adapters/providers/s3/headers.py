@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ __all__ = [
     "digest_of_etag",
     "encode_metadata",
     "format_mtime",
+    "md5_of",
     "parse_mtime",
     "parse_time",
 ]
@@ -113,3 +115,8 @@ def checksum_of_etag(etag: str | None) -> Checksum | None:
     if re.fullmatch(r"[0-9a-f]{32}-[0-9]{1,5}", bare):
         return Checksum(ChecksumKind.MD5_MULTIPART, bare)
     return None
+
+
+def md5_of(data: bytes) -> str:
+    """Return the MD5 of a content as ETags have it."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

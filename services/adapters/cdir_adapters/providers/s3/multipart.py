@@ -145,12 +145,19 @@ class MultipartUpload:
 
     @classmethod
     async def begin(
-        cls, connections: Connections, faults: Faults, bucket: str, key: str, metadata: Mapping[str, str]
+        cls,
+        connections: Connections,
+        faults: Faults,
+        bucket: str,
+        key: str,
+        metadata: Mapping[str, str],
+        canned_acl: str | None = None,
     ) -> MultipartUpload:
         """Start an upload."""
+        acl = {} if canned_acl is None else {"ACL": canned_acl}
         with faults.translated("starting a multipart upload", key):
             client = await connections.client()
-            answer = await client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=dict(metadata))
+            answer = await client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=dict(metadata), **acl)
         if not answer.get("UploadId"):
             raise faults.error(Fault(502, message="an answer without an upload"), "starting a multipart upload", key)
         return cls(connections, faults, bucket, key, answer["UploadId"])

@@ -47,6 +47,8 @@ class Profile:
     conditional_reads: bool = True
     metadata: bool = True
     """Metadata is kept, the modified time in it."""
+    acls: bool = True
+    """Objects have access control lists, unless the bucket has them turned off."""
     forbidden_names: str | None = None
     """Components that the service would change; see :attr:`cdir_adapters.capability.Capability.forbidden_names`."""
 
@@ -62,6 +64,9 @@ class Profile:
             read_if_match=self.conditional_reads,
             write_unknown_size=self.multipart,
             metadata=self.metadata,
+            acl=self.acls,
+            acl_grants=self.acls,
+            write_access=self.acls,
             modified_settable=self.metadata,
             modified_precision=best.modified_precision if self.metadata else None,
             checksums=checksums,
@@ -78,12 +83,12 @@ PROFILES: Mapping[str, Profile] = {
     "gcs": Profile(copy_in_parts=False),
     "ceph": Profile(list_v2=False, list_url_encoded=False),
     "minio": Profile(),
-    "oracle": Profile(),
+    "oracle": Profile(acls=False),
     "idrive_e2": Profile(),
     "mega_s4": Profile(multipart_etags=False, copy_in_parts=False),
     "backblaze": Profile(),
     "wasabi": Profile(),
-    "r2": Profile(multipart_etags=False),
+    "r2": Profile(multipart_etags=False, acls=False),
     # A parameter that Walrus does not know is an error there, and HEAD of a bucket an operation that it does not have.
     "walrus": dataclasses.replace(
         _BEFORE_2014, bucket_head=False, list_url_encoded=False, list_ghost="None", multipart=False

@@ -50,18 +50,20 @@ class UnfinishedUploads:
 
     @asynccontextmanager
     async def upload(
-        self, key: str, metadata: Mapping[str, str], first: Part | None = None
+        self, key: str, metadata: Mapping[str, str], first: Part | None = None, canned_acl: str | None = None
     ) -> AsyncIterator[MultipartUpload]:
         """An upload of ``key``, which the block completes; it is taken back when the block fails.
 
         Given the ``first`` part, it may be one that a write before has left after sending that very part; it has the
-        metadata of that write.
+        metadata and the ACL of that write.
         """
         lock = self._beginning.setdefault(key, asyncio.Lock())
         async with lock:
             upload = None if first is None else await self._resumed(key, first)
             if upload is None:
-                upload = await MultipartUpload.begin(self._connections, self._faults, self._bucket, key, metadata)
+                upload = await MultipartUpload.begin(
+                    self._connections, self._faults, self._bucket, key, metadata, canned_acl
+                )
             used = (key, upload.upload_id)
             self._under_way.add(used)
         try:

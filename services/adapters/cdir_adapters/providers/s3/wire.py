@@ -225,15 +225,22 @@ class ObstoreWire(Wire):
 
 
 class BotoWire(Wire):
-    """Over aiobotocore."""
+    """Over aiobotocore. Only it stores an object with an ACL."""
 
     def __init__(self, connections: Connections, faults: Faults, bucket: str) -> None:
         self._connections = connections
         self._faults = faults
         self._bucket = bucket
 
-    async def put(self, key: str, data: bytes, metadata: Mapping[str, str], condition: Condition) -> str | None:
-        arguments: dict[str, Any] = {}
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str],
+        condition: Condition,
+        canned_acl: str | None = None,
+    ) -> str | None:
+        arguments: dict[str, Any] = {} if canned_acl is None else {"ACL": canned_acl}
         if condition.absent:
             arguments["IfNoneMatch"] = "*"
         elif condition.etag is not None:
@@ -342,6 +349,19 @@ class BotoWire(Wire):
                 Key=target,
                 CopySource={"Bucket": self._bucket, "Key": source},
                 MetadataDirective="COPY",
+            )
+
+    async def replace_metadata(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
+        """Give an object that still has this ETag other metadata, by copying it onto itself."""
+        with self._faults.translated("changing the metadata", key):
+            client = await self._connections.client()
+            await client.copy_object(
+                Bucket=self._bucket,
+                Key=key,
+                CopySource={"Bucket": self._bucket, "Key": key},
+                CopySourceIfMatch=etag,
+                MetadataDirective="REPLACE",
+                Metadata=dict(metadata),
             )
 
     async def _pieces(self, body: aiohttp.StreamReader, key: str, skip: int, length: int) -> AsyncIterator[bytes]:

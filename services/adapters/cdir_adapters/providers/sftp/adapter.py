@@ -26,6 +26,7 @@ from cdir.errors import (
     NotDirectory,
     NotFound,
 )
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -42,6 +43,7 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.capability import Capability
+from cdir_adapters.modes import PRIVATE_MODE, acl_of_mode, mode_of, require_mode
 from cdir_adapters.providers.sftp.faults import CallerFailed
 from cdir_adapters.providers.sftp.sessions import Session, Sessions
 from cdir_adapters.providers.sftp.settings import SftpSettings
@@ -85,6 +87,8 @@ class SftpAdapter(Adapter):
         modified_listed=True,
         modified_precision=timedelta(seconds=1),
         digest=True,
+        acl=True,
+        write_access=True,
         usage=True,
         max_path_bytes=_MAX_PATH_BYTES,
         max_name_bytes=_MAX_NAME_BYTES,
@@ -258,23 +262,31 @@ class SftpAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says: plain files have no place for it."""
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._check_target(key)
         seconds = min(max(0, int(modified.timestamp() // 1)), _LATEST)
         try:
             async with self._session(key) as session:
-                require_write(self, size, mode, if_match)  # once more, as connecting may have narrowed the capability
-                permissions = None if mode is WriteMode.CREATE else await self._tree.permissions_at(session, key)
-                async with self._temporary(session, key) as (file, temporary):
+                # once more, as connecting may have narrowed the capability
+                require_write(self, size, mode, if_match, access)
+                permissions = await self._permissions(session, key, mode, access)
+                async with self._temporary(session, key, permissions) as (file, temporary):
                     async with aclosing(_pieces(source, size, key)) as pieces:
                         length = await self._fill(session, file, pieces, key)
                     await self._settle(session, file, key, length, seconds, permissions)
                     await self._name(session, temporary, key, mode)
         except CallerFailed as failed:
             raise failed.error  # noqa: B904 # the caller gets back the very error that its source raised
-        return ObjectInfo(key=key, size=length, modified=datetime.fromtimestamp(seconds, UTC))
+        return ObjectInfo(key=key, size=length, modified=datetime.fromtimestamp(seconds, UTC), access=access)
+
+    async def _permissions(self, session: Session, key: str, mode: WriteMode, access: Access | None) -> int | None:
+        """Those that a written file gets: what is asked for, else what the file had that it replaces."""
+        if access is not None:
+            return mode_of(access)
+        return None if mode is WriteMode.CREATE else await self._tree.permissions_at(session, key)
 
     def _check_target(self, key: str) -> None:
         if not key:
@@ -288,20 +300,25 @@ class SftpAdapter(Adapter):
                 raise InvalidPath(f"{key}: a name is longer than {_MAX_NAME_BYTES} bytes", key=key)
 
     @asynccontextmanager
-    async def _temporary(self, session: Session, key: str) -> AsyncIterator[tuple[asyncssh.SFTPClientFile, str]]:
-        """A new file beside the target, removed when the body raises."""
+    async def _temporary(
+        self, session: Session, key: str, permissions: int | None
+    ) -> AsyncIterator[tuple[asyncssh.SFTPClientFile, str]]:
+        """A new file beside the target, removed when the body raises; one that shall have mode bits of its own in the
+        end is nobody else's until then."""
         folder, slash, _ = key.rpartition("/")
         temporary = f"{folder}{slash}{TEMPORARY}{uuid.uuid4().hex}"
-        file = await self._create(session, temporary, folder, key)
+        file = await self._create(session, temporary, folder, key, private=permissions is not None)
         try:
             yield file, temporary
         except BaseException:
             await self._drop(session, file, temporary)
             raise
 
-    async def _create(self, session: Session, temporary: str, folder: str, key: str) -> asyncssh.SFTPClientFile:
+    async def _create(
+        self, session: Session, temporary: str, folder: str, key: str, *, private: bool
+    ) -> asyncssh.SFTPClientFile:
         for _ in range(ATTEMPTS):
-            opening = asyncio.ensure_future(_open(session, temporary, "xb"))
+            opening = asyncio.ensure_future(_open(session, temporary, "xb", PRIVATE_MODE if private else None))
             try:
                 return await asyncio.shield(opening)
             except asyncio.CancelledError:
@@ -435,12 +452,11 @@ class SftpAdapter(Adapter):
                 attributes = await original.stat()
                 info = self._tree.info_of(source, attributes)
                 assert info.modified is not None
-                async with self._temporary(session, target) as (file, temporary):
+                permissions = permissions_of(attributes)
+                async with self._temporary(session, target, permissions) as (file, temporary):
                     if info.size:
                         await session.sftp.remote_copy(original, file)
-                    await self._settle(
-                        session, file, target, info.size, int(info.modified.timestamp()), permissions_of(attributes)
-                    )
+                    await self._settle(session, file, target, info.size, int(info.modified.timestamp()), permissions)
                     await self._name(session, temporary, target, WriteMode.OVERWRITE)
         return dataclasses.replace(info, key=target)
 
@@ -489,6 +505,19 @@ class SftpAdapter(Adapter):
                     raise NotDirectory(f"{key} at provider {self.info.name} is not a folder", key=key) from None
                 raise
 
+    async def get_acl(self, key: str) -> Acl:
+        async with self._session(key) as session, self._opened(session, key) as file:
+            attributes = await file.stat()
+            if attributes.permissions is None:
+                raise self.unsupported("acl: the server tells no modes")
+            return acl_of_mode(attributes.permissions, attributes.gid)
+
+    async def set_acl(self, key: str, acl: Acl) -> Acl:
+        """See :meth:`Adapter.set_acl`. Set are the mode bits: grants to others than owner and group are left out."""
+        async with self._session(key) as session, self._opened(session, key) as file:
+            await file.setstat(asyncssh.SFTPAttrs(permissions=mode_of(acl.access)))
+            return require_mode((await file.stat()).permissions, acl.access, self.info.name)
+
     async def usage(self) -> Usage:
         async with self._session("") as session:
             require(self, self.capability.usage, "usage")
@@ -528,9 +557,10 @@ class SftpAdapter(Adapter):
         await self._sessions.aclose()
 
 
-async def _open(session: Session, key: str, mode: str) -> asyncssh.SFTPClientFile:
+async def _open(session: Session, key: str, mode: str, permissions: int | None = None) -> asyncssh.SFTPClientFile:
+    attributes = asyncssh.SFTPAttrs(permissions=permissions)
     # a block size of 0 makes each read and write one request: how many are in flight is decided here
-    return await session.sftp.open(session.path(key), mode, block_size=0)
+    return await session.sftp.open(session.path(key), mode, attributes, block_size=0)
 
 
 async def _close(file: asyncssh.SFTPClientFile) -> None:

@@ -19,6 +19,7 @@ from cdir.errors import (
     PreconditionFailed,
     RangeNotSatisfied,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -253,8 +254,9 @@ class SwiftAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         limit = self.capability.max_object_size
         if size is not None and limit is not None and size > limit:
             raise InvalidPath(f"{key} has {size} bytes; {limit} are the most that are stored here", key=key)

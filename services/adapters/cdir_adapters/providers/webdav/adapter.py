@@ -21,6 +21,7 @@ from cdir.errors import (
     RangeNotSatisfied,
     Unsupported,
 )
+from cdir_adapters.acl import Access
 from cdir_adapters.adapter import (
     FULL,
     NO_METADATA,
@@ -251,9 +252,10 @@ class WebdavAdapter(Adapter):
         mode: WriteMode = WriteMode.OVERWRITE,
         if_match: str | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        access: Access | None = None,
     ) -> ObjectInfo:
         """See :meth:`Adapter.write`. Metadata is dropped, as the capability says."""
-        require_write(self, size, mode, if_match)
+        require_write(self, size, mode, if_match, access)
         self._check_target(key)
         return await self._writer.store(key, source, size, modified, if_match)
 

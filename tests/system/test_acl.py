@@ -1,0 +1,182 @@
+"""Access control lists on all copies, each looked at behind cdir's back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiobotocore.session
+import pytest
+
+from deployments.background import Background
+from deployments.deployment import Deployment, eventually, eventually_is
+from servers import moto_s3, openssh, rclone_s3
+from servers.moto_s3 import MotoS3Server, moto_s3_server
+from servers.openssh import OpenSshServer, openssh_server
+from servers.rclone_s3 import rclone_s3_server
+from servers.requirement import require
+
+pytestmark = pytest.mark.slow_split
+
+BUCKET = "files"
+EVERYONE = "http://acs.amazonaws.com/groups/global/AllUsers"
+
+
+@dataclass(frozen=True)
+class Four:
+    """Registered providers: ``disk`` and ``host`` have modes, ``bucket`` has lists, ``plain`` has neither."""
+
+    disk: Path
+    sftp: OpenSshServer
+    everyone_reads: Callable[[str], bool]
+    """Whether the object in the bucket says that everyone may read it."""
+
+    def modes(self, key: str) -> tuple[str, str]:
+        return tuple(f"{(root / key).stat().st_mode & 0o777:o}" for root in (self.disk, self.sftp.root))  # type: ignore[return-value] # two roots, two modes
+
+
+async def _grantees(server: MotoS3Server, key: str) -> list[str]:
+    async with aiobotocore.session.AioSession().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    ) as client:
+        answer = await client.get_object_acl(Bucket=BUCKET, Key=key)
+    return [grant["Grantee"].get("URI", "") for grant in answer["Grants"]]
+
+
+@pytest.fixture(scope="module")
+def four(deployment: Deployment, local_disks: Path, background: Background) -> Four:
+    require(moto_s3, openssh, rclone_s3)
+    moto, sftp, plain = map(background.enter, (moto_s3_server(), openssh_server(), rclone_s3_server()))
+    (plain.root / BUCKET).mkdir()
+    deployment.add_provider("disk", "local", {"root": local_disks / "disk"})
+    deployment.add_provider("host", "sftp", sftp.options())
+    deployment.add_provider("bucket", "s3", moto.options(BUCKET))
+    deployment.add_provider("plain", "s3", plain.options(BUCKET))
+    return Four(local_disks / "disk", sftp, lambda key: EVERYONE in background.run(_grantees(moto, key)))
+
+
+def _states(answer: dict[str, object]) -> dict[str, str]:
+    rows = answer["providers"]
+    assert isinstance(rows, list)
+    return {row["provider"]: row["state"] for row in rows}
+
+
+EVERYWHERE = {"disk": "applied", "host": "applied", "bucket": "applied", "plain": "unsupported"}
+
+
+def test_an_acl_is_in_force_on_all_copies_of_a_file_and_of_what_replaces_it(
+    deployment: Deployment, four: Four, tmp_path: Path, folder: str
+) -> None:
+    source, path, key = tmp_path / "source", f"{folder}/file", f"{folder[1:]}/file"
+    source.write_bytes(b"first")
+    deployment.cdir("put", source, path, "--require", "all")
+    assert not four.everyone_reads(key)
+
+    answer = deployment.json("acl", "set", path, "public-read")
+    assert _states(answer) == EVERYWHERE
+    assert (four.modes(key), four.everyone_reads(key)) == (("644", "644"), True)
+    note = next(row["note"] for row in answer["providers"] if row["provider"] == "plain")
+    assert "plain (s3) has no access control lists" in note
+
+    source.write_bytes(b"second")
+    deployment.cdir("put", source, path, "--require", "all")
+    assert (four.modes(key), four.everyone_reads(key)) == (("644", "644"), True)
+    aside = four.disk / ".cdir/versions"
+    eventually_is({0o600}, lambda: {one.stat().st_mode & 0o777 for one in aside.rglob("*") if one.is_file()})
+
+    shown = deployment.json("acl", "set", path, "private")
+    assert _states(shown) == EVERYWHERE
+    assert (four.modes(key), four.everyone_reads(key)) == (("600", "600"), False)
+    in_force = {row["provider"]: row["in_force"] for row in deployment.json("acl", "show", path)["providers"]}
+    private = {"access": "private", "grants": []}
+    assert in_force == {"disk": private, "host": private, "bucket": private, "plain": None}
+
+    deployment.cdir("mv", path, f"{path}-moved")
+    deployment.wait_settled()
+    assert four.modes(f"{key}-moved") == ("600", "600")
+    deployment.cdir("acl", "set", f"{path}-moved", "public-read")
+    deployment.cdir("mv", f"{path}-moved", path)
+    deployment.wait_settled()
+    assert (four.modes(key), four.everyone_reads(key)) == (("644", "644"), True)
+    assert deployment.json("check")["findings"] == []
+
+
+def test_what_a_provider_that_is_down_owes_is_set_when_it_is_back(
+    deployment: Deployment, four: Four, background: Background, tmp_path: Path, folder: str
+) -> None:
+    source, path, key = tmp_path / "source", f"{folder}/file", f"{folder[1:]}/file"
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, path, "--require", "all")
+    deployment.cdir("acl", "set", path, "public-read")
+    background.run(four.sftp.kill())
+    eventually(lambda: deployment.provider_state("host") == "down")
+    try:
+        answer = deployment.json("acl", "set", path, "private", expect=3)
+        assert _states(answer) == {**EVERYWHERE, "host": "owed"}
+        assert answer["owed"] == 1
+        assert four.modes(key) == ("600", "644")
+        assert not four.everyone_reads(key)
+    finally:
+        background.run(four.sftp.restart())
+    deployment.wait_settled()
+    assert four.modes(key) == ("600", "600")
+    assert _states(deployment.json("acl", "show", path)) == EVERYWHERE
+
+
+def test_a_directory_says_what_new_files_get_and_recursive_sets_it_on_all(
+    deployment: Deployment, four: Four, tmp_path: Path, folder: str
+) -> None:
+    source, key = tmp_path / "source", folder[1:]
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, f"{folder}/inner/old", "--require", "all")
+    deployment.cdir("acl", "set", folder, "private")
+    before = four.modes(f"{key}/inner/old")
+    deployment.cdir("put", source, f"{folder}/inner/new", "--require", "all")
+    assert (four.modes(f"{key}/inner/new"), four.modes(f"{key}/inner/old")) == (("600", "600"), before)
+    answer = deployment.json("acl", "set", folder, "authenticated-read", "--recursive")
+    assert {(row["provider"], row["state"], row["files"]) for row in answer["providers"]} == {
+        (provider, state, 2) for provider, state in EVERYWHERE.items()
+    }
+    for name in ("old", "new"):
+        assert four.modes(f"{key}/inner/{name}") == ("640", "640")
+
+
+def test_many_small_files_below_a_directory_get_its_list_with_the_write(
+    deployment: Deployment, four: Four, tmp_path: Path, folder: str
+) -> None:
+    source, names = tmp_path / "many", [f"{number % 4}/{number}" for number in range(40)]
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(f"content of {name}".encode())
+    deployment.cdir("mkdir", folder)
+    deployment.cdir("acl", "set", folder, "public-read")
+    deployment.cdir("put", "--recursive", source, folder, "--require", "all")
+    assert {four.modes(f"{folder[1:]}/{name}") for name in names} == {("644", "644")}
+    assert all(four.everyone_reads(f"{folder[1:]}/{name}") for name in names)
+    answer = deployment.json("acl", "show", folder)
+    assert {(row["provider"], row["state"], row["files"]) for row in answer["providers"]} == {
+        (provider, state, len(names)) for provider, state in EVERYWHERE.items()
+    }
+    assert answer["owed"] == 0
+
+
+def test_bad_input(deployment: Deployment, four: Four, tmp_path: Path, folder: str) -> None:
+    source, path = tmp_path / "source", f"{folder}/file"
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, path, "--require", "all")
+    for arguments, exit_code, said in (
+        ((path, "pubic-read"), 2, "is not one of"),
+        ((path, "private", "--grant", ":read"), 2, "user:ID"),
+        ((path, "private", "--grant", "user:ada"), 2, ":read, :write or :full"),
+        ((path, "private", "--grant", "ada:read"), 2, "user:ID"),
+        ((f"{folder}/nothing", "private"), 4, "nothing"),
+        (("disk:nothing", "private"), 4, "nothing"),
+    ):
+        assert said in deployment.cdir("acl", "set", *arguments, expect=exit_code).error
+    assert deployment.cdir("acl", "show", f"{folder}/nothing", expect=4).error
+    assert deployment.json("acl", "show", path)["acl"] is None
