@@ -260,7 +260,7 @@ async def test_a_slow_provider_is_cut_loose_and_owed(tmp_path: Path) -> None:
 
 
 async def test_the_minimum_is_answered_at_once_and_the_rest_as_it_lands(any_trio: Harness) -> None:
-    any_trio.trouble("b", pause=0.5)
+    any_trio.trouble("b", pause=1.5)
     results = (await any_trio.write([any_trio.whole(1, "/file", b"x", wait=pb.WAIT_FOR_MINIMUM)]))[1]
     assert len(results) >= 2
     first, last = results[0].stored, results[-1].stored
