@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdir import errors
 from cdir.model import Entry, EntryKind, Failed
 from cdir.paths import join_path, split_path
-from cdir.trees import _local_below, merged, same_time
+from cdir.trees import local_below, merged, same_time
 from cdir.walk import Found, FoundKind
 
 _Item = TypeVar("_Item")
@@ -73,13 +73,13 @@ def test_times_are_the_same_to_the_microsecond() -> None:
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "nul\0"])
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InvalidPath):
-        _local_below(str(tmp_path), ["ok", name])
+        local_below(str(tmp_path), ["ok", name])
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=4))
 def test_whatever_is_accepted_stays_below(names: list[str]) -> None:
     try:
-        local = _local_below("/base", names)
+        local = local_below("/base", names)
     except errors.InvalidPath:
         return
     assert os.path.normpath(local).startswith("/base/")
