@@ -318,7 +318,7 @@ async def test_what_is_gone_on_with_ends_with_the_access_that_is_wanted_now(
     line: Line, begun_with: Access | None, wanted: Access | None
 ) -> None:
     if not isinstance(line.server, MotoS3Server):
-        pytest.skip("the server keeps no access control lists")
+        pytest.skip("capability: the server keeps no access control lists")
     await line.leave_upload(3, access=begun_with)
     # moto cannot tell the list of an object whose upload was begun without one
     at_first = None if begun_with is None else Acl(Access.PRIVATE)
