@@ -742,6 +742,7 @@ class ObjectHeader(_message.Message):
     MODIFIED_FIELD_NUMBER: _builtins.int
     ONLY_IF_ABSENT_FIELD_NUMBER: _builtins.int
     ACL_FIELD_NUMBER: _builtins.int
+    TRIED_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """key of the object."""
     size: _builtins.int
@@ -750,6 +751,10 @@ class ObjectHeader(_message.Message):
     """only_if_absent leaves alone what lies at the key: the write fails with ALREADY_EXISTS, unless it is this very object (size, time and
     bytes; only PutObject can tell), which an attempt that looked failed has stored. Where the provider honours no such condition
     (capability write_if_absent) it is looked just before the write.
+    """
+    tried: _builtins.bool
+    """tried: an earlier attempt of this very write may have stored it, though it looked failed. Then the same bytes at the key are its own,
+    whatever their time: not every provider keeps the time that it is given. Only with only_if_absent, and only for PutObject.
     """
     @_builtins.property
     def provider(self) -> Global___ProviderRef:
@@ -774,10 +779,11 @@ class ObjectHeader(_message.Message):
         modified: _timestamp_pb2.Timestamp | None = ...,
         only_if_absent: _builtins.bool = ...,
         acl: _entry_pb2.Acl | None = ...,
+        tried: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl", b"acl", "modified", b"modified", "provider", b"provider", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl", b"acl", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent", "provider", b"provider", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "acl", b"acl", "key", b"key", "modified", b"modified", "only_if_absent", b"only_if_absent", "provider", b"provider", "size", b"size", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015

@@ -43,11 +43,13 @@ async def create(
     size: int | None,
     modified: datetime,
     access: Access | None = None,
+    tried: bool = False,
 ) -> ObjectInfo:
     """Store an object as ``write`` does; raise AlreadyExists, and leave it alone, when another one lies at ``key``.
 
     Where the provider honours no condition, it is looked before the write: what comes between the two is replaced.
     Bytes that lie there already with the same time are what an earlier attempt of the same write has stored.
+    ``tried`` says that there was one: then they are its own whatever their time, which not every provider keeps.
     """
     if adapter.capability.write_if_absent:
         try:
@@ -64,7 +66,7 @@ async def create(
             raise AlreadyExists(f"{key} was taken and left at provider {adapter.info.name} just now", key=key)
     if found.kind is ObjectKind.DIRECTORY:
         raise IsDirectory(f"{key} at provider {adapter.info.name} is a folder", key=key)
-    if await _is_same(adapter, found, source, modified):
+    if await _is_same(adapter, found, source, None if tried else modified):
         return found
     raise AlreadyExists(f"{key} exists already at provider {adapter.info.name}", key=key)
 
@@ -166,11 +168,14 @@ async def _find(adapter: Adapter, key: str) -> ObjectInfo | None:
         return None
 
 
-async def _is_same(adapter: Adapter, found: ObjectInfo, source: Source, modified: datetime) -> bool:
-    """Say whether what was found is what was to be written. A stream that was read once cannot tell."""
+async def _is_same(adapter: Adapter, found: ObjectInfo, source: Source, modified: datetime | None) -> bool:
+    """Say whether what was found is what was to be written, whenever that was without ``modified``.
+
+    A stream that was read once cannot tell.
+    """
     if not isinstance(source, bytes) or found.kind is not ObjectKind.FILE or found.size != len(source):
         return False
-    if found.modified is None or abs(found.modified - modified) > _SAME_TIME:
+    if modified is not None and (found.modified is None or abs(found.modified - modified) > _SAME_TIME):
         return False
     try:
         return (await adapter.fetch(found.key)).data == source

@@ -379,7 +379,9 @@ async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size
     asked = header.acl if header.HasField("acl") else None
     access = access_to_write(adapter, asked)
     if header.only_if_absent:
-        info = await create(adapter, header.key, source, size=size, modified=modified, access=access)
+        info = await create(
+            adapter, header.key, source, size=size, modified=modified, access=access, tried=header.tried
+        )
     else:
         info = await adapter.write(header.key, source, size=size, modified=modified, access=access)
     return info_message(info, await outcome_of_write(adapter, info, asked))

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable, RateLimited, Unauthenticated
+from cdir.errors import (
+    AlreadyExists,
+    CdirError,
+    DeadlineExceeded,
+    InvalidArgument,
+    IsDirectory,
+    NotDirectory,
+    NotFound,
+    PermissionDenied,
+    ProviderUnavailable,
+    QuotaExceeded,
+    RateLimited,
+    Unauthenticated,
+    Unsupported,
+)
 from cdir.v1 import catalog_service_pb2, scan_pb2
 
-__all__ = ["TransferObserver", "is_providers_fault"]
+__all__ = ["REFUSALS", "TransferObserver", "is_providers_fault"]
+
+REFUSALS: Final = (
+    AlreadyExists,
+    InvalidArgument,
+    IsDirectory,
+    NotDirectory,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    Unsupported,
+)
+"""Errors after which the adapter promises that what was at the key is still there, untouched."""
 
 
 class TransferObserver(Protocol):

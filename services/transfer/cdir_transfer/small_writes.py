@@ -6,19 +6,31 @@ the long way, one call for one content, which is tried again and can tell what a
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from cdir.errors import CdirError
-from cdir.status import translated
+from cdir.status import from_failure, translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc
 from cdir_transfer.health import ProviderHealth
-from cdir_transfer.observer import TransferObserver, is_providers_fault
+from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
-__all__ = ["SmallWrites"]
+__all__ = ["Attempt", "SmallWrites"]
+
+
+class Attempt(enum.Enum):
+    """What the short way has done for a content that it has not stored for sure."""
+
+    NOTHING = enum.auto()
+    UNCERTAIN = enum.auto()
+    """It may have stored it all the same."""
+
+
+_Outcome = adapter_service_pb2.ObjectInfo | Attempt
 
 
 class _Wanted(NamedTuple):
@@ -39,9 +51,7 @@ class SmallWrites:
         self._health = health
         self._observer = observer
         # a write that its caller has given up must not land later, when somebody has cleared up after it
-        self._calls: SharedCalls[_Wanted, adapter_service_pb2.ObjectInfo] = SharedCalls(
-            self._store, leaving_cancels=True
-        )
+        self._calls: SharedCalls[_Wanted, _Outcome] = SharedCalls(self._store, leaving_cancels=True)
 
     async def __aenter__(self) -> Self:
         await self._calls.__aenter__()
@@ -54,15 +64,15 @@ class SmallWrites:
 
     async def write(
         self, provider: adapter_service_pb2.ProviderRef, wanted: adapter_service_pb2.SmallObject
-    ) -> adapter_service_pb2.ObjectInfo | None:
-        """Store a content; ``None`` where that takes the long way, and nobody knows what is at the key."""
+    ) -> adapter_service_pb2.ObjectInfo | Attempt:
+        """Store a content; what is no info is left to the long way."""
         if len(wanted.data) > SMALL_CONTENT or self._health.suspect(provider.provider_id):
-            return None
-        return await self._calls.ask(provider.provider_id, _Wanted(provider.revision, wanted))
+            return Attempt.NOTHING
+        asked = await self._calls.ask(provider.provider_id, _Wanted(provider.revision, wanted))
+        # without an answer nobody knows
+        return Attempt.UNCERTAIN if asked is None else asked
 
-    async def _store(
-        self, provider_id: str, batch: Sequence[_Wanted]
-    ) -> Sequence[adapter_service_pb2.ObjectInfo | None]:
+    async def _store(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[_Outcome]:
         request = adapter_service_pb2.PutObjectsRequest(
             provider=adapter_service_pb2.ProviderRef(
                 provider_id=provider_id, revision=max(wanted.revision for wanted in batch)
@@ -79,4 +89,10 @@ class SmallWrites:
                 self._observer.provider_failed(provider_id, error)
             return ()
         self._health.answered(provider_id)
-        return [outcome.info if outcome.HasField("info") else None for outcome in response.outcomes]
+        return [_read(outcome) for outcome in response.outcomes]
+
+
+def _read(outcome: adapter_service_pb2.PutOutcome) -> _Outcome:
+    if outcome.HasField("info"):
+        return outcome.info
+    return Attempt.NOTHING if isinstance(from_failure(outcome.failure), REFUSALS) else Attempt.UNCERTAIN

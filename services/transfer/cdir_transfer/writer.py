@@ -22,24 +22,17 @@ from cdir.errors import (
     CdirError,
     DeadlineExceeded,
     IntegrityError,
-    InvalidArgument,
-    IsDirectory,
-    NotDirectory,
     NotFound,
-    PermissionDenied,
     ProviderUnavailable,
-    QuotaExceeded,
-    Unauthenticated,
-    Unsupported,
 )
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2, entry_pb2
 from cdir_runtime.crash import crash_point
 from cdir_transfer.health import ProviderHealth
-from cdir_transfer.observer import TransferObserver, is_providers_fault
+from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT
-from cdir_transfer.small_writes import SmallWrites
+from cdir_transfer.small_writes import Attempt, SmallWrites
 
 __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 
@@ -55,19 +48,6 @@ _MOVE_SECONDS: Final = 300.0
 _FINISH_SECONDS: Final = 120.0
 _FINISH_RATE: Final = 32 << 20
 """Finishing a large object may cost the provider a pass over it: time for that, in bytes per second."""
-
-_REFUSALS: Final = (
-    AlreadyExists,
-    InvalidArgument,
-    IsDirectory,
-    NotDirectory,
-    NotFound,
-    PermissionDenied,
-    QuotaExceeded,
-    Unauthenticated,
-    Unsupported,
-)
-"""Errors after which the adapter promises that what was at the key is still there, untouched."""
 
 _COMMIT: Final = None
 _Item = bytes | None
@@ -217,7 +197,7 @@ class Branch(ABC):
             self._note_pace(size, time.monotonic() - began)
         except CdirError as error:
             self.error = error
-            if isinstance(error, _REFUSALS):
+            if isinstance(error, REFUSALS):
                 self.touched = False
             if is_providers_fault(error):
                 writer.health.failed(provider_id)
@@ -288,14 +268,17 @@ class _WholeBranch(Branch):
         self._shared = False
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
-        small = self._writer.small
+        small, tried = self._writer.small, False
         if small is not None and len(self._data) <= SMALL_CONTENT:
-            info = await small.write(self._ref, self._small_object())
-            if info is not None:
+            wrote = await small.write(self._ref, self._small_object())
+            if isinstance(wrote, adapter_service_pb2.ObjectInfo):
                 self._shared = True
-                return info, len(self._data)
+                return wrote, len(self._data)
+            tried = wrote is Attempt.UNCERTAIN
+        header = self._header(None)
+        header.tried = tried
         response = await self._writer.adapters.PutObject(
-            adapter_service_pb2.PutObjectRequest(header=self._header(None), data=self._data),
+            adapter_service_pb2.PutObjectRequest(header=header, data=self._data),
             timeout=transfer_deadline(len(self._data)),
         )
         return response.info, len(self._data)
@@ -457,7 +440,7 @@ class Copies:
         reasons = "; ".join(f"{provider}: {error.message}" for provider, error in errors)
         message = f"stored on {len(self.stored)} of {self.needed} providers needed: {reasons}"
         kinds = {type(error) for _, error in errors}
-        if len(kinds) == 1 and issubclass(kind := kinds.pop(), _REFUSALS):
+        if len(kinds) == 1 and issubclass(kind := kinds.pop(), REFUSALS):
             return kind(message)
         return ProviderUnavailable(message)
 

@@ -258,6 +258,20 @@ async def test_many_small_objects_are_stored_each_with_its_own_list(
         assert {mode for key, mode in modes.items() if key.startswith("public")} == {0o666}
 
 
+async def test_what_an_attempt_before_has_stored_is_its_own_whatever_the_time(bench: Any) -> None:
+    ref = await bench.add("store")
+    await bench.put(ref, "key", b"content")  # at another time
+    for tried, data in ((False, b"content"), (True, b"CONTENT"), (True, b"other")):
+        put = pb.PutObjectRequest(header=header(ref, "key").header, data=data)
+        put.header.only_if_absent, put.header.tried = True, tried
+        with pytest.raises(AlreadyExists), translated():
+            await bench.adapters.PutObject(put)
+    put.data = b"content"
+    with translated():
+        assert (await bench.adapters.PutObject(put)).info.size == 7
+    assert await bench.get(ref, "key") == b"content"
+
+
 async def test_a_call_that_stores_too_much_or_nonsense_is_refused(bench: Any) -> None:
     ref = await bench.add("store")
     for wanted in (
