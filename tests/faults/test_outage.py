@@ -94,6 +94,7 @@ def _without_leftovers(stored: dict[str, str]) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow_split
 def test_disk_that_is_unmounted_and_mounted_again(deployment: Deployment, fleet: Fleet, folder: str) -> None:
     deployment.cdir("put", "-", f"{folder}/before", stdin=b"before")
     root = fleet.disks["one"]
@@ -115,6 +116,7 @@ def test_disk_that_is_unmounted_and_mounted_again(deployment: Deployment, fleet:
     eventually(lambda: deployment.provider_state("one") == "up")
 
 
+@pytest.mark.slow_split
 def test_require_all_fails_when_a_copy_stays_owed(deployment: Deployment, fleet: Fleet, folder: str) -> None:
     root = fleet.disks["two"]
     away = root.with_name(f"{root.name} unplugged")
@@ -128,6 +130,7 @@ def test_require_all_fails_when_a_copy_stays_owed(deployment: Deployment, fleet:
     deployment.wait_settled(folder)
 
 
+@pytest.mark.slow_split
 def test_paused_provider_is_left_alone(deployment: Deployment, fleet: Fleet, folder: str) -> None:
     deployment.cdir("provider", "pause", "three")
     try:
@@ -141,6 +144,7 @@ def test_paused_provider_is_left_alone(deployment: Deployment, fleet: Fleet, fol
     assert (fleet.disks["three"] / folder[1:] / "x").read_bytes() == b"content"
 
 
+@pytest.mark.slow_split
 def test_two_of_four_gone(deployment: Deployment, fleet: Fleet, background: Background, folder: str) -> None:
     deployment.cdir("put", "-", f"{folder}/x", stdin=b"content")
     root = fleet.disks["one"]

@@ -16,7 +16,7 @@ from simulation.scenario import make_scenario
 SCENARIOS = int(os.environ.get("CDIR_TEST_SCENARIOS", "20"))
 """How many large scenarios run where what takes minutes runs too."""
 
-_SHARE = 80
+_SHARE = 50
 _SHARES = 3
 
 _TESTS = Path(__file__).parent.parent

@@ -10,6 +10,8 @@ import pytest
 
 from deployments.deployment import Deployment
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, USAGE, NOT_FOUND, CONFLICT = 1, 2, 4, 6
 
 

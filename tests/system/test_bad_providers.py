@@ -19,6 +19,8 @@ from servers.openssh import OpenSshServer, openssh_server
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, USAGE, OWED, NOT_FOUND, NOT_ALLOWED, CONFLICT = 1, 2, 3, 4, 5, 6
 
 

@@ -11,6 +11,8 @@ from deployments.deployment import Deployment, eventually_is
 from deployments.fixtures import Three
 from deployments.trees import contents, make_files
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, USAGE, NOT_FOUND, CONFLICT = 1, 2, 4, 6
 
 

@@ -11,6 +11,8 @@ import pytest
 from deployments.deployment import Deployment, eventually
 from deployments.trees import contents, make_files
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, USAGE, OWED, NOT_FOUND = 1, 2, 3, 4
 NAMES = ("one", "two", "three", "four")
 
@@ -80,7 +82,6 @@ def test_under_a_running_put(deployment: Deployment, roots: dict[str, Path], fol
     assert contents(tmp_path / "back") == expected
 
 
-@pytest.mark.slow_split
 def test_it_goes_on_after_a_crash(deployment: Deployment, roots: dict[str, Path], folder: str) -> None:
     deployment.cdir("mkdir", folder)
     deployment.cdir("policy", "set", folder, "--copies", "1", "--providers", "one")
@@ -110,7 +111,6 @@ def test_it_goes_on_after_a_crash(deployment: Deployment, roots: dict[str, Path]
     deployment.cdir("policy", "unset", folder)
 
 
-@pytest.mark.slow_split
 def test_purging(deployment: Deployment, roots: dict[str, Path], folder: str) -> None:
     deployment.cdir("put", "-", f"{folder}/f", stdin=b"older")
     deployment.cdir("put", "-", f"{folder}/f", stdin=b"content")
@@ -122,7 +122,6 @@ def test_purging(deployment: Deployment, roots: dict[str, Path], folder: str) ->
     deployment.cdir("provider", "remove", "three")
 
 
-@pytest.mark.slow_split
 def test_what_may_be_nowhere_else(deployment: Deployment, roots: dict[str, Path], folder: str, tmp_path: Path) -> None:
     source = make_files(tmp_path / "source", 25, size=10)
     deployment.cdir("mkdir", folder)
@@ -138,7 +137,6 @@ def test_what_may_be_nowhere_else(deployment: Deployment, roots: dict[str, Path]
     deployment.cdir("rm", "--recursive", "--yes", folder)
 
 
-@pytest.mark.slow_split
 def test_bad_names(deployment: Deployment, roots: dict[str, Path]) -> None:
     for arguments, code in (
         (("evacuate", "nobody"), NOT_FOUND),
@@ -155,7 +153,6 @@ def test_bad_names(deployment: Deployment, roots: dict[str, Path]) -> None:
     assert not deployment.json("jobs", "--running")
 
 
-@pytest.mark.slow_split
 def test_taking_it_back(deployment: Deployment, roots: dict[str, Path], folder: str) -> None:
     deployment.cdir("put", "-", f"{folder}/before", stdin=b"before")
     deployment.wait_settled()
@@ -170,7 +167,6 @@ def test_taking_it_back(deployment: Deployment, roots: dict[str, Path], folder: 
     assert (roots["one"] / folder[1:] / "after").read_bytes() == b"after"
 
 
-@pytest.mark.slow_split
 def test_one_in_anothers_place(
     deployment: Deployment, roots: dict[str, Path], local_disks: Path, folder: str, tmp_path: Path
 ) -> None:
@@ -189,7 +185,6 @@ def test_one_in_anothers_place(
     deployment.cdir("policy", "unset", folder)
 
 
-@pytest.mark.slow_split
 def test_a_drill(deployment: Deployment, roots: dict[str, Path], folder: str) -> None:
     deployment.cdir("put", "-", f"{folder}/everywhere", stdin=b"content")
     deployment.wait_settled()

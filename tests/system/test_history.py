@@ -13,6 +13,8 @@ from deployments.deployment import BIN, Deployment, eventually, eventually_is
 from deployments.fixtures import Three
 from deployments.trees import contents, make_files
 
+pytestmark = pytest.mark.slow_split
+
 DONE, FAILED, USAGE, NOT_FOUND, CONFLICT = 0, 1, 2, 4, 6
 MIB = 1 << 20
 
@@ -72,7 +74,6 @@ def test_older_contents_are_kept_read_and_restored(
     eventually_is({b"one"}, everywhere, three, path)
 
 
-@pytest.mark.slow_split
 def test_a_removed_tree_comes_back_or_is_let_go(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:
@@ -101,7 +102,6 @@ def test_a_removed_tree_comes_back_or_is_let_go(
     eventually(lambda: all(small.isdisjoint(kept) for kept in aside(three).values()))
 
 
-@pytest.mark.slow_split
 def test_a_tree_as_it_was(deployment: Deployment, three: Three, folder: str, tmp_path: Path) -> None:
     tree = make_files(tmp_path / "tree", 12)
     deployment.cdir("put", "--recursive", tree, folder, "--require", "all")
@@ -121,7 +121,6 @@ def test_a_tree_as_it_was(deployment: Deployment, three: Three, folder: str, tmp
         eventually_is(back, contents, root / folder[1:])
 
 
-@pytest.mark.slow_split
 def test_of_two_writers_of_one_file_nobody_loses(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:
@@ -154,7 +153,6 @@ def test_of_two_writers_of_one_file_nobody_loses(
     assert deployment.cdir("cat", path).stdout == b"mine"
 
 
-@pytest.mark.slow_split
 def test_what_cannot_be_had_is_said_in_one_line(deployment: Deployment, three: Three, folder: str) -> None:
     put(deployment, f"{folder}/full/file", b"one")
     put(deployment, f"{folder}/file", b"one")
@@ -177,7 +175,6 @@ def test_what_cannot_be_had_is_said_in_one_line(deployment: Deployment, three: T
         assert said in deployment.cdir(*arguments, expect=code).error, arguments
 
 
-@pytest.mark.slow_split
 def test_a_file_does_not_come_back_over_a_directory(deployment: Deployment, three: Three, folder: str) -> None:
     put(deployment, f"{folder}/name", b"one")
     deployment.cdir("rm", f"{folder}/name")
@@ -186,7 +183,6 @@ def test_a_file_does_not_come_back_over_a_directory(deployment: Deployment, thre
     assert "directory" in error
 
 
-@pytest.mark.slow_split
 def test_the_policy_says_how_many_are_kept(deployment: Deployment, three: Three) -> None:
     def kept() -> dict[str, list[bytes]]:
         return {name: [one for one in found if one.startswith(b"kept one")] for name, found in aside(three).items()}

@@ -15,6 +15,8 @@ from deployments.deployment import Deployment, eventually, eventually_is
 from deployments.fixtures import Three
 from deployments.trees import contents, make_files
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, NOT_FOUND = 1, 4
 
 
@@ -114,7 +116,6 @@ def test_a_new_file_is_adopted_copied_and_read(deployment: Deployment, three: Th
     assert deployment.json("versions", f"{folder}/large")[0]["size"] == len(large)
 
 
-@pytest.mark.slow_split
 def test_a_file_removed_behind_cdirs_back_is_repaired(deployment: Deployment, three: Three, folder: str) -> None:
     put(deployment, f"{folder}/a", b"content")
     put(deployment, f"{folder}/b/c", b"in a folder")
@@ -126,7 +127,6 @@ def test_a_file_removed_behind_cdirs_back_is_repaired(deployment: Deployment, th
     copied(deployment, three, folder, "b/c", b"in a folder")
 
 
-@pytest.mark.slow_split
 @pytest.mark.parametrize("meaning", ["accept", "ask"])
 def test_a_file_removed_by_others_is_what_the_policy_says(
     deployment: Deployment, three: Three, folder: str, meaning: str
@@ -152,7 +152,6 @@ def test_a_file_removed_by_others_is_what_the_policy_says(
         eventually_is(b"content", (root / folder[1:] / "file").read_bytes)
 
 
-@pytest.mark.slow_split
 def test_only_what_was_asked_for_is_scanned(deployment: Deployment, three: Three, folder: str) -> None:
     for name in ("a/x", "b/x"):
         put(deployment, f"{folder}/{name}", b"content")
@@ -163,7 +162,6 @@ def test_only_what_was_asked_for_is_scanned(deployment: Deployment, three: Three
     assert len(deployment.json("versions", f"{folder}/b/x")) == 1
 
 
-@pytest.mark.slow_split
 def test_a_copy_does_not_replace_what_another_program_put_in_its_place(
     deployment: Deployment, three: Three, folder: str
 ) -> None:
@@ -210,7 +208,6 @@ def test_a_new_file_does_not_replace_what_no_scan_has_seen(
     assert deployment.cdir("cat", f"{folder}/x").stdout == content
 
 
-@pytest.mark.slow_split
 def test_an_existing_tree_is_added_under_another_name(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:
@@ -232,7 +229,6 @@ def test_an_existing_tree_is_added_under_another_name(
     assert (again["added"], again["existed"]) == (0, 3)
 
 
-@pytest.mark.slow_split
 def test_adding_what_is_not_there_says_so(deployment: Deployment, three: Three, folder: str) -> None:
     refused = deployment.cdir("add", "host:nothing/here", f"{folder}/x", "--recursive", expect=NOT_FOUND)
     assert "nothing lies at host:nothing/here" in refused.error
@@ -281,7 +277,6 @@ def test_an_emptied_disk_loses_nothing_and_costs_no_transfer_when_it_is_back(
     assert {path: path.stat().st_ino for path in root.rglob("*.bin")} == before, "something was copied again"
 
 
-@pytest.mark.slow_split
 def test_losses_that_a_person_accepts_are_copied_again(
     deployment: Deployment, three: Three, folder: str, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from servers.postgres import PostgresServer
 from servers.rclone_s3 import rclone_s3_server
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow_split
+
 _SMALL = {"a.txt": b"alpha", "d/b.txt": b"beta", "d/e/ü.txt": b"gamma", "d/empty": b""}
 _LARGE = os.urandom((9 << 20) + 17)
 
@@ -114,7 +116,6 @@ def _fetched(deployment: Deployment, parent: Path) -> dict[str, bytes]:
     return {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow_split
 def test_everything_is_back_from_a_snapshot(lost: Lost, request: pytest.FixtureRequest) -> None:
     deployment, parent = lost
     _change(deployment, parent, "a.txt", b"alpha, again")
@@ -143,7 +144,6 @@ def test_everything_is_back_from_a_snapshot(lost: Lost, request: pytest.FixtureR
     deployment.wait_settled()
 
 
-@pytest.mark.slow_split
 def test_everything_is_back_without_a_snapshot(
     mixed: tuple[Deployment, Path, Roots], request: pytest.FixtureRequest
 ) -> None:

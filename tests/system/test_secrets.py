@@ -28,6 +28,8 @@ from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from servers.requirement import require
 from servers.wsgidav_server import WsgiDavServer, wsgidav_server
 
+pytestmark = pytest.mark.slow_split
+
 WRONG: dict[str, dict[str, object]] = {
     "s3": {"bucket": "files", "endpoint": "http://127.0.0.1:9", "access_key": "known"},
     "azure": {"container": "c", "account": "a", "endpoint": "http://127.0.0.1:9/a"},
@@ -180,7 +182,6 @@ def _answers(deployment: Deployment) -> dict[str, bytes]:
     return {type(answer).__name__: answer.SerializeToString() for answer in answers}
 
 
-@pytest.mark.slow_split
 def test_no_secret_is_anywhere(
     deployment: Deployment, search: Search, roots: list[Path], tmp_path: Path, background: Background
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from deployments.deployment import Deployment, eventually
 from deployments.trees import contents, make_files
 
+pytestmark = pytest.mark.slow_split
+
 USAGE, NOT_FOUND, CONFLICT = 2, 4, 6
 
 

@@ -13,6 +13,8 @@ from servers import rclone_s3
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from servers.requirement import require
 
+pytestmark = pytest.mark.slow_split
+
 FAILED, USAGE, NOT_ALLOWED = 1, 2, 5
 PASSPHRASE = "correct horse battery"
 
@@ -54,7 +56,6 @@ def test_a_rotation_seals_everything_under_a_new_key(deployment: Deployment, clo
     eventually(lambda: _readable(deployment))
 
 
-@pytest.mark.slow_split
 def test_killed_at_any_moment_of_a_rotation_everything_is_readable(
     deployment: Deployment, cloud: RcloneS3Server
 ) -> None:
@@ -106,7 +107,6 @@ def test_without_a_keyring_the_key_stays_where_it_is(deployment: Deployment, clo
     assert (deployment.home / "key").read_bytes() == before
 
 
-@pytest.mark.slow_split
 def test_a_lost_key_is_told_and_the_secrets_are_set_anew(deployment: Deployment, cloud: RcloneS3Server) -> None:
     deployment.kill()
     (deployment.home / "key").unlink()

@@ -86,7 +86,7 @@ async def open_gateway(
         ledger = await exits.enter_async_context(Ledger(catalog))
         local = await exits.enter_async_context(LocalFiles(enabled=local_files))
         small = await exits.enter_async_context(SmallReads(adapters, health, observations))
-        small_writes = await exits.enter_async_context(SmallWrites(adapters, health, observations))
+        small_writes = await exits.enter_async_context(SmallWrites(adapters, health))
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
         writer = FileWriter(

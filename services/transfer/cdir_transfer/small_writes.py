@@ -15,7 +15,7 @@ from cdir.errors import CdirError
 from cdir.status import from_failure, translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc
 from cdir_transfer.health import ProviderHealth
-from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
+from cdir_transfer.observer import REFUSALS
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
@@ -45,11 +45,9 @@ class SmallWrites:
         self,
         adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
         health: ProviderHealth,
-        observer: TransferObserver,
     ) -> None:
         self._adapters = adapters
         self._health = health
-        self._observer = observer
         # a write that its caller has given up must not land later, when somebody has cleared up after it
         self._calls: SharedCalls[_Wanted, _Outcome] = SharedCalls(self._store, leaving_cancels=True)
 
@@ -83,10 +81,8 @@ class SmallWrites:
         try:
             with translated():
                 response = await self._adapters.PutObjects(request, timeout=transfer_deadline(size))
-        except CdirError as error:
-            if is_providers_fault(error):
-                self._health.failed(provider_id)
-                self._observer.provider_failed(provider_id, error)
+        except CdirError:
+            # tried once, this says little of the provider: the long way tries again, and tells
             return ()
         self._health.answered(provider_id)
         return [_read(outcome) for outcome in response.outcomes]

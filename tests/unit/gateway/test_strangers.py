@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdir.errors import IntegrityError
+from cdir.errors import IntegrityError, NotFound
 from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_transfer.digest import BLOCK_SIZE
@@ -34,7 +34,7 @@ async def contents(harness: Harness) -> list[bytes | None]:
     for version in listed.versions:
         try:
             found.append(await harness.get("/dir/file", generation=version.generation))
-        except IntegrityError:
+        except (IntegrityError, NotFound):
             found.append(None)
     return found
 
