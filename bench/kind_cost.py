@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import random
@@ -134,8 +135,8 @@ async def measure(kind: str, options: Mapping[str, str], count: int) -> tuple[fl
             await _put(adapter, f"warm/{warm}", data)
             await adapter.fetch(f"warm/{warm}", range=ByteRange(0, SIZE))
         keys = [f"small/{number:05}" for number in range(count)]
-        put = await _all([lambda key=key: _put(adapter, key, data) for key in keys])  # type: ignore[misc] # the key is bound now
-        get = await _all([lambda key=key: adapter.fetch(key, range=ByteRange(0, SIZE)) for key in keys])  # type: ignore[misc]
+        put = await _all([functools.partial(_put, adapter, key, data) for key in keys])
+        get = await _all([functools.partial(adapter.fetch, key, range=ByteRange(0, SIZE)) for key in keys])
     return put, get
 
 
