@@ -619,6 +619,82 @@ class FetchObjectResponse(_message.Message):
 Global___FetchObjectResponse: _TypeAlias = FetchObjectResponse  # noqa: Y015
 
 @_typing.final
+class ReadObjectRequest(_message.Message):
+    """ReadObjectRequest names a range and the pieces it comes in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    PIECE_LENGTH_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key of the object."""
+    offset: _builtins.int
+    """offset of the first byte."""
+    length: _builtins.int
+    """length in bytes, not 0; a range that ends past the object is cut short."""
+    piece_length: _builtins.int
+    """piece_length in bytes, at most 8 MiB."""
+    @_builtins.property
+    def provider(self) -> Global___ProviderRef:
+        """provider to read from."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___ProviderRef | None = ...,
+        key: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        piece_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "length", b"length", "offset", b"offset", "piece_length", b"piece_length", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadObjectRequest: _TypeAlias = ReadObjectRequest  # noqa: Y015
+
+@_typing.final
+class ReadObjectResponse(_message.Message):
+    """ReadObjectResponse is one piece of a range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    MODIFIED_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """data of the piece; empty only for the one piece of an empty object."""
+    size: _builtins.int
+    """size of the whole object in bytes."""
+    etag: _builtins.str
+    """etag of the object that is read, as received; empty when the provider states none. Only in the first piece."""
+    @_builtins.property
+    def modified(self) -> _timestamp_pb2.Timestamp:
+        """modified time of that object; only in the first piece, and only when there is no etag."""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        modified: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["modified", b"modified"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "etag", b"etag", "modified", b"modified", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadObjectResponse: _TypeAlias = ReadObjectResponse  # noqa: Y015
+
+@_typing.final
 class ObjectBeginning(_message.Message):
     """ObjectBeginning names the first bytes of an object."""
 

@@ -85,6 +85,11 @@ class AdapterServiceStub:
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.FromString,
                 _registered_method=True)
+        self.ReadObject = channel.unary_stream(
+                '/cdir.v1.AdapterService/ReadObject',
+                request_serializer=cdir_dot_v1_dot_adapter__service__pb2.ReadObjectRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_adapter__service__pb2.ReadObjectResponse.FromString,
+                _registered_method=True)
         self.FetchObjects = channel.unary_unary(
                 '/cdir.v1.AdapterService/FetchObjects',
                 request_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectsRequest.SerializeToString,
@@ -216,6 +221,15 @@ class AdapterServiceServicer:
 
     def FetchObject(self, request, context):
         """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadObject(self, request, context):
+        """ReadObject reads a range of any length in one request to the provider and sends it in pieces of one length, the last one shorter,
+        as they arrive. A caller who leaves early ends the request. Nothing is tried again once the first piece was sent. Errors as
+        FetchObject; INTEGRITY (the provider ended the object early).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,6 +369,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.FetchObject,
                     request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.SerializeToString,
+            ),
+            'ReadObject': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadObject,
+                    request_deserializer=cdir_dot_v1_dot_adapter__service__pb2.ReadObjectRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_adapter__service__pb2.ReadObjectResponse.SerializeToString,
             ),
             'FetchObjects': grpc.unary_unary_rpc_method_handler(
                     servicer.FetchObjects,
@@ -661,6 +680,33 @@ class AdapterService:
             '/cdir.v1.AdapterService/FetchObject',
             cdir_dot_v1_dot_adapter__service__pb2.FetchObjectRequest.SerializeToString,
             cdir_dot_v1_dot_adapter__service__pb2.FetchObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.AdapterService/ReadObject',
+            cdir_dot_v1_dot_adapter__service__pb2.ReadObjectRequest.SerializeToString,
+            cdir_dot_v1_dot_adapter__service__pb2.ReadObjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,11 @@ class AdapterServiceStub:
     """
     FetchObject: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+    ReadObject: _grpc.UnaryStreamMultiCallable[_adapter_service_pb2.ReadObjectRequest, _adapter_service_pb2.ReadObjectResponse]
+    """ReadObject reads a range of any length in one request to the provider and sends it in pieces of one length, the last one shorter,
+    as they arrive. A caller who leaves early ends the request. Nothing is tried again once the first piece was sent. Errors as
+    FetchObject; INTEGRITY (the provider ended the object early).
+    """
     FetchObjects: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectsRequest, _adapter_service_pb2.FetchObjectsResponse]
     """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
     is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
@@ -151,6 +156,11 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     FetchObject: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectRequest, _adapter_service_pb2.FetchObjectResponse]  # type: ignore[assignment]
     """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+    ReadObject: _aio.UnaryStreamMultiCallable[_adapter_service_pb2.ReadObjectRequest, _adapter_service_pb2.ReadObjectResponse]  # type: ignore[assignment]
+    """ReadObject reads a range of any length in one request to the provider and sends it in pieces of one length, the last one shorter,
+    as they arrive. A caller who leaves early ends the request. Nothing is tried again once the first piece was sent. Errors as
+    FetchObject; INTEGRITY (the provider ended the object early).
+    """
     FetchObjects: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.FetchObjectsRequest, _adapter_service_pb2.FetchObjectsResponse]  # type: ignore[assignment]
     """FetchObjects reads the beginnings of many small objects, at most 8 MiB together. One outcome for each in the order asked; nothing
     is tried twice. The call itself fails only as a whole. Errors: PROVIDER_UNAVAILABLE (none could be read).
@@ -284,6 +294,17 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.FetchObjectResponse, _abc.Awaitable[_adapter_service_pb2.FetchObjectResponse]]:
         """FetchObject reads a range of at most 8 MiB. Errors: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED."""
+
+    @_abc_1.abstractmethod
+    def ReadObject(
+        self,
+        request: _adapter_service_pb2.ReadObjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_adapter_service_pb2.ReadObjectResponse], _abc.AsyncIterator[_adapter_service_pb2.ReadObjectResponse]]:
+        """ReadObject reads a range of any length in one request to the provider and sends it in pieces of one length, the last one shorter,
+        as they arrive. A caller who leaves early ends the request. Nothing is tried again once the first piece was sent. Errors as
+        FetchObject; INTEGRITY (the provider ended the object early).
+        """
 
     @_abc_1.abstractmethod
     def FetchObjects(

@@ -47,6 +47,7 @@ from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
 from cdir_adapters.pool import AdapterPool
 from cdir_adapters.probe import probe
+from cdir_adapters.shapes import rechunk
 from cdir_adapters.testing.conformance import run_conformance
 from cdir_runtime.vault import Vault
 
@@ -187,6 +188,32 @@ class AdapterServicer(rpc.AdapterServiceServicer):
                 async for page in pages:
                     yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects], ordered=ordered)
             yield pb.ListObjectsResponse(complete=True, ordered=ordered)
+
+    async def ReadObject(
+        self, request: pb.ReadObjectRequest, context: Context
+    ) -> AsyncGenerator[pb.ReadObjectResponse, None]:
+        check_key(request.key)
+        if not 0 < request.piece_length <= MAX_FETCH_BYTES:
+            raise InvalidArgument(f"pieces have between 1 and {MAX_FETCH_BYTES} bytes, not {request.piece_length}")
+        if request.length <= 0:
+            raise InvalidArgument("a range that is read in pieces has at least one byte")
+        if request.offset < 0:
+            raise RangeNotSatisfied(f"{request.key}: the offset {request.offset} is negative", key=request.key)
+        live = self._pool.find(request.provider) or await self._pool.open(request.provider)
+        with live as adapter:
+            async with adapter.read(request.key, range=ByteRange(request.offset, request.length)) as stream:
+                info = stream.info
+                response = pb.ReadObjectResponse(size=info.size, etag=info.etag or "")
+                if not response.etag and info.modified is not None:
+                    response.modified.FromDatetime(info.modified)
+                pieces = rechunk(stream, request.piece_length, size=None, key=request.key)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        response.data = piece
+                        yield response
+                        response = pb.ReadObjectResponse(size=info.size)
+                if not info.size:
+                    yield response
 
     async def FetchObject(self, request: pb.FetchObjectRequest, context: Context) -> pb.FetchObjectResponse:
         check_key(request.key)

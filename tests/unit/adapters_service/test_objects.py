@@ -97,6 +97,38 @@ async def test_a_range_is_cut_short_at_the_end(bench: Any, ref: pb.ProviderRef) 
         await bench.adapters.FetchObject(fetch)
 
 
+async def test_a_range_comes_in_pieces_of_the_length_asked_for(bench: Any, ref: pb.ProviderRef) -> None:
+    content = bytes(range(250)) * 10_000
+    await bench.put(ref, "a", content)
+    read = pb.ReadObjectRequest(provider=ref, key="a", offset=3, length=10_000_000, piece_length=1_200_000)
+    pieces = [piece async for piece in bench.adapters.ReadObject(read)]
+    assert [len(piece.data) for piece in pieces] == [1_200_000, 1_200_000, 99_997]
+    assert b"".join(piece.data for piece in pieces) == content[3:]
+    assert {piece.size for piece in pieces} == {len(content)}
+    assert pieces[0].etag or pieces[0].HasField("modified")
+
+
+async def test_pieces_of_what_is_empty_missing_or_nonsense(bench: Any, ref: pb.ProviderRef) -> None:
+    await bench.put(ref, "empty", b"")
+
+    async def read(key: str, **asked: int) -> list[bytes]:
+        request = pb.ReadObjectRequest(provider=ref, key=key, **{"length": 5, "piece_length": 5, **asked})
+        with translated():
+            return [piece.data async for piece in bench.adapters.ReadObject(request)]
+
+    assert await read("empty") == [b""]
+    for error, asked in (
+        (NotFound, {"key": "missing"}),
+        (RangeNotSatisfied, {"key": "empty", "offset": 1}),
+        (RangeNotSatisfied, {"key": "empty", "offset": -1}),
+        (InvalidArgument, {"key": "empty", "length": 0}),
+        (InvalidArgument, {"key": "empty", "piece_length": 0}),
+        (InvalidArgument, {"key": "empty", "piece_length": (8 << 20) + 1}),
+    ):
+        with pytest.raises(error):
+            await read(**asked)  # type: ignore[arg-type] # a key and numbers
+
+
 async def test_a_committed_stream_is_stored(bench: Any, ref: pb.ProviderRef) -> None:
     for pieces in ([], [b"one piece"], [b"a" * 300_000, b"b" * 300_000, b"c"]):
         content = b"".join(pieces)

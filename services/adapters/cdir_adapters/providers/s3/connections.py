@@ -43,8 +43,6 @@ _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
 _POOL = 32
 """Connections kept for aiobotocore; obstore keeps as many as were in use at once."""
-_READ_AHEAD = 1024 * 1024
-"""Bytes of one body that may wait to be taken."""
 _CREDENTIALS_KEPT = timedelta(minutes=5)
 """How long obstore uses credentials of the machine before it asks for them again."""
 
@@ -103,7 +101,7 @@ class Connections:
         return self._store
 
     async def http(self) -> aiohttp.ClientSession:
-        """A plain HTTP client, for what :meth:`signed` makes."""
+        """A plain HTTP client to store with, for what :meth:`signed` makes."""
         if self._http is None:
             async with self._making:
                 if self._http is None:
@@ -114,16 +112,13 @@ class Connections:
                             connector=aiohttp.TCPConnector(limit=_POOL),
                             trust_env=True,
                             cookie_jar=aiohttp.DummyCookieJar(),
-                            # an object that was stored compressed is read as it was stored
-                            auto_decompress=False,
-                            read_bufsize=_READ_AHEAD,
                         )
                     )
         return self._http
 
     @property
     def range_readers(self) -> RangeReaders:
-        """Threads for large ranges, for what :meth:`signed` makes."""
+        """Threads to read with, for what :meth:`signed` makes."""
         if self._range_readers is None:
             self._range_readers = RangeReaders(connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT)
             self._closing.callback(self._range_readers.close)
