@@ -175,6 +175,10 @@ def tree_status_from(message: directory_service_pb2.GetTreeStatusResponse) -> mo
                 owed=provider.owed,
                 proven=_optional_time(provider.proven) if provider.HasField("proven") else None,
                 unproven=provider.unproven,
+                exit=_EXIT_STATE.get(provider.exit.state),
+                exit_since=_optional_time(provider.exit.since),
+                files_left=provider.files_left if provider.HasField("files_left") else None,
+                exit_waits=provider.exit_waits,
             )
             for provider in message.providers
         ),

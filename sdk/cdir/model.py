@@ -246,6 +246,15 @@ class ProviderStatus:
     """When the good copy that was proven longest ago was proven; ``None`` when there is none, or one that never was."""
     unproven: bool = False
     """Whether it holds a copy that was never proven."""
+    exit: ExitState | None = None
+    """Set while it is given up."""
+    exit_since: datetime | None = None
+    """When it came into that state."""
+    files_left: int | None = None
+    """Files of all it holds, in the tree or not, that others have still to take over before it can go, as of the last
+    count; ``None`` when it is not leaving, or nobody has counted yet."""
+    exit_waits: str = ""
+    """One line that says what its leaving waits for; else empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cdir.cli.output import NO_PROVIDER, count, human_time
-from cdir.model import ProviderState, ProviderStatus, TreeStatus
+from cdir.model import ExitState, ProviderState, ProviderStatus, TreeStatus
 
 __all__ = ["headline", "oldest_proof", "status_line"]
 
@@ -48,7 +48,7 @@ def status_line(tree: TreeStatus, now: datetime | None = None) -> str:
     if not tree.providers:
         return NO_PROVIDER
     parts = [f"{_files(tree)}{_proof(tree, now or datetime.now(UTC))}"]
-    troubles = [text for provider in tree.providers if (text := _trouble(provider))]
+    troubles = [text for provider in tree.providers for text in (_leaving(provider), _trouble(provider)) if text]
     parts += troubles[:_MOST_NAMED]
     if len(troubles) > _MOST_NAMED:
         parts.append(f"and {count(len(troubles) - _MOST_NAMED, 'provider')} more")
@@ -96,6 +96,16 @@ def _at_most(age: timedelta) -> str:
         return "minute" if minutes == 1 else f"{minutes} min"
     hours = math.ceil(minutes / 60)
     return f"{hours} h" if hours <= 48 else f"{math.ceil(hours / 24)} days"
+
+
+def _leaving(provider: ProviderStatus) -> str:
+    """Return since when a provider is being given up and how much of that is left; one that may go is at rest."""
+    if provider.exit is None or provider.exit is ExitState.EVACUATED:
+        return ""
+    since = f" since {human_time(provider.exit_since)}" if provider.exit_since else ""
+    left = "" if provider.files_left is None else f", {count(provider.files_left, 'file')} still to go"
+    waits = f": {provider.exit_waits}" if provider.exit_waits else ""
+    return f"{provider.name} is {provider.exit.value}{since}{left}{waits}"
 
 
 def _trouble(provider: ProviderStatus) -> str:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x64ir/v1/catalog_recovery.proto\x12\x07\x63\x64ir.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x14\x43laimSnapshotRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07\x61t_once\x18\x03 \x01(\x08\x12\x15\n\rdelay_seconds\x18\x04 \x01(\x01\x12\x15\n\rwhole_seconds\x18\x05 \x01(\x01\"V\n\x15\x43laimSnapshotResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07home_id\x18\x02 \x01(\t\x12\x0e\n\x06latest\x18\x03 \x01(\t\x12\x0e\n\x06making\x18\x04 \x01(\x08\"\"\n\x12\x44umpCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13\x44umpCatalogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"D\n\x15\x46inishSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06stored\x18\x03 \x01(\x08\"\x18\n\x16\x46inishSnapshotResponse\"\x82\x01\n\x08Sighting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12,\n\x08modified\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\t\"b\n\x16RecordSightingsRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x08\x12$\n\tsightings\x18\x03 \x03(\x0b\x32\x11.cdir.v1.Sighting\"\x19\n\x17RecordSightingsResponse\"/\n\x0cRebuildStart\x12\x0e\n\x06listed\x18\x01 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x0f\n\rRebuildCommit\"\x91\x01\n\x15RebuildCatalogRequest\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x15.cdir.v1.RebuildStartH\x00\x12\x0e\n\x04\x66ile\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12(\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x16.cdir.v1.RebuildCommitH\x00\x42\x06\n\x04step\"\xc8\x01\n\rRebuildReport\x12\r\n\x05\x66iles\x18\x01 \x01(\x03\x12\r\n\x05known\x18\x02 \x01(\x03\x12\x0f\n\x07\x61\x64opted\x18\x03 \x01(\x03\x12\r\n\x05older\x18\x04 \x01(\x03\x12\x0f\n\x07removed\x18\x05 \x01(\x03\x12\x14\n\x0cwithout_copy\x18\x06 \x01(\x03\x12\x1a\n\x12without_copy_paths\x18\x07 \x03(\t\x12\x0f\n\x07ignored\x18\x08 \x01(\x03\x12\x13\n\x0bunexplained\x18\t \x01(\x03\x12\x10\n\x08snapshot\x18\n \x01(\t\"@\n\x16RebuildCatalogResponse\x12&\n\x06report\x18\x01 \x01(\x0b\x32\x16.cdir.v1.RebuildReportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x64ir/v1/catalog_recovery.proto\x12\x07\x63\x64ir.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x14\x43laimSnapshotRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07\x61t_once\x18\x03 \x01(\x08\x12\x15\n\rdelay_seconds\x18\x04 \x01(\x01\x12\x15\n\rwhole_seconds\x18\x05 \x01(\x01\"V\n\x15\x43laimSnapshotResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07home_id\x18\x02 \x01(\t\x12\x0e\n\x06latest\x18\x03 \x01(\t\x12\x0e\n\x06making\x18\x04 \x01(\x08\"\"\n\x12\x44umpCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13\x44umpCatalogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"J\n\x14RenewSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\"\x17\n\x15RenewSnapshotResponse\"D\n\x15\x46inishSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06stored\x18\x03 \x01(\x08\"\x18\n\x16\x46inishSnapshotResponse\"\x82\x01\n\x08Sighting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12,\n\x08modified\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\t\"b\n\x16RecordSightingsRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x08\x12$\n\tsightings\x18\x03 \x03(\x0b\x32\x11.cdir.v1.Sighting\"\x19\n\x17RecordSightingsResponse\"/\n\x0cRebuildStart\x12\x0e\n\x06listed\x18\x01 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x0f\n\rRebuildCommit\"\x91\x01\n\x15RebuildCatalogRequest\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x15.cdir.v1.RebuildStartH\x00\x12\x0e\n\x04\x66ile\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12(\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x16.cdir.v1.RebuildCommitH\x00\x42\x06\n\x04step\"\xc8\x01\n\rRebuildReport\x12\r\n\x05\x66iles\x18\x01 \x01(\x03\x12\r\n\x05known\x18\x02 \x01(\x03\x12\x0f\n\x07\x61\x64opted\x18\x03 \x01(\x03\x12\r\n\x05older\x18\x04 \x01(\x03\x12\x0f\n\x07removed\x18\x05 \x01(\x03\x12\x14\n\x0cwithout_copy\x18\x06 \x01(\x03\x12\x1a\n\x12without_copy_paths\x18\x07 \x03(\t\x12\x0f\n\x07ignored\x18\x08 \x01(\x03\x12\x13\n\x0bunexplained\x18\t \x01(\x03\x12\x10\n\x08snapshot\x18\n \x01(\t\"@\n\x16RebuildCatalogResponse\x12&\n\x06report\x18\x01 \x01(\x0b\x32\x16.cdir.v1.RebuildReportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,24 +40,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DUMPCATALOGREQUEST']._serialized_end=323
   _globals['_DUMPCATALOGRESPONSE']._serialized_start=325
   _globals['_DUMPCATALOGRESPONSE']._serialized_end=360
-  _globals['_FINISHSNAPSHOTREQUEST']._serialized_start=362
-  _globals['_FINISHSNAPSHOTREQUEST']._serialized_end=430
-  _globals['_FINISHSNAPSHOTRESPONSE']._serialized_start=432
-  _globals['_FINISHSNAPSHOTRESPONSE']._serialized_end=456
-  _globals['_SIGHTING']._serialized_start=459
-  _globals['_SIGHTING']._serialized_end=589
-  _globals['_RECORDSIGHTINGSREQUEST']._serialized_start=591
-  _globals['_RECORDSIGHTINGSREQUEST']._serialized_end=689
-  _globals['_RECORDSIGHTINGSRESPONSE']._serialized_start=691
-  _globals['_RECORDSIGHTINGSRESPONSE']._serialized_end=716
-  _globals['_REBUILDSTART']._serialized_start=718
-  _globals['_REBUILDSTART']._serialized_end=765
-  _globals['_REBUILDCOMMIT']._serialized_start=767
-  _globals['_REBUILDCOMMIT']._serialized_end=782
-  _globals['_REBUILDCATALOGREQUEST']._serialized_start=785
-  _globals['_REBUILDCATALOGREQUEST']._serialized_end=930
-  _globals['_REBUILDREPORT']._serialized_start=933
-  _globals['_REBUILDREPORT']._serialized_end=1133
-  _globals['_REBUILDCATALOGRESPONSE']._serialized_start=1135
-  _globals['_REBUILDCATALOGRESPONSE']._serialized_end=1199
+  _globals['_RENEWSNAPSHOTREQUEST']._serialized_start=362
+  _globals['_RENEWSNAPSHOTREQUEST']._serialized_end=436
+  _globals['_RENEWSNAPSHOTRESPONSE']._serialized_start=438
+  _globals['_RENEWSNAPSHOTRESPONSE']._serialized_end=461
+  _globals['_FINISHSNAPSHOTREQUEST']._serialized_start=463
+  _globals['_FINISHSNAPSHOTREQUEST']._serialized_end=531
+  _globals['_FINISHSNAPSHOTRESPONSE']._serialized_start=533
+  _globals['_FINISHSNAPSHOTRESPONSE']._serialized_end=557
+  _globals['_SIGHTING']._serialized_start=560
+  _globals['_SIGHTING']._serialized_end=690
+  _globals['_RECORDSIGHTINGSREQUEST']._serialized_start=692
+  _globals['_RECORDSIGHTINGSREQUEST']._serialized_end=790
+  _globals['_RECORDSIGHTINGSRESPONSE']._serialized_start=792
+  _globals['_RECORDSIGHTINGSRESPONSE']._serialized_end=817
+  _globals['_REBUILDSTART']._serialized_start=819
+  _globals['_REBUILDSTART']._serialized_end=866
+  _globals['_REBUILDCOMMIT']._serialized_start=868
+  _globals['_REBUILDCOMMIT']._serialized_end=883
+  _globals['_REBUILDCATALOGREQUEST']._serialized_start=886
+  _globals['_REBUILDCATALOGREQUEST']._serialized_end=1031
+  _globals['_REBUILDREPORT']._serialized_start=1034
+  _globals['_REBUILDREPORT']._serialized_end=1234
+  _globals['_REBUILDCATALOGRESPONSE']._serialized_start=1236
+  _globals['_REBUILDCATALOGRESPONSE']._serialized_end=1300
 # @@protoc_insertion_point(module_scope)

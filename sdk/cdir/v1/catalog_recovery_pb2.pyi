@@ -141,6 +141,53 @@ class DumpCatalogResponse(_message.Message):
 Global___DumpCatalogResponse: _TypeAlias = DumpCatalogResponse  # noqa: Y015
 
 @_typing.final
+class RenewSnapshotRequest(_message.Message):
+    """RenewSnapshotRequest names a claim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name from ClaimSnapshot."""
+    owner: _builtins.str
+    """owner that claimed it."""
+    lease_seconds: _builtins.float
+    """lease_seconds from now. 0 means 600."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        lease_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "name", b"name", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewSnapshotRequest: _TypeAlias = RenewSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class RenewSnapshotResponse(_message.Message):
+    """RenewSnapshotResponse has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewSnapshotResponse: _TypeAlias = RenewSnapshotResponse  # noqa: Y015
+
+@_typing.final
 class FinishSnapshotRequest(_message.Message):
     """FinishSnapshotRequest ends a claim."""
 

@@ -1074,6 +1074,62 @@ class ClaimDebtResponse(_message.Message):
 Global___ClaimDebtResponse: _TypeAlias = ClaimDebtResponse  # noqa: Y015
 
 @_typing.final
+class RenewDebtRequest(_message.Message):
+    """RenewDebtRequest names leases on debt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    DEBT_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """owner that holds them."""
+    lease_seconds: _builtins.float
+    """lease_seconds from now. 0 means 120."""
+    @_builtins.property
+    def debt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """debt_ids of the items, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        debt_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lease_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["debt_ids", b"debt_ids", "lease_seconds", b"lease_seconds", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewDebtRequest: _TypeAlias = RenewDebtRequest  # noqa: Y015
+
+@_typing.final
+class RenewDebtResponse(_message.Message):
+    """RenewDebtResponse answers RenewDebt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """lost are those of the debt_ids whose lease the owner holds no longer."""
+
+    def __init__(
+        self,
+        *,
+        lost: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewDebtResponse: _TypeAlias = RenewDebtResponse  # noqa: Y015
+
+@_typing.final
 class DebtOutcome(_message.Message):
     """DebtOutcome is the result of one item."""
 

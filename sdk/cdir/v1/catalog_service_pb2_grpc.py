@@ -180,6 +180,11 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ClaimDebtRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ClaimDebtResponse.FromString,
                 _registered_method=True)
+        self.RenewDebt = channel.unary_unary(
+                '/cdir.v1.CatalogService/RenewDebt',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.RenewDebtRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RenewDebtResponse.FromString,
+                _registered_method=True)
         self.FinishDebt = channel.unary_unary(
                 '/cdir.v1.CatalogService/FinishDebt',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.FinishDebtRequest.SerializeToString,
@@ -294,6 +299,11 @@ class CatalogServiceStub:
                 '/cdir.v1.CatalogService/DumpCatalog',
                 request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.FromString,
+                _registered_method=True)
+        self.RenewSnapshot = channel.unary_unary(
+                '/cdir.v1.CatalogService/RenewSnapshot',
+                request_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotResponse.FromString,
                 _registered_method=True)
         self.FinishSnapshot = channel.unary_unary(
                 '/cdir.v1.CatalogService/FinishSnapshot',
@@ -577,6 +587,15 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewDebt(self, request, context):
+        """RenewDebt keeps leases on debt alive for lease_seconds from now, and those on the occupants that make room for it. A lease that has
+        ended, or that another owner took, is not renewed: it is lost, and the work under it has to stop. Idempotent. Errors:
+        INVALID_ARGUMENT (more than 1000).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FinishDebt(self, request, context):
         """FinishDebt records the outcome of leased work. Outcomes under a lease that was lost are ignored.
         """
@@ -745,6 +764,14 @@ class CatalogServiceServicer:
 
     def DumpCatalog(self, request, context):
         """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewSnapshot(self, request, context):
+        """RenewSnapshot keeps the claim of a snapshot alive for lease_seconds from now. Idempotent. Errors: CONFLICT (the claim has ended, or
+        is another owner's: its making has to stop).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1000,6 +1027,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ClaimDebtRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ClaimDebtResponse.SerializeToString,
             ),
+            'RenewDebt': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewDebt,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.RenewDebtRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.RenewDebtResponse.SerializeToString,
+            ),
             'FinishDebt': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishDebt,
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.FinishDebtRequest.FromString,
@@ -1114,6 +1146,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.DumpCatalog,
                     request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.SerializeToString,
+            ),
+            'RenewSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewSnapshot,
+                    request_deserializer=cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotResponse.SerializeToString,
             ),
             'FinishSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishSnapshot,
@@ -1936,6 +1973,33 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
+    def RenewDebt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/RenewDebt',
+            cdir_dot_v1_dot_catalog__service__pb2.RenewDebtRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.RenewDebtResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def FinishDebt(request,
             target,
             options=(),
@@ -2546,6 +2610,33 @@ class CatalogService:
             '/cdir.v1.CatalogService/DumpCatalog',
             cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogRequest.SerializeToString,
             cdir_dot_v1_dot_catalog__recovery__pb2.DumpCatalogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/RenewSnapshot',
+            cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__recovery__pb2.RenewSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -111,6 +111,11 @@ class CatalogServiceStub:
     """ClaimDebt leases copies that are not as they should be and are due, oldest first, leaving out providers that are down, paused or
     read-only, copies leased to others, and copies of a path that is being written.
     """
+    RenewDebt: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RenewDebtRequest, _catalog_service_pb2.RenewDebtResponse]
+    """RenewDebt keeps leases on debt alive for lease_seconds from now, and those on the occupants that make room for it. A lease that has
+    ended, or that another owner took, is not renewed: it is lost, and the work under it has to stop. Idempotent. Errors:
+    INVALID_ARGUMENT (more than 1000).
+    """
     FinishDebt: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.FinishDebtRequest, _catalog_service_pb2.FinishDebtResponse]
     """FinishDebt records the outcome of leased work. Outcomes under a lease that was lost are ignored."""
     MakeDue: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.MakeDueRequest, _catalog_service_pb2.MakeDueResponse]
@@ -177,6 +182,10 @@ class CatalogServiceStub:
     """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last."""
     DumpCatalog: _grpc.UnaryStreamMultiCallable[_catalog_recovery_pb2.DumpCatalogRequest, _catalog_recovery_pb2.DumpCatalogResponse]
     """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+    RenewSnapshot: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RenewSnapshotRequest, _catalog_recovery_pb2.RenewSnapshotResponse]
+    """RenewSnapshot keeps the claim of a snapshot alive for lease_seconds from now. Idempotent. Errors: CONFLICT (the claim has ended, or
+    is another owner's: its making has to stop).
+    """
     FinishSnapshot: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.FinishSnapshotRequest, _catalog_recovery_pb2.FinishSnapshotResponse]
     """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored."""
     RecordSightings: _grpc.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RecordSightingsRequest, _catalog_recovery_pb2.RecordSightingsResponse]
@@ -297,6 +306,11 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """ClaimDebt leases copies that are not as they should be and are due, oldest first, leaving out providers that are down, paused or
     read-only, copies leased to others, and copies of a path that is being written.
     """
+    RenewDebt: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RenewDebtRequest, _catalog_service_pb2.RenewDebtResponse]  # type: ignore[assignment]
+    """RenewDebt keeps leases on debt alive for lease_seconds from now, and those on the occupants that make room for it. A lease that has
+    ended, or that another owner took, is not renewed: it is lost, and the work under it has to stop. Idempotent. Errors:
+    INVALID_ARGUMENT (more than 1000).
+    """
     FinishDebt: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.FinishDebtRequest, _catalog_service_pb2.FinishDebtResponse]  # type: ignore[assignment]
     """FinishDebt records the outcome of leased work. Outcomes under a lease that was lost are ignored."""
     MakeDue: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.MakeDueRequest, _catalog_service_pb2.MakeDueResponse]  # type: ignore[assignment]
@@ -363,6 +377,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """ClaimSnapshot says which snapshot of the catalog is due and leases its making. None is due while nothing has changed since the last."""
     DumpCatalog: _aio.UnaryStreamMultiCallable[_catalog_recovery_pb2.DumpCatalogRequest, _catalog_recovery_pb2.DumpCatalogResponse]  # type: ignore[assignment]
     """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+    RenewSnapshot: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RenewSnapshotRequest, _catalog_recovery_pb2.RenewSnapshotResponse]  # type: ignore[assignment]
+    """RenewSnapshot keeps the claim of a snapshot alive for lease_seconds from now. Idempotent. Errors: CONFLICT (the claim has ended, or
+    is another owner's: its making has to stop).
+    """
     FinishSnapshot: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.FinishSnapshotRequest, _catalog_recovery_pb2.FinishSnapshotResponse]  # type: ignore[assignment]
     """FinishSnapshot says whether a claimed snapshot was stored. A claim that lapsed is ignored."""
     RecordSightings: _aio.UnaryUnaryMultiCallable[_catalog_recovery_pb2.RecordSightingsRequest, _catalog_recovery_pb2.RecordSightingsResponse]  # type: ignore[assignment]
@@ -644,6 +662,17 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RenewDebt(
+        self,
+        request: _catalog_service_pb2.RenewDebtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.RenewDebtResponse, _abc.Awaitable[_catalog_service_pb2.RenewDebtResponse]]:
+        """RenewDebt keeps leases on debt alive for lease_seconds from now, and those on the occupants that make room for it. A lease that has
+        ended, or that another owner took, is not renewed: it is lost, and the work under it has to stop. Idempotent. Errors:
+        INVALID_ARGUMENT (more than 1000).
+        """
+
+    @_abc_1.abstractmethod
     def FinishDebt(
         self,
         request: _catalog_service_pb2.FinishDebtRequest,
@@ -846,6 +875,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalog_recovery_pb2.DumpCatalogResponse], _abc.AsyncIterator[_catalog_recovery_pb2.DumpCatalogResponse]]:
         """DumpCatalog sends a claimed snapshot's file, read on one state of the database. Errors: NOT_FOUND (not claimed)."""
+
+    @_abc_1.abstractmethod
+    def RenewSnapshot(
+        self,
+        request: _catalog_recovery_pb2.RenewSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_recovery_pb2.RenewSnapshotResponse, _abc.Awaitable[_catalog_recovery_pb2.RenewSnapshotResponse]]:
+        """RenewSnapshot keeps the claim of a snapshot alive for lease_seconds from now. Idempotent. Errors: CONFLICT (the claim has ended, or
+        is another owner's: its making has to stop).
+        """
 
     @_abc_1.abstractmethod
     def FinishSnapshot(

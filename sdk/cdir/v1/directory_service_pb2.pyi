@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from cdir.v1 import entry_pb2 as _entry_pb2
+from cdir.v1 import exit_pb2 as _exit_pb2
 from cdir.v1 import provider_pb2 as _provider_pb2
 from cdir.v1 import scan_pb2 as _scan_pb2
 from collections import abc as _abc
@@ -1206,6 +1207,9 @@ class ProviderStatus(_message.Message):
     OWED_FIELD_NUMBER: _builtins.int
     PROVEN_FIELD_NUMBER: _builtins.int
     UNPROVEN_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    FILES_LEFT_FIELD_NUMBER: _builtins.int
+    EXIT_WAITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name of the provider."""
     kind: _builtins.str
@@ -1222,6 +1226,12 @@ class ProviderStatus(_message.Message):
     """owed is the number of copies it should hold and does not, or holds under an old name."""
     unproven: _builtins.bool
     """unproven is true when it holds a copy that was never proven."""
+    files_left: _builtins.int
+    """files_left counts the files of all it holds, in the tree or not, that others have still to take over before it can go, as of the
+    last count some seconds ago; absent when it is not leaving, or nobody has counted yet.
+    """
+    exit_waits: _builtins.str
+    """exit_waits says in one line what its leaving waits for; else empty."""
     @_builtins.property
     def state_since(self) -> _timestamp_pb2.Timestamp:
         """state_since is when it came into this state."""
@@ -1231,6 +1241,10 @@ class ProviderStatus(_message.Message):
         """proven is when the copy that was proven longest ago was proven, of those it should hold and holds; absent when there is none, or
         one that never was.
         """
+
+    @_builtins.property
+    def exit(self) -> _exit_pb2.ProviderExit:
+        """exit is how far it is on its way out and since when; absent when it is in use."""
 
     def __init__(
         self,
@@ -1245,12 +1259,17 @@ class ProviderStatus(_message.Message):
         owed: _builtins.int = ...,
         proven: _timestamp_pb2.Timestamp | None = ...,
         unproven: _builtins.bool = ...,
+        exit: _exit_pb2.ProviderExit | None = ...,
+        files_left: _builtins.int | None = ...,
+        exit_waits: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["proven", b"proven", "state_since", b"state_since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_files_left", b"_files_left", "exit", b"exit", "files_left", b"files_left", "proven", b"proven", "state_since", b"state_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "kind", b"kind", "name", b"name", "owed", b"owed", "proven", b"proven", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since", "unproven", b"unproven"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_files_left", b"_files_left", "bytes", b"bytes", "exit", b"exit", "exit_waits", b"exit_waits", "files", b"files", "files_left", b"files_left", "kind", b"kind", "name", b"name", "owed", b"owed", "proven", b"proven", "state", b"state", "state_reason", b"state_reason", "state_since", b"state_since", "unproven", b"unproven"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__files_left: _TypeAlias = _typing.Literal["files_left"]  # noqa: Y015
+    _WhichOneofArgType__files_left: _TypeAlias = _typing.Literal["_files_left", b"_files_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__files_left) -> _WhichOneofReturnType__files_left | None: ...
 
 Global___ProviderStatus: _TypeAlias = ProviderStatus  # noqa: Y015
 

@@ -28,7 +28,7 @@ from cdir_catalog.store.begin import begin_writes
 from cdir_catalog.store.changes import changes_after, get_identity, last_revision
 from cdir_catalog.store.commit import commit_writes
 from cdir_catalog.store.comparing import compare_listing
-from cdir_catalog.store.debt import claim_debt
+from cdir_catalog.store.debt import claim_debt, renew_debt
 from cdir_catalog.store.drill import drill_providers
 from cdir_catalog.store.entries import make_directory
 from cdir_catalog.store.evacuation import (
@@ -266,6 +266,11 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
         self, request: catalog_service_pb2.ClaimDebtRequest, context: Any
     ) -> catalog_service_pb2.ClaimDebtResponse:
         return await self._write(claim_debt, request, context)
+
+    async def RenewDebt(
+        self, request: catalog_service_pb2.RenewDebtRequest, context: Any
+    ) -> catalog_service_pb2.RenewDebtResponse:
+        return await self._write(renew_debt, request, context)
 
     async def FinishDebt(
         self, request: catalog_service_pb2.FinishDebtRequest, context: Any

@@ -18,7 +18,7 @@ from cdir_catalog.group_commit import GroupCommit
 from cdir_catalog.snapshot_file import check_digest
 from cdir_catalog.store.rebuilding import SnapshotFile, rebuild_catalog
 from cdir_catalog.store.sightings import record_sightings
-from cdir_catalog.store.snapshots import claim_snapshot, dump_catalog, finish_snapshot
+from cdir_catalog.store.snapshots import claim_snapshot, dump_catalog, finish_snapshot, renew_snapshot
 
 __all__ = ["SnapshotMethods"]
 
@@ -48,6 +48,9 @@ class SnapshotMethods:
             async for piece in pieces:
                 for begin in range(0, len(piece), _MESSAGE):
                     yield pb.DumpCatalogResponse(data=piece[begin : begin + _MESSAGE])
+
+    async def RenewSnapshot(self, request: pb.RenewSnapshotRequest, context: Any) -> pb.RenewSnapshotResponse:
+        return await self._commits.run(lambda connection: renew_snapshot(connection, request, ""))
 
     async def FinishSnapshot(self, request: pb.FinishSnapshotRequest, context: Any) -> pb.FinishSnapshotResponse:
         return await self._commits.run(lambda connection: finish_snapshot(connection, request, ""))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from cdir.errors import (
@@ -50,7 +49,7 @@ _CATALOG_SECONDS = 30.0
 
 
 class Repairer:
-    """Works off leased debt. ``lease_seconds`` is how long the leases live that ``owner`` takes."""
+    """Works off debt that is leased to ``owner``, for as long as it takes: its caller keeps the leases alive."""
 
     def __init__(
         self,
@@ -63,7 +62,6 @@ class Repairer:
         lookout: Lookout,
         *,
         owner: str,
-        lease_seconds: float,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
@@ -73,7 +71,6 @@ class Repairer:
         self._progress = progress
         self._lookout = lookout
         self._owner = owner
-        self._lease_seconds = lease_seconds
 
     async def work(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
         """Do one item, or several removals at one provider; return one outcome for each.
@@ -155,7 +152,6 @@ class Repairer:
 
     async def _copy(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
         """Write the content at its target from one of the good copies, verified on its way."""
-        begun = time.monotonic()
         version = item.version
         target = _target(item, free=await self._lookout.find_free(item))
         content = self._reader.open(version, item.sources, self._resolver(item), label=_label(item))
@@ -180,9 +176,6 @@ class Repairer:
         crash_point("repair.after_copy")
         self._progress.copied += 1
         self._progress.copied_bytes += version.size
-        if time.monotonic() - begun > self._lease_seconds / 2:
-            # the lease may be lost by now, and the outcome under it would be ignored; the copy is there all the same
-            await self._notes.record([self._observed(item, stored)])
         return self._done(item, stored.etag, stored.checksum, stored.acl if stored.HasField("acl") else None)
 
     async def _copy_stream(
@@ -210,20 +203,6 @@ class Repairer:
 
     async def _record_displaced(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
         await self._notes.record([observation])
-
-    @staticmethod
-    def _observed(
-        item: catalog_service_pb2.DebtItem, stored: catalog_service_pb2.StoredCopy
-    ) -> catalog_service_pb2.ReplicaObservation:
-        return catalog_service_pb2.ReplicaObservation(
-            version_id=item.version.version_id,
-            provider_id=item.replica.provider_id,
-            key=item.target_key,
-            state=entry_pb2.REPLICA_STATE_OK,
-            etag=stored.etag,
-            checksum=stored.checksum,
-            acl=stored.acl if stored.HasField("acl") else None,
-        )
 
     def _resolver(self, item: catalog_service_pb2.DebtItem) -> Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]:
         """Return what asks the catalog where the copies of an item's version are now."""

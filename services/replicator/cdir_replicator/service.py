@@ -51,7 +51,8 @@ class Replicator:
     """The roles and what they share. Each role's ``once`` does what is due; :meth:`run` keeps all of them going.
 
     Any number of replicators can work on one catalog: what each does is leased under its ``owner`` id.
-    ``scan_calls_per_minute`` is what looking for outside edits may cost each provider.
+    ``scan_calls_per_minute`` is what looking for outside edits may cost each provider; ``lease_seconds`` how long debt
+    that it claimed is left to it after the last that was heard of it.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Replicator:
         *,
         scan_calls_per_minute: int = CALLS_PER_MINUTE,
         scrub_pace: ScrubPace | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         catalog = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
         adapters = adapter_service_pb2_grpc.AdapterServiceStub(adapters_channel)
@@ -89,10 +91,15 @@ class Replicator:
             self.progress,
             Lookout(catalog, adapters, self.scan.wake),
             owner=self.owner,
-            lease_seconds=LEASE_SECONDS,
         )
         self.propagate = PropagateRole(
-            catalog, repairer, notes, self.progress, owner=self.owner, avoid=self.health.unfit
+            catalog,
+            repairer,
+            notes,
+            self.progress,
+            owner=self.owner,
+            avoid=self.health.unfit,
+            lease_seconds=lease_seconds,
         )
         self.recover = RecoverRole(catalog, adapters, self.progress, owner=self.owner)
         self.reap = ReapRole(catalog)

@@ -28,11 +28,15 @@ from cdir.v1 import (
     catalog_service_pb2_grpc,
     provider_pb2,
 )
+from cdir_transfer.leases import kept_alive
 from cdir_transfer.listing import listed_pages, provider_ref
 
-__all__ = ["FOLDER", "Found", "SnapshotStore", "Taken"]
+__all__ = ["FOLDER", "LEASE_SECONDS", "Found", "SnapshotStore", "Taken"]
 
 logger = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 600.0
+"""How long nobody else makes a snapshot after the last that was heard of who makes one."""
 
 FOLDER: Final = f"{RESERVED_ROOT_NAME}/catalog"
 """Where snapshots lie at every provider, each home's in a folder of its own."""
@@ -43,7 +47,6 @@ _KEPT: Final = 7
 """Whole snapshots of this home that are kept at each provider."""
 _KEPT_INCREMENTS: Final = 2
 """The last increment is all that is needed; the one before stays in case that one is damaged."""
-_LEASE_SECONDS: Final = 600.0
 _CALL_SECONDS: Final = 60.0
 _DUMP_SECONDS: Final = 4 * 3600.0
 _PIECE: Final = 1 << 20
@@ -114,7 +117,8 @@ def _is_name(name: str) -> bool:
 
 
 class SnapshotStore:
-    """Keeps the snapshots of one catalog at its providers. ``owner`` is the id of this process for its leases."""
+    """Keeps the snapshots of one catalog at its providers. ``owner`` is the id of this process for its leases, which
+    live for ``lease_seconds`` and are renewed while a snapshot is made."""
 
     def __init__(
         self,
@@ -122,10 +126,12 @@ class SnapshotStore:
         adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
         *,
         owner: str,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
         self._owner = owner
+        self._lease_seconds = lease_seconds
 
     # -- making ---------------------------------------------------------------------------------------------------
 
@@ -133,12 +139,13 @@ class SnapshotStore:
         """Make the snapshot that is due, if one is; ``at_once`` makes one due for any change.
 
         ``delay`` and ``every`` are the seconds after which one is due and has to be whole; 0 for the catalog's own.
-        Raises ProviderUnavailable when no provider took it.
+        Raises ProviderUnavailable when no provider took it, and Conflict when its lease was lost meanwhile: another
+        process may be making one.
         """
         request = catalog_recovery_pb2.ClaimSnapshotRequest(
             owner=self._owner,
             at_once=at_once,
-            lease_seconds=_LEASE_SECONDS,
+            lease_seconds=self._lease_seconds,
             delay_seconds=delay,
             whole_seconds=every,
         )
@@ -153,8 +160,9 @@ class SnapshotStore:
         size = 0
         try:
             with tempfile.TemporaryFile(prefix="cdir-snapshot-") as file:
-                size = await self._dump(claimed.name, file)
-                stored = await self._spread(Found(claimed.name, claimed.home_id, size), file, providers)
+                async with kept_alive(lambda: self._renew(claimed.name), seconds=self._lease_seconds):
+                    size = await self._dump(claimed.name, file)
+                    stored = await self._spread(Found(claimed.name, claimed.home_id, size), file, providers)
         finally:
             await self._finish(claimed.name, stored=bool(stored))
         for provider in stored:
@@ -212,6 +220,13 @@ class SnapshotStore:
 
         with translated():
             await self._adapters.WriteObject(steps(), timeout=_UPLOAD_SECONDS + found.size / _SLOWEST)
+
+    async def _renew(self, name: str) -> None:
+        request = catalog_recovery_pb2.RenewSnapshotRequest(
+            name=name, owner=self._owner, lease_seconds=self._lease_seconds
+        )
+        with translated():
+            await self._catalog.RenewSnapshot(request, timeout=_CALL_SECONDS)
 
     async def _finish(self, name: str, *, stored: bool) -> None:
         request = catalog_recovery_pb2.FinishSnapshotRequest(name=name, owner=self._owner, stored=stored)

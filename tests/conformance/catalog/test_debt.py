@@ -9,6 +9,7 @@ import pytest
 from catalogs.driver import Driver
 from cdir.errors import InvalidArgument
 from cdir.v1 import catalog_service_pb2 as catalog
+from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2, provider_pb2
 
 COPY = catalog.DEBT_KIND_COPY
@@ -56,6 +57,50 @@ async def test_outcomes_under_a_lost_lease_are_ignored(mirrored: Driver) -> None
     assert (await mirrored.status()).owed == 1
     await mirrored.finish(again, owner="quick")
     assert (await mirrored.status()).owed == 0
+
+
+async def test_a_lease_is_renewed_while_it_is_held_and_no_longer(mirrored: Driver) -> None:
+    await _owing(mirrored, 2)
+    kept, let_go = await mirrored.claim(owner="slow", limit=1), await mirrored.claim(owner="gone", limit=1)
+
+    async def lost(owner: str, *items: catalog.DebtItem, seconds: float = 600.0) -> list[int]:
+        request = catalog.RenewDebtRequest(
+            owner=owner, debt_ids=[item.debt_id for item in items], lease_seconds=seconds
+        )
+        return list((await mirrored.call("RenewDebt", request)).lost)
+
+    assert await lost("slow", *kept, seconds=1e-3) == []
+    assert await lost("slow", *let_go) == [let_go[0].debt_id], "it is another owner's"
+    await asyncio.sleep(0.01)
+    assert await lost("slow", *kept) == [kept[0].debt_id], "it has ended"
+    again = await mirrored.claim(owner="quick")
+    assert [item.debt_id for item in again] == [kept[0].debt_id]
+    assert await lost("gone", *let_go) == []
+    await mirrored.finish(let_go, owner="gone")
+    assert await lost("gone", *let_go) == [let_go[0].debt_id], "it is done"
+    assert await lost("quick") == []
+    for bad in (
+        catalog.RenewDebtRequest(debt_ids=[1]),
+        catalog.RenewDebtRequest(owner="quick", debt_ids=[1] * 1001),
+        catalog.RenewDebtRequest(owner="quick", debt_ids=[1], lease_seconds=-1),
+    ):
+        with pytest.raises(InvalidArgument):
+            await mirrored.call("RenewDebt", bad)
+
+
+async def test_a_renewed_lease_keeps_the_name_that_its_occupant_makes_room_for(mirrored: Driver) -> None:
+    await mirrored.write("/f")
+    await mirrored.write("/g")
+    for source, target in (("/f", "/h"), ("/g", "/f"), ("/h", "/g")):
+        await mirrored.call("MoveEntry", directory.MoveEntryRequest(source=source, target=target))
+    (item,) = await mirrored.claim(owner="slow", limit=1)
+    assert item.HasField("occupant")
+    request = catalog.RenewDebtRequest(owner="slow", debt_ids=[item.debt_id], lease_seconds=1e-3)
+    assert not (await mirrored.call("RenewDebt", request)).lost
+    await asyncio.sleep(0.01)
+    # both leases have ended, so another worker gets the same: the occupant's would keep it off else
+    again = {one.debt_id: one.occupant.version_id for one in await mirrored.claim(owner="quick")}
+    assert again[item.debt_id] == item.occupant.version_id
 
 
 async def test_a_failure_is_put_off_and_shown(mirrored: Driver) -> None:

@@ -77,6 +77,33 @@ async def test_a_mirror_is_left_without_a_copy_moved(mirrored: Driver) -> None:
     assert (await mirrored.call("DropProvider", catalog.DropProviderRequest(name="a"))).forgotten_replicas == 1
 
 
+async def test_the_status_shows_how_far_a_provider_is_on_its_way_out(mirrored: Driver) -> None:
+    await mirrored.set_policy("/", copies=1)
+    await mirrored.write("/f", b"12345", on=["a"])
+
+    async def shown() -> directory.ProviderStatus:
+        found = {one.name: one for one in (await mirrored.status()).providers}
+        assert not any(found[name].HasField("exit") or found[name].HasField("files_left") for name in "bc")
+        return found["a"]
+
+    assert not (await shown()).HasField("exit")
+    job = await _start(mirrored, "a")
+    leaving = await shown()
+    assert leaving.exit.state == exit_pb2.EXIT_STATE_LEAVING
+    assert leaving.exit.since == job.started
+    assert not leaving.HasField("files_left"), "nobody has counted yet"
+    await mirrored.place()
+    await _look(mirrored, job)
+    assert (await shown()).files_left == 1
+    await _work_off(mirrored)
+    assert (await _look(mirrored, job)).state == exit_pb2.JOB_STATE_DONE
+    gone = await shown()
+    assert gone.exit.state == exit_pb2.EXIT_STATE_EVACUATED
+    assert not gone.HasField("files_left")
+    await mirrored.call("CancelEvacuation", providers.CancelEvacuationRequest(name="a"))
+    assert not (await shown()).HasField("exit")
+
+
 async def test_what_only_it_holds_is_copied_before_it_counts_as_evacuated(mirrored: Driver) -> None:
     await mirrored.set_policy("/", copies=1)
     await mirrored.place()

@@ -157,6 +157,23 @@ async def test_one_at_a_time_makes_a_snapshot_until_its_lease_ends(mirrored: Dri
     assert await _due(mirrored, at_once=True) == ""
 
 
+async def test_a_claim_is_renewed_while_it_is_held_and_no_longer(mirrored: Driver) -> None:
+    await mirrored.write("/a")
+    name = await _due(mirrored, at_once=True)
+
+    async def renew(owner: str, seconds: float = 600.0) -> None:
+        request = recovery.RenewSnapshotRequest(name=name, owner=owner, lease_seconds=seconds)
+        await mirrored.call("RenewSnapshot", request)
+
+    await renew("one")
+    with pytest.raises(Conflict, match="has ended"):
+        await renew("another")
+    await renew("one", 1e-9)
+    with pytest.raises(Conflict, match="has ended"):
+        await renew("one")
+    assert await _due(mirrored, at_once=True) != ""
+
+
 async def test_one_that_was_not_stored_is_due_again(mirrored: Driver) -> None:
     await mirrored.write("/a")
     name = await _due(mirrored, at_once=True)

@@ -1,5 +1,6 @@
 """The lines of ``status`` and of a transfer that a newcomer reads first."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,9 +9,11 @@ from cdir import errors
 from cdir.cli.commands.copies import file_status_row, tree_status_row
 from cdir.cli.commands.transfer import summary
 from cdir.cli.headline import headline, status_line
+from cdir.cli.output import human_time
 from cdir.model import (
     Entry,
     EntryKind,
+    ExitState,
     Failed,
     FileStatus,
     ProviderState,
@@ -64,6 +67,20 @@ def test_who_is_owed_and_why() -> None:
 def test_a_provider_that_is_down_is_named_even_if_nothing_is_owed() -> None:
     (line,) = headline(_tree(5, _provider("a", 5), _provider("b", 5, state=ProviderState.DOWN)))
     assert line.startswith("5 files, all on 2 providers; b is down since ")
+
+
+def test_a_provider_that_leaves_is_named_with_how_much_is_left() -> None:
+    leaving = replace(_provider("b", 5), exit=ExitState.LEAVING, exit_since=_SINCE)
+    tree = _tree(5, _provider("a", 5), leaving)
+    (line,) = headline(tree)
+    assert line == f"5 files, all on 2 providers; b is leaving since {human_time(_SINCE)}"
+    row = tree_status_row(tree)["providers"][1]  # type: ignore[index] # rows are for JSON, so untyped
+    assert (row["exit"], row["exit_since"], row["files_left"]) == ("leaving", "2020-05-06T07:08:00Z", None)
+    counted = replace(leaving, files_left=1, exit_waits="waits for copies to a (1): it is paused")
+    (line,) = headline(_tree(5, _provider("a", 5), counted))
+    assert line.endswith(", 1 file still to go: waits for copies to a (1): it is paused")
+    (line,) = headline(_tree(5, _provider("a", 5), replace(leaving, exit=ExitState.EVACUATED)))
+    assert line == "5 files, all on 2 providers"
 
 
 def test_the_line_stays_short_when_many_are_in_trouble() -> None:

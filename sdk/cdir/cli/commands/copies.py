@@ -90,6 +90,10 @@ def tree_status_row(tree: TreeStatus) -> dict[str, object]:
                 "reason": provider.state_reason,
                 "since": rfc3339(provider.state_since),
                 "proven_at": rfc3339(provider.proven),
+                "exit": None if provider.exit is None else provider.exit.value,
+                "exit_since": rfc3339(provider.exit_since),
+                "files_left": provider.files_left,
+                "exit_waits": provider.exit_waits,
             }
             for provider in tree.providers
         ],
@@ -136,7 +140,7 @@ def _provider_table(providers: Sequence[ProviderStatus]) -> list[str]:
             str(provider.files),
             human_size(provider.bytes),
             str(provider.owed),
-            provider.state.value,
+            provider.state.value + (f", {provider.exit.value}" if provider.exit else ""),
         )
         for provider in providers
     ]

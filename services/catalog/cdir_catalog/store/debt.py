@@ -14,7 +14,7 @@ from cdir.v1 import catalog_service_pb2, provider_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import intents, providers, replicas, versions
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy, owe
-from cdir_catalog.store.intents import check_owner, lease_end
+from cdir_catalog.store.intents import check_batch, check_owner, lease_end
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
 from cdir_catalog.store.occupancy import Occupancy, Occupied, occupant_message
 from cdir_catalog.store.policies import Placer
@@ -22,7 +22,7 @@ from cdir_catalog.store.providers import NO_SOURCE, RegisteredProvider, load_pro
 from cdir_catalog.store.replica_messages import readable, replica_message
 from cdir_catalog.wire import version_message
 
-__all__ = ["OCCUPANT_LEASE", "claim_debt"]
+__all__ = ["OCCUPANT_LEASE", "claim_debt", "renew_debt"]
 
 COPY = catalog_service_pb2.DEBT_KIND_COPY
 RELOCATE = catalog_service_pb2.DEBT_KIND_RELOCATE
@@ -101,6 +101,36 @@ def claim_debt(
         # what is due and was not claimed waits for another lease or for a writer to end
         response.next_due = next_due if len(claiming.items) >= limit else max(next_due, _BLOCKED_SECONDS)
     return response
+
+
+def renew_debt(
+    connection: Connection, request: catalog_service_pb2.RenewDebtRequest, _author: str
+) -> catalog_service_pb2.RenewDebtResponse:
+    """CatalogService.RenewDebt."""
+    check_batch(request.debt_ids)
+    now = now_ns()
+    until = lease_end(now, request.lease_seconds, _DEFAULT_LEASE_SECONDS)
+    mine = sa.and_(replicas.c.lease_owner == check_owner(request.owner), replicas.c.lease_until > now)
+    held = connection.execute(
+        sa.select(replicas.c.id, replicas.c.provider_id, replicas.c.lease_key)
+        .where(replicas.c.id.in_(request.debt_ids), mine, replicas.c.lease_kind != OCCUPANT_LEASE)
+        .with_for_update()
+    ).all()
+    making_room = connection.execute(
+        sa.select(replicas.c.id, replicas.c.provider_id, replicas.c.lease_key)
+        .where(replicas.c.lease_key.in_({row.lease_key for row in held}), mine, replicas.c.lease_kind == OCCUPANT_LEASE)
+        .with_for_update()
+    ).all()
+    places = {(row.provider_id, row.lease_key) for row in held}
+    renewed = [row.id for row in held]
+    renewed += [row.id for row in making_room if (row.provider_id, row.lease_key) in places]
+    connection.execute(
+        replicas.update()
+        .where(replicas.c.id.in_(renewed))
+        .values(lease_until=until, due_at=sa.case((replicas.c.due_at.is_not(None), until), else_=None))
+    )
+    lost = set(request.debt_ids).difference(row.id for row in held)
+    return catalog_service_pb2.RenewDebtResponse(lost=sorted(lost))
 
 
 _DUE = (

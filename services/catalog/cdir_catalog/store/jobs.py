@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ __all__ = [
     "record_measure",
     "rename_jobs",
     "running_job",
+    "running_jobs",
     "start_job",
 ]
 
@@ -91,6 +93,15 @@ def running_job(connection: Connection, job_id: str) -> Any:
     if row is None:
         raise NotFound(f"no job {job_id!r} is running; `cdir jobs` lists them")
     return row
+
+
+def running_jobs(connection: Connection, kind: exit_pb2.JobKind.ValueType, subjects: Iterable[str]) -> dict[str, Any]:
+    """Return the rows of the jobs of this kind that run about any of ``subjects``, by subject."""
+    wanted = list(subjects)
+    if not wanted:
+        return {}
+    query = sa.select(jobs).where(jobs.c.kind == kind, jobs.c.subject.in_(wanted), jobs.c.state == _RUNNING)
+    return {row.subject: row for row in connection.execute(query)}
 
 
 def record_measure(

@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cdir.errors import NotFound
+from cdir.errors import Conflict, NotFound
 from cdir.v1 import catalog_recovery_pb2 as pb
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import changes, identity, policies, providers, snapshots, workspaces
 from cdir_catalog.snapshot_file import write_frames
 from cdir_catalog.store.dumping import dump_increment, dump_whole
+from cdir_catalog.store.intents import lease_end
 
-__all__ = ["claim_snapshot", "dump_catalog", "finish_snapshot"]
+__all__ = ["claim_snapshot", "dump_catalog", "finish_snapshot", "renew_snapshot"]
 
 _LEASE_SECONDS = 600.0
 _DELAY_SECONDS = 300.0
@@ -105,7 +106,7 @@ def claim_snapshot(connection: Connection, request: pb.ClaimSnapshotRequest, _au
             state=state.write(),
             begun_at=now,
             lease_owner=request.owner,
-            lease_until=now + int((request.lease_seconds or _LEASE_SECONDS) * SECOND),
+            lease_until=lease_end(now, request.lease_seconds, _LEASE_SECONDS),
         )
     )
     return response
@@ -165,6 +166,21 @@ def dump_catalog(connection: Connection, request: pb.DumpCatalogRequest) -> Iter
         return write_frames(dump_whole(connection, header))
     base = connection.execute(sa.select(snapshots.c.state).where(snapshots.c.name == claimed.base)).scalar_one()
     return write_frames(dump_increment(connection, header, _State.read(base).revisions))
+
+
+def renew_snapshot(connection: Connection, request: pb.RenewSnapshotRequest, _author: str) -> pb.RenewSnapshotResponse:
+    """CatalogService.RenewSnapshot."""
+    now = now_ns()
+    held = sa.and_(
+        snapshots.c.name == request.name,
+        snapshots.c.lease_owner == request.owner,
+        snapshots.c.lease_until > now,
+        snapshots.c.finished_at.is_(None),
+    )
+    until = lease_end(now, request.lease_seconds, _LEASE_SECONDS)
+    if not connection.execute(snapshots.update().where(held).values(lease_until=until)).rowcount:
+        raise Conflict(f"the claim of the snapshot {request.name!r} has ended; another is made when it is due")
+    return pb.RenewSnapshotResponse()
 
 
 def finish_snapshot(

@@ -7,13 +7,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cdir.v1 import directory_service_pb2
+from cdir.v1 import directory_service_pb2, exit_pb2
 from cdir_catalog.schema import counters, entries, placements, replicas, versions, workspaces
 from cdir_catalog.store.conflicts import count_conflicts
 from cdir_catalog.store.copies import Contribution
 from cdir_catalog.store.entries import ancestors, below, live, require_directory
+from cdir_catalog.store.jobs import running_jobs
 from cdir_catalog.store.placements import overlapping
-from cdir_catalog.store.providers import load_providers
+from cdir_catalog.store.providers import RegisteredProvider, load_providers
 from cdir_catalog.store.standing import oldest_proofs, quarantined_copies
 from cdir_catalog.store.tallies import tally_columns
 from cdir_catalog.wire import FILE, timestamp
@@ -54,11 +55,13 @@ def get_tree_status(
         proofs = oldest_proofs(connection, workspace_id, request.path, [provider.id for provider in registered])
         if response.quarantined:
             response.quarantined_copies.extend(quarantined_copies(connection, workspace_id, request.path))
+    leaving = [provider.name for provider in registered if provider.leaving]
+    evacuations = running_jobs(connection, exit_pb2.JOB_KIND_EVACUATE, leaving)
     for provider in registered:
         proven, unproven = proofs.get(provider.id, (None, False))
         counted = per_provider.get(provider.id, _NOTHING)
         message = provider.message()
-        response.providers.add(
+        status = response.providers.add(
             name=provider.name,
             kind=message.kind,
             state=message.state,
@@ -70,7 +73,22 @@ def get_tree_status(
             proven=None if proven is None else timestamp(proven),
             unproven=unproven,
         )
+        if provider.leaving:
+            _add_exit(status, provider, evacuations.get(provider.name))
     return response
+
+
+def _add_exit(
+    status: directory_service_pb2.ProviderStatus, provider: RegisteredProvider, evacuation: Any | None
+) -> None:
+    """Say how far a provider is on its way out; ``evacuation`` is the row of the job that runs about it."""
+    status.exit.state = provider.record.exit.state
+    status.exit.since.CopyFrom(provider.record.exit.since)
+    if evacuation is None:
+        return
+    status.exit_waits = evacuation.message
+    if evacuation.measured_at is not None and status.exit.state == exit_pb2.EXIT_STATE_LEAVING:
+        status.files_left = evacuation.files_left
 
 
 def _whole(connection: Connection, workspace_id: int) -> tuple[int, int, dict[int, Contribution]]:

@@ -21,18 +21,18 @@ from cdir_replicator.planner import Admission, Job, Limits, crowded
 from cdir_replicator.progress import Progress
 from cdir_replicator.repair import Repairer
 from cdir_runtime.crash import crash_point
+from cdir_transfer.leases import RENEWALS
 
 __all__ = ["LEASE_SECONDS", "PropagateRole"]
 
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 600.0
-"""How long claimed debt is ours. Nothing renews a lease: a copy that takes longer may be made by another replicator as
-well, which costs time and harms nothing."""
+"""How long claimed debt is ours after it was claimed or renewed; renewed while it is worked on."""
 
-START_SECONDS = 120.0
-"""How long after its claim a piece of work may still begin. Setting an occupant aside, which must not happen under two
-leases at once, takes at most five minutes more."""
+_START_SHARE = 0.2
+"""In so much of its lease a piece of work may still begin. Setting an occupant aside, which must not happen under two
+leases at once, takes at most half a lease more."""
 
 POLL_SECONDS = 1.0
 """Longest pause between two looks for new debt."""
@@ -48,6 +48,8 @@ _REMOVALS = 200
 """Most objects of one removing call."""
 
 _OUTCOMES = 1000
+_RENEWALS = 1000
+"""Most leases of one renewing call."""
 _REPORT_COUNT = 64
 _REPORT_SECONDS = 0.05
 """Outcomes are told together: when there are this many, when the oldest is this old, or when nothing runs any more."""
@@ -60,13 +62,15 @@ class _Claimed:
     items: list[catalog_service_pb2.DebtItem]
     job: Job
     at: float
+    """When its leases were taken or renewed last."""
 
 
 class PropagateRole:
     """Works off debt until nothing is due.
 
-    ``owner`` is the id under which leases are taken; ``avoid`` returns the ids of providers at which nothing shall be
-    changed now.
+    ``owner`` is the id under which leases are taken, which live for ``lease_seconds`` and are renewed as long as the
+    work goes on; work whose lease was lost is cancelled. ``avoid`` returns the ids of providers at which nothing shall
+    be changed now.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class PropagateRole:
         owner: str,
         avoid: Callable[[], Collection[str]],
         limits: Limits | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._catalog = catalog
         self._repairer = repairer
@@ -88,7 +93,9 @@ class PropagateRole:
         self._avoid = avoid
         self._limits = limits or Limits()
         self._admission = Admission(self._limits)
+        self._lease_seconds = lease_seconds
         self._waiting: list[_Claimed] = []
+        self._working: dict[_Claimed, asyncio.Task[None]] = {}
         self._at_work: set[int] = set()
         self._outcomes: list[catalog_service_pb2.DebtOutcome] = []
         self._reported = 0.0
@@ -124,6 +131,7 @@ class PropagateRole:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     worked += self._start(tasks)
+                    await self._renew()
                     await self._report(all_of_them=not self._admission.running)
                     if self._may_claim() and await self._claim():
                         continue
@@ -136,6 +144,7 @@ class PropagateRole:
         finally:
             # only after a failure is anything left here: its leases lapse
             self._waiting.clear()
+            self._working.clear()
             self._at_work.clear()
             self._admission = Admission(self._limits)
 
@@ -167,7 +176,7 @@ class PropagateRole:
                 catalog_service_pb2.ClaimDebtRequest(
                     owner=self._owner,
                     limit=_CLAIM,
-                    lease_seconds=LEASE_SECONDS,
+                    lease_seconds=self._lease_seconds,
                     exclude_providers={*self._left_out, *self._avoid()},
                 ),
                 timeout=_CATALOG_SECONDS,
@@ -197,7 +206,7 @@ class PropagateRole:
         """Start what may run now; return how many items that were."""
         started = 0
         still: list[_Claimed] = []
-        oldest = time.monotonic() - START_SECONDS
+        oldest = time.monotonic() - _START_SHARE * self._lease_seconds
         for claimed in self._waiting:
             if self._progress.paused or claimed.at < oldest:
                 self._admission.release(claimed.job)
@@ -206,7 +215,7 @@ class PropagateRole:
             elif self._admission.start(claimed.job):
                 self._progress.active += 1
                 started += len(claimed.items)
-                tasks.create_task(self._run(claimed))
+                self._working[claimed] = tasks.create_task(self._run(claimed))
             else:
                 still.append(claimed)
         self._waiting = still
@@ -217,10 +226,32 @@ class PropagateRole:
             outcomes = await self._repairer.work(claimed.items)
             self._outcomes += outcomes
         finally:
+            del self._working[claimed]
             self._progress.active -= 1
             self._admission.end(claimed.job)
             self._at_work.difference_update(item.debt_id for item in claimed.items)
             self._changed.set()
+
+    async def _renew(self) -> None:
+        """Renew what is worked on, and stop the work on what is ours no longer."""
+        now = time.monotonic()
+        due = [one for one in self._working if now - one.at >= self._lease_seconds / RENEWALS]
+        ids = [item.debt_id for claimed in due for item in claimed.items]
+        lost: set[int] = set()
+        for start in range(0, len(ids), _RENEWALS):
+            request = catalog_service_pb2.RenewDebtRequest(
+                owner=self._owner, debt_ids=ids[start : start + _RENEWALS], lease_seconds=self._lease_seconds
+            )
+            with translated():
+                response = await self._catalog.RenewDebt(request, timeout=_CATALOG_SECONDS)
+            lost.update(response.lost)
+        for claimed in due:
+            claimed.at = now
+            # it may be done by now, and its leases given up with its outcome
+            task = self._working.get(claimed)
+            if task is not None and any(item.debt_id in lost for item in claimed.items):
+                logger.warning("the lease on %d copies was lost; the work on them is stopped", len(claimed.items))
+                task.cancel()
 
     def _hand_back(self, items: Sequence[catalog_service_pb2.DebtItem], reason: str) -> None:
         self._outcomes += [self._repairer.hand_back(item, reason) for item in items]
