@@ -14,8 +14,9 @@ __all__ = ["Operation", "Oracle", "Outcome", "Visit"]
 Content = bytes | None
 """What lies at a path; ``None``: nothing."""
 
-_TOLERANCE = 2_500_000_000
-"""Nanoseconds by which times must differ for one to be surely the newer, after providers have cut them."""
+_TOLERANCE = 4_000_000_000
+"""Nanoseconds by which times must differ for one to be surely the newer: the coarsest provider cuts a time by up to two
+seconds, and what it shows must then be newer by two seconds more."""
 
 _NOTHING: frozenset[Content] = frozenset({None})
 

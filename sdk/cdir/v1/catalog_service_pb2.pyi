@@ -1152,7 +1152,9 @@ class DebtOutcome(_message.Message):
     done: _builtins.bool
     """done is true when the copy is now as it should be: written, renamed, removed, or inspected and right."""
     state: _entry_pb2.ReplicaState.ValueType
-    """state found instead by an inspection: MISSING or CORRUPT; unspecified else."""
+    """state found instead: MISSING or CORRUPT by an inspection; CORRUPT by a rename when another program's object lay at the old name, and lies
+    there again; unspecified else.
+    """
     etag: _builtins.str
     """etag of the object; may be empty."""
     checksum: _builtins.str

@@ -142,7 +142,7 @@ class Repairer:
     def _found(
         self, item: catalog_service_pb2.DebtItem, state: entry_pb2.ReplicaState.ValueType, error: CdirError
     ) -> catalog_service_pb2.DebtOutcome:
-        """Return the outcome of an inspection that found something else than the right content: it is owed at once."""
+        """Return the outcome of work that found something else than the right content: it is owed at once."""
         logger.info("%s: %s", _label(item), error.message)
         return catalog_service_pb2.DebtOutcome(
             debt_id=item.debt_id, owner=self._owner, state=state, failure=to_failure(error)
@@ -242,7 +242,12 @@ class Repairer:
                 # nobody else puts anything there: others had put theirs at the old name, where a scan takes it up
                 await self._move(replica, item.target_key, replica.key)
                 await self._lookout.ask_for_scan(item, replica.provider)
-            # nothing was at the old name, and the new one has something else, or the old one had: trying again is vain
+                anothers = IntegrityError(
+                    f"{replica.key} at provider {replica.provider} has {info.size} bytes instead of"
+                    f" {item.version.size}: another program's"
+                )
+                return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, anothers)
+            # nothing was at the old name, and the new one has something else: trying again is vain
             found = "a folder" if info.directory else f"{info.size} bytes instead of {item.version.size}"
             return await self._copy_instead(item, f"{item.target_key} has {found} after it was renamed")
         self._progress.relocated += 1

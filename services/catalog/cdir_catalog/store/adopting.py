@@ -94,11 +94,12 @@ class _Adopting:
         }
         if not new or all(provider.case_sensitive for provider in load_providers(self._connection)):
             return {}
-        wanted = pairs_table(self._connection, new)
+        wanted = pairs_table(self._connection)
         clashes: dict[tuple[str, str], str] = {}
         for name in (entries.c.basename, entries.c.folded):
             there = wanted.matching(entries, entries.c.dirname, name, self._workspace_id, live)
-            rows = self._connection.execute(sa.select(entries.c.dirname, entries.c.basename).select_from(there))
+            query = sa.select(entries.c.dirname, entries.c.basename).select_from(there)
+            rows = self._connection.execute(query, wanted.values(new))
             clashes.update({(row.dirname, fold_name(row.basename)): row.basename for row in rows if row.dirname})
         return clashes
 

@@ -121,10 +121,11 @@ class _Audit:
     def _check_parents(self, workspace: Any, dirnames: list[str]) -> None:
         if not dirnames:
             return
-        pairs = pairs_table(self._connection, [split_path(path) for path in dirnames])
+        pairs = pairs_table(self._connection)
         known = pairs.matching(entries, entries.c.dirname, entries.c.basename, workspace.id, live)
         rows = self._connection.execute(
-            sa.select(entries.c.dirname, entries.c.basename).select_from(known).where(entries.c.kind == DIRECTORY)
+            sa.select(entries.c.dirname, entries.c.basename).select_from(known).where(entries.c.kind == DIRECTORY),
+            pairs.values([split_path(path) for path in dirnames]),
         )
         there = {join_path(row.dirname, row.basename) for row in rows}
         for path in dirnames:

@@ -190,10 +190,11 @@ class _Beginning:
         if not new:
             return {}
         clashes: dict[tuple[str, str], str] = {}
-        wanted = pairs_table(self._connection, new)
+        wanted = pairs_table(self._connection)
         for name in (entries.c.basename, entries.c.folded):
             found = wanted.matching(entries, entries.c.dirname, name, self._workspace_id, live)
-            rows = self._connection.execute(sa.select(entries.c.dirname, entries.c.basename).select_from(found))
+            query = sa.select(entries.c.dirname, entries.c.basename).select_from(found)
+            rows = self._connection.execute(query, wanted.values(new))
             clashes.update({(row.dirname, fold_name(row.basename)): row.basename for row in rows if row.dirname})
         return clashes
 

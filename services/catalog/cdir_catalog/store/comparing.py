@@ -5,6 +5,7 @@ Most of a listing is as recorded, which one query tells; only what is not is jud
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,77 @@ from cdir_catalog.wire import FILE, from_timestamp, timestamp
 __all__ = ["compare_listing"]
 
 _MOST_OBJECTS = 1000
+
+
+_RECORDED = (
+    sa.select(
+        replicas.c.id,
+        replicas.c.key,
+        replicas.c.actual,
+        replicas.c.etag,
+        replicas.c.checksum,
+        replicas.c.seen_modified,
+        replicas.c.absent_at,
+        versions.c.size,
+        versions.c.modified_at,
+    )
+    .outerjoin(versions, versions.c.id == replicas.c.version_id)
+    .where(replicas.c.key.in_(sa.bindparam("keys", expanding=True)), replicas.c.provider_id == sa.bindparam("provider"))
+)
+
+
+@functools.cache
+def _expected(*, recursive: bool, whole: bool, ends: bool, limited: bool) -> sa.Select[Any]:
+    """Return the query of the copies that a range of a listing should show."""
+    now, as_of = (sa.bindparam(name, type_=sa.BigInteger()) for name in ("now", "as_of"))
+    unread = sa.and_(replicas.c.actual == MISSING, versions.c.sha256 == b"")
+    query = (_below(whole=whole, ends=ends) if recursive else _right_below(ends=ends)).where(
+        replicas.c.provider_id == sa.bindparam("provider"),
+        replicas.c.wanted == 1,
+        replicas.c.move_to.is_(None),
+        replicas.c.absent_at.is_(None),
+        sa.or_(replicas.c.actual == OK, unread),
+        sa.or_(replicas.c.lease_until.is_(None), replicas.c.lease_until <= now),
+        sa.or_(replicas.c.changed_at.is_(None), replicas.c.changed_at < as_of),
+        ~sa.exists().where(intents.c.key == replicas.c.key),
+    )
+    return query.limit(sa.bindparam("limit", type_=sa.Integer())) if limited else query
+
+
+def _below(*, whole: bool, ends: bool) -> sa.Select[Any]:
+    query = (
+        sa.select(replicas.c.id, replicas.c.key)
+        .join(versions, versions.c.id == replicas.c.version_id)
+        .where(replicas.c.key > sa.bindparam("begin"))
+        .order_by(replicas.c.key)
+    )
+    if ends:
+        query = query.where(replicas.c.key <= sa.bindparam("until"))
+    if not whole:
+        return query.where(replicas.c.key < sa.bindparam("end"))
+    # what cdir keeps for itself may have been left out of a listing of the whole
+    own = f"{RESERVED_ROOT_NAME}/"
+    return query.where(sa.or_(replicas.c.key < own, replicas.c.key >= f"{RESERVED_ROOT_NAME}0"))
+
+
+def _right_below(*, ends: bool) -> sa.Select[Any]:
+    """Look the files of one directory up by their names: a range of keys would take in all that lies deeper."""
+    query = (
+        sa.select(replicas.c.id, replicas.c.key)
+        .select_from(entries)
+        .join(versions, versions.c.id == entries.c.version_id)
+        .join(replicas, replicas.c.version_id == versions.c.id)
+        .where(
+            entries.c.workspace_id == sa.bindparam("workspace_id"),
+            live,
+            entries.c.dirname == sa.bindparam("dirname"),
+            entries.c.kind == FILE,
+            replicas.c.key == sa.bindparam("natural", type_=sa.Text()) + entries.c.basename,
+            entries.c.basename > sa.bindparam("begin"),
+        )
+        .order_by(entries.c.basename)
+    )
+    return query.where(entries.c.basename <= sa.bindparam("until")) if ends else query
 
 
 def compare_listing(
@@ -145,23 +217,8 @@ class _Comparing:
         return odd
 
     def _recorded(self, keys: Sequence[str]) -> dict[str, list[Any]]:
-        query = (
-            sa.select(
-                replicas.c.id,
-                replicas.c.key,
-                replicas.c.actual,
-                replicas.c.etag,
-                replicas.c.checksum,
-                replicas.c.seen_modified,
-                replicas.c.absent_at,
-                versions.c.size,
-                versions.c.modified_at,
-            )
-            .outerjoin(versions, versions.c.id == replicas.c.version_id)
-            .where(replicas.c.key.in_(keys), replicas.c.provider_id == self._provider.id)
-        )
         found: dict[str, list[Any]] = {}
-        for row in self._connection.execute(query):
+        for row in self._connection.execute(_RECORDED, {"keys": list(keys), "provider": self._provider.id}):
             found.setdefault(row.key, []).append(row)
         return found
 
@@ -194,43 +251,34 @@ class _Comparing:
     def _expected(self, listed: scan_pb2.ListedRange) -> list[Any]:
         """Return copies that should have been listed and were not; no more than the guard could ever let pass."""
         shown = {info.key for info in listed.objects}
-        limit = most_lost(self._connection, self._provider.id) + 1 + len(shown)
-        query = self._below(listed) if listed.recursive else self._right_below(listed)
-        if query is None:
-            return []
-        unread = sa.and_(replicas.c.actual == MISSING, versions.c.sha256 == b"")
-        query = query.where(
-            replicas.c.provider_id == self._provider.id,
-            replicas.c.wanted == 1,
-            replicas.c.move_to.is_(None),
-            replicas.c.absent_at.is_(None),
-            sa.or_(replicas.c.actual == OK, unread),
-            sa.or_(replicas.c.lease_until.is_(None), replicas.c.lease_until <= self._now),
-            sa.or_(replicas.c.changed_at.is_(None), replicas.c.changed_at < self._as_of),
-            ~sa.exists().where(intents.c.key == replicas.c.key),
+        values: dict[str, Any] = {
+            "provider": self._provider.id,
+            "now": self._now,
+            "as_of": self._as_of,
+            "limit": most_lost(self._connection, self._provider.id) + 1 + len(shown),
+        }
+        if listed.recursive:
+            begin = f"{listed.prefix}/" if listed.prefix else ""
+            values |= {
+                "begin": max(begin, listed.after_key, key=str.encode),
+                "until": listed.until_key,
+                "end": f"{listed.prefix}0",
+            }
+        else:
+            place = self._names_right_below(listed)
+            if place is None:
+                return []
+            values |= place
+        query = _expected(
+            recursive=listed.recursive,
+            whole=not listed.prefix,
+            ends=bool(listed.until_key),
+            limited=not self._provider.accepts_losses,
         )
-        if not self._provider.accepts_losses:
-            query = query.limit(limit)
-        return [row for row in self._connection.execute(query) if row.key not in shown]
+        return [row for row in self._connection.execute(query, values) if row.key not in shown]
 
-    def _below(self, listed: scan_pb2.ListedRange) -> sa.Select[Any]:
-        begin = f"{listed.prefix}/" if listed.prefix else ""
-        query = (
-            sa.select(replicas.c.id, replicas.c.key)
-            .join(versions, versions.c.id == replicas.c.version_id)
-            .where(replicas.c.key > max(begin, listed.after_key, key=str.encode))
-            .order_by(replicas.c.key)
-        )
-        if listed.until_key:
-            query = query.where(replicas.c.key <= listed.until_key)
-        if listed.prefix:
-            return query.where(replicas.c.key < f"{listed.prefix}0")
-        # what cdir keeps for itself may have been left out of a listing of the whole
-        own = f"{RESERVED_ROOT_NAME}/"
-        return query.where(sa.or_(replicas.c.key < own, replicas.c.key >= f"{RESERVED_ROOT_NAME}0"))
-
-    def _right_below(self, listed: scan_pb2.ListedRange) -> sa.Select[Any] | None:
-        """Look the files of one directory up by their names: a range of keys would take in all that lies deeper."""
+    def _names_right_below(self, listed: scan_pb2.ListedRange) -> dict[str, Any] | None:
+        """Return the parameters for the files of one directory; ``None`` when nothing can be recorded there."""
         workspace, dirname = "", f"/{listed.prefix}"
         if listed.prefix.startswith("@"):
             workspace, _, rest = listed.prefix[1:].partition("/")
@@ -239,26 +287,13 @@ class _Comparing:
         if workspace_id is None:
             return None
         begin = len(listed.prefix) + 1 if listed.prefix else 0
-        natural = key_of(workspace, dirname if dirname.endswith("/") else f"{dirname}/")
-        query = (
-            sa.select(replicas.c.id, replicas.c.key)
-            .select_from(entries)
-            .join(versions, versions.c.id == entries.c.version_id)
-            .join(replicas, replicas.c.version_id == versions.c.id)
-            .where(
-                entries.c.workspace_id == workspace_id,
-                live,
-                entries.c.dirname == dirname,
-                entries.c.kind == FILE,
-                replicas.c.key == sa.literal(natural) + entries.c.basename,
-            )
-            .order_by(entries.c.basename)
-        )
-        if listed.after_key:
-            query = query.where(entries.c.basename > listed.after_key[begin:])
-        if listed.until_key:
-            query = query.where(entries.c.basename <= listed.until_key[begin:])
-        return query
+        return {
+            "workspace_id": workspace_id,
+            "dirname": dirname,
+            "natural": key_of(workspace, dirname if dirname.endswith("/") else f"{dirname}/"),
+            "begin": listed.after_key[begin:],
+            "until": listed.until_key[begin:],
+        }
 
 
 def _is_ours(key: str) -> bool:

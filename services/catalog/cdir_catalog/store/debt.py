@@ -149,6 +149,7 @@ _NEAREST = sa.select(
     .where(replicas.c.provider_id == providers.c.id, replicas.c.due_at.is_not(None))
     .scalar_subquery(),
 ).where(providers.c.id.in_(sa.bindparam("eligible", expanding=True)))
+_CHANGE = replicas.update().where(replicas.c.id == sa.bindparam("row"))
 _WRITTEN = sa.select(intents.c.key).where(intents.c.key.in_(sa.bindparam("keys", expanding=True)))
 _VERSIONS = sa.select(versions).where(versions.c.id.in_(sa.bindparam("chosen", expanding=True)))
 
@@ -332,11 +333,10 @@ class _Claiming:
 
     def save(self) -> bool:
         """Write the leases, and what else was seen; returns whether that was anything."""
-        statement = replicas.update().where(replicas.c.id == sa.bindparam("row"))
         if self._leases:
-            self._connection.execute(statement, self._leases)
+            self._connection.execute(_CHANGE, self._leases)
         if self._put_off:
-            self._connection.execute(statement, self._put_off)
+            self._connection.execute(_CHANGE, self._put_off)
         if self._abandoned:
             # a worker that is gone was writing to a key that is no longer this copy's
             ledger = Ledger(self._connection, self._now)

@@ -124,9 +124,9 @@ def _entries_at(connection: Connection, workspace_id: int, paths: Sequence[str])
     for begin in range(0, len(paths), _ENTRIES):
         pairs = [split_path(path) for path in paths[begin : begin + _ENTRIES]]
         for condition in (live, ~live):  # each has an index of its own
-            wanted = pairs_table(connection, pairs)
+            wanted = pairs_table(connection)
             mine = wanted.matching(entries, entries.c.dirname, entries.c.basename, workspace_id, condition)
-            rows = connection.execute(sa.select(*entries.c).select_from(mine)).all()
+            rows = connection.execute(sa.select(*entries.c).select_from(mine), wanted.values(pairs)).all()
             yield from _contents(connection, [row for row in rows if row.id is not None])
 
 

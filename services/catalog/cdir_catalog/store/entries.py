@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import entries, is_owed, replicas, versions
 from cdir_catalog.store.ledger import ChangeRow, Ledger
 from cdir_catalog.store.locks import lock_workspaces
-from cdir_catalog.store.pairs import pairs_table
+from cdir_catalog.store.pairs import Pairs, pairs_table
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, reserve_ids
 from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message
 
@@ -100,27 +101,32 @@ def folded(name: str) -> str | None:
     return fold if fold != name else None
 
 
-def _find(
-    connection: Connection, workspace_id: int, paths: Iterable[str], condition: sa.ColumnElement[bool]
-) -> dict[str, Any]:
+@functools.cache
+def _lookup(wanted: Pairs, *, removed: bool) -> sa.Select[Any]:
+    condition = entries.c.removed_at.is_not(None) if removed else live
+    workspace_id = sa.bindparam("workspace_id", type_=sa.Integer())
+    mine = wanted.matching(entries, entries.c.dirname, entries.c.basename, workspace_id, condition)
+    return sa.select(*ENTRY_COLUMNS).select_from(mine.outerjoin(versions, versions.c.id == entries.c.version_id))
+
+
+def _find(connection: Connection, workspace_id: int, paths: Iterable[str], *, removed: bool) -> dict[str, Any]:
     pairs = [split_path(path) for path in dict.fromkeys(paths) if path != "/"]
     if not pairs:
         return {}
-    wanted = pairs_table(connection, pairs)
-    mine = wanted.matching(entries, entries.c.dirname, entries.c.basename, workspace_id, condition)
-    query = sa.select(*ENTRY_COLUMNS).select_from(mine.outerjoin(versions, versions.c.id == entries.c.version_id))
-    rows = connection.execute(query)
+    wanted = pairs_table(connection)
+    parameters = {"workspace_id": workspace_id, **wanted.values(pairs)}
+    rows = connection.execute(_lookup(wanted, removed=removed), parameters)
     return {join_path(row.dirname, row.basename): row for row in rows if row.id is not None}
 
 
 def find_entries(connection: Connection, workspace_id: int, paths: Iterable[str]) -> dict[str, Any]:
     """Return the entries at those of the paths that exist, by path, with the columns of :data:`ENTRY_COLUMNS`."""
-    return _find(connection, workspace_id, paths, live)
+    return _find(connection, workspace_id, paths, removed=False)
 
 
 def find_removed(connection: Connection, workspace_id: int, paths: Iterable[str]) -> dict[str, Any]:
     """Return the removed files at those of the paths that have one, by path; a live entry may be there as well."""
-    return _find(connection, workspace_id, paths, entries.c.removed_at.is_not(None))
+    return _find(connection, workspace_id, paths, removed=True)
 
 
 def entry_row(connection: Connection, workspace_id: int | None, path: str) -> Any | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -136,29 +137,27 @@ def renew_writes(
     return catalog_service_pb2.RenewWritesResponse()
 
 
+@functools.cache
+def _releases(*, of_one: bool) -> list[sa.Update]:
+    """Return what ends the leases of one owner, or of all."""
+    at = sa.bindparam("at", type_=sa.BigInteger())
+    held: list[sa.Update] = []
+    for table, owner in ((scans, scans.c.lease_owner), (intents, intents.c.owner), (replicas, replicas.c.lease_owner)):
+        mine = owner == sa.bindparam("holder") if of_one else owner.is_not(None)
+        held.append(table.update().where(mine, table.c.lease_until > at).values(lease_until=at))
+    *others, copies = held
+    # the rest of the lease stays: whoever takes the copy next must know at which key the last one worked
+    return [*others, copies.values(due_at=sa.case((replicas.c.due_at.is_not(None), at), else_=None))]
+
+
 def release_owner(
     connection: Connection, request: catalog_service_pb2.ReleaseOwnerRequest, _author: str
 ) -> catalog_service_pb2.ReleaseOwnerResponse:
     """CatalogService.ReleaseOwner."""
     now = now_ns()
-    held = intents.c.lease_until > now
-    leased = replicas.c.lease_until > now
-    if request.owner:
-        held = sa.and_(held, intents.c.owner == request.owner)
-        leased = sa.and_(replicas.c.lease_owner == request.owner, leased)
-    else:
-        leased = sa.and_(replicas.c.lease_owner.is_not(None), leased)
-    scanned = scans.c.lease_until > now
-    if request.owner:
-        scanned = sa.and_(scanned, scans.c.lease_owner == request.owner)
-    connection.execute(scans.update().where(scanned).values(lease_until=now))
-    connection.execute(intents.update().where(held).values(lease_until=now))
-    # the rest of the lease stays: whoever takes the copy next must know at which key the last one worked
-    connection.execute(
-        replicas.update()
-        .where(leased)
-        .values(lease_until=now, due_at=sa.case((replicas.c.due_at.is_not(None), now), else_=None))
-    )
+    values = {"at": now, "holder": request.owner}
+    for statement in _releases(of_one=bool(request.owner)):
+        connection.execute(statement, values)
     return catalog_service_pb2.ReleaseOwnerResponse()
 
 

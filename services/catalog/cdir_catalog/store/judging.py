@@ -125,13 +125,12 @@ class Judge:
             if not new:
                 continue
             taken: set[tuple[str, str]] = set()
-            wanted = pairs_table(self._connection, new.keys())
+            wanted = pairs_table(self._connection)
             for name in (entries.c.basename, entries.c.folded):
                 rows = wanted.matching(entries, entries.c.dirname, name, workspace_id, live)
                 query = sa.select(entries.c.dirname, entries.c.basename).select_from(rows)
-                taken.update(
-                    (row.dirname, fold_name(row.basename)) for row in self._connection.execute(query) if row[0]
-                )
+                there = self._connection.execute(query, wanted.values(new.keys()))
+                taken.update((row.dirname, fold_name(row.basename)) for row in there if row[0])
             for path in these:
                 places = [split_path(place) for place in [path, *ancestors(path)]]
                 if any((dirname, fold_name(basename)) in taken & new.keys() for dirname, basename in places):

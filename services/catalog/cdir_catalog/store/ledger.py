@@ -62,6 +62,17 @@ _COPIES = sa.select(*COPY_COLUMNS).where(replicas.c.version_id.in_(_chosen)).ord
 _COPIES_TO_CHANGE = _COPIES.with_for_update()
 _COPIES_AT = sa.select(*COPY_COLUMNS).where(replicas.c.key.in_(_chosen)).order_by(replicas.c.id).with_for_update()
 
+_GROW = (
+    workspaces.update()
+    .where(workspaces.c.id == sa.bindparam("workspace"))
+    .values(
+        revision=workspaces.c.revision + sa.bindparam("more_logged"),
+        files=workspaces.c.files + sa.bindparam("more_files"),
+        bytes=workspaces.c.bytes + sa.bindparam("more_bytes"),
+    )
+    .returning(workspaces.c.revision)
+)
+
 _ADD_COUNTERS = sa.text(
     "INSERT INTO counters (workspace_id, provider_id, files, bytes, owed, quarantined, removals)"
     " VALUES (:workspace_id, :provider_id, :files, :bytes, :owed, :quarantined, :removals)"
@@ -92,8 +103,7 @@ def copies_of(connection: Connection, version_ids: Collection[int]) -> dict[int,
     """Return the copies of versions by row id, only to be looked at."""
     found: dict[int, list[Copy]] = defaultdict(list)
     if version_ids:
-        query = sa.select(*COPY_COLUMNS).where(replicas.c.version_id.in_(version_ids)).order_by(replicas.c.id)
-        for row in connection.execute(query):
+        for row in connection.execute(_COPIES, {"chosen": list(version_ids)}):
             found[row.version_id].append(copy_of(row))
     return found
 
@@ -318,16 +328,8 @@ class Ledger:
         for workspace_id in sorted(self._sizes.keys() | self._changes.keys()):
             files, size = self._sizes[workspace_id]
             logged = self._changes[workspace_id]
-            revision: int = self.connection.execute(
-                workspaces.update()
-                .where(workspaces.c.id == workspace_id)
-                .values(
-                    revision=workspaces.c.revision + len(logged),
-                    files=workspaces.c.files + files,
-                    bytes=workspaces.c.bytes + size,
-                )
-                .returning(workspaces.c.revision)
-            ).scalar_one()
+            grown = {"workspace": workspace_id, "more_logged": len(logged), "more_files": files, "more_bytes": size}
+            revision: int = self.connection.execute(_GROW, grown).scalar_one()
             if logged:
                 first = revision - len(logged) + 1
                 self.connection.execute(

@@ -112,9 +112,9 @@ def _forget(connection: Connection, line: Line) -> None:
     for begin in range(0, len(paths), _BATCH):
         pairs = [split_path(path) for path in paths[begin : begin + _BATCH]]
         for condition in (live, ~live):
-            wanted = pairs_table(connection, pairs)
+            wanted = pairs_table(connection)
             mine = wanted.matching(entries, entries.c.dirname, entries.c.basename, workspace_id, condition)
-            found = connection.scalars(sa.select(entries.c.id).select_from(mine)).all()
+            found = connection.scalars(sa.select(entries.c.id).select_from(mine), wanted.values(pairs)).all()
             _delete(connection, [row_id for row_id in found if row_id is not None])
     for tree in line["trees"]:
         inside = sa.and_(entries.c.workspace_id == workspace_id, below(tree))

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import replicas, versions
-from cdir_catalog.store.copies import MISSING, OK, QUARANTINE_ATTEMPTS, UNKNOWN, Copy
+from cdir_catalog.store.copies import CORRUPT, MISSING, OK, QUARANTINE_ATTEMPTS, UNKNOWN, Copy
 from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
 from cdir_catalog.store.providers import RegisteredProvider
 
@@ -118,11 +118,14 @@ def _alters(copy: Copy, now: int) -> bool:
 
 
 def occupant_message(occupied: Occupied) -> catalog_service_pb2.Occupant:
-    """Return the message of an occupant; a leftover has no id and no key to go to: it is overwritten."""
+    """Return the message of an occupant; a leftover has no id and no key to go to: it is overwritten.
+
+    A copy that was found bad may have been replaced by another program, which its size tells as it does of a good one.
+    """
     if occupied.version is None:
         return catalog_service_pb2.Occupant()
     return catalog_service_pb2.Occupant(
         version_id=occupied.version,
         aside_key=aside_key(occupied.version),
-        size=occupied.size if occupied.copy.actual == OK else None,
+        size=occupied.size if occupied.copy.actual in {OK, CORRUPT} else None,
     )

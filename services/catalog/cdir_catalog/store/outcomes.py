@@ -230,6 +230,9 @@ def _finish(
         _finish_inspection(ledger, copy, outcome, key)
         if content is not None:
             follow.lacking.append((content, copy))
+    elif kind == RELOCATE and outcome.state == CORRUPT:
+        # another program's object lies at its key, which a scan takes up; from now on it is a copy that is owed
+        copy.actual, copy.move_to, copy.error = CORRUPT, None, outcome.failure.message
     else:
         copy.error = outcome.failure.message
         copy.attempts += int(outcome.counted)

@@ -81,6 +81,11 @@ def _message(row: Any, provider: RegisteredProvider, now: int) -> scan_pb2.Scan:
 
 _WHOLES = sa.select(scans.c.provider_id).where(scans.c.prefix == "", scans.c.recursive == 1)
 _ONE = sa.select(scans).where(scans.c.id == sa.bindparam("scan")).with_for_update()
+_HOLD = (
+    scans.update()
+    .where(scans.c.id == sa.bindparam("scan"))
+    .values(lease_until=sa.bindparam("until"), counts=sa.bindparam("total"))
+)
 _MINE = scans.c.provider_id.in_(sa.bindparam("eligible", expanding=True))
 _now = sa.bindparam("now", type_=sa.BigInteger())
 _NEXT_TO_CLAIM = (
@@ -137,10 +142,9 @@ def hold_scan(
     row = connection.execute(_ONE, {"scan": scan_id}).first()
     if row is None or row.lease_owner is None or row.lease_owner != owner:
         return None
-    values: dict[str, Any] = {"lease_until": max(row.lease_until, lease_end(now_ns(), _LEASE_SECONDS))}
-    if counts is not None:
-        values["counts"] = _sum(row.counts, counts)
-    connection.execute(scans.update().where(scans.c.id == scan_id).values(**values))
+    total = row.counts if counts is None else _sum(row.counts, counts)
+    until = max(row.lease_until, lease_end(now_ns(), _LEASE_SECONDS))
+    connection.execute(_HOLD, {"scan": scan_id, "until": until, "total": total})
     return row
 
 
