@@ -115,7 +115,35 @@ def providers_page() -> str:
     for one in KNOWN_SERVICES:
         kind = f"`{one.kind}`" if one.kind else ""
         lines.append(f"| {one.name} | {one.cost} | {one.reach} | {kind} | {_cell(one.how)} | {_cell(one.proven)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_several_accounts()]) + "\n"
+
+
+def _several_accounts() -> list[str]:
+    from cdir.place_templates import FIELDS, PLACES
+
+    return [
+        "",
+        "## Several accounts of one kind",
+        "",
+        "Each account is a provider with a name, credentials and a place of its own. So that they do not meet in one",
+        f"place, the options {', '.join(f'`{place}`' for place in PLACES)} may hold what is filled in once,",
+        "when it is given to `provider add` or `provider set`; what is stored and shown is the result. Without braces",
+        "nothing changes.",
+        "",
+        "| written | stands for |",
+        "|---|---|",
+        *(f"| `{{{field}}}` | {meaning} |" for field, meaning in FIELDS.items()),
+        "",
+        "```console",
+        "$ cdir provider add ada-at-home --kind s3 --set 'bucket=octopus-storage-at-{user}' …",
+        "$ cdir provider add ada-at-work --kind s3 --set 'bucket=octopus-storage-at-{user}-{name}' …",
+        "$ cdir provider add nas --kind sftp --set 'root=/srv/cdir/{user}/{host}' …",
+        "```",
+        "",
+        "In `bucket` and `container` a value is brought to small letters, digits and hyphens, with `@` as `-at-`,",
+        "which every service takes; elsewhere a slash in it becomes a hyphen. Anything else in braces is an error;",
+        "`{{` and `}}` are braces.",
+    ]
 
 
 PAGES = {"docs/adapters.md": adapters_page, "docs/errors.md": errors_page, "docs/providers.md": providers_page}

@@ -172,3 +172,11 @@ async def set_acl(connection: Connection, where: WorkspacePath, acl: Acl, *, rec
         workspace=where.workspace, path=where.path, acl=message, recursive=recursive, wait_seconds=wait
     )
     return _report_from((await connection.call(connection.directory.SetAcl, request)).standing)
+
+
+async def unset_acl(connection: Connection, where: WorkspacePath, *, recursive: bool, wait: float) -> AclReport:
+    """See :meth:`cdir.client.Client.unset_acl`."""
+    request = pb.SetAclRequest(
+        workspace=where.workspace, path=where.path, unset=True, recursive=recursive, wait_seconds=wait
+    )
+    return _report_from((await connection.call(connection.directory.SetAcl, request)).standing)

@@ -13,16 +13,16 @@ cancels it: what was under way is not stored. See :class:`cdir.client.Client` fo
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import threading
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from cdir.acl import Acl, AclReport
+from cdir.blocking_endpoints import BlockingEndpoints, BlockingVault
+from cdir.blocking_loop import Loop, pieces_of
 from cdir.client import Client
 from cdir.connecting import connect
 from cdir.model import (
@@ -53,11 +53,12 @@ if TYPE_CHECKING:
     from cdir.progress import OnProgress
     from cdir.recovery import RebuildStep, Snapshot, SnapshotTaken
     from cdir.scrubbing import ScrubProgress
+    from cdir.surplus import Deletion, OnRemoved
+    from cdir.syncing import SyncReport
     from cdir.trees import OnFile
 
 __all__ = ["BlockingClient", "BlockingHistory", "BlockingProviders", "BlockingRecovery", "connect_blocking"]
 
-_Result = TypeVar("_Result")
 Local = str | os.PathLike[str]
 
 
@@ -66,75 +67,11 @@ def connect_blocking(address: str | None = None, token: str | None = None, start
     return BlockingClient(address, token, start)
 
 
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cdir client", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-        finished = threading.Event()
-
-        async def tracked() -> _Result:
-            try:
-                return await coroutine
-            finally:
-                finished.set()
-
-        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            if future.cancel():  # Ctrl-C reached this thread; what was under way cleans up before it goes on
-                finished.wait()
-            raise
-
-    def iterate(self, items: AsyncIterator[_Result]) -> Iterator[_Result]:
-        """Iterate over asynchronous items from this thread; leaving early ends the call they come from."""
-
-        async def following() -> tuple[bool, _Result | None]:
-            try:
-                return True, await anext(items)
-            except StopAsyncIteration:
-                return False, None
-
-        async def close() -> None:
-            aclose = getattr(items, "aclose", None)
-            if aclose is not None:
-                await aclose()
-
-        try:
-            while True:
-                more, item = self.run(following())
-                if not more:
-                    return
-                yield item  # type: ignore[misc] # None only when there is no more
-        finally:
-            self.run(close())
-
-    def close(self) -> None:
-        async def cancel_rest() -> None:
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-            loop = asyncio.get_running_loop()
-            await loop.shutdown_asyncgens()
-            await loop.shutdown_default_executor()
-
-        self.run(cancel_rest())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 class BlockingClient:
     """:class:`cdir.client.Client` without asyncio."""
 
     def __init__(self, address: str | None = None, token: str | None = None, start: bool = False) -> None:
-        self._loop = _Loop()
+        self._loop = Loop()
         try:
             self._client: Client = self._loop.run(_opened(address, token, start))
         except BaseException:
@@ -174,6 +111,14 @@ class BlockingClient:
     def history(self) -> BlockingHistory:
         return BlockingHistory(self._client, self._loop)
 
+    @property
+    def endpoints(self) -> BlockingEndpoints:
+        return BlockingEndpoints(self._client, self._loop)
+
+    @property
+    def vault(self) -> BlockingVault:
+        return BlockingVault(self._client, self._loop)
+
     # looking
 
     def stat(self, path: str) -> Entry:
@@ -184,6 +129,9 @@ class BlockingClient:
 
     def list(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> Iterator[Entry]:
         return self._loop.iterate(self._client.list(path, recursive=recursive, page_size=page_size))
+
+    def pages(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> Iterator[Sequence[Entry]]:
+        return self._loop.iterate(self._client.pages(path, recursive=recursive, page_size=page_size))
 
     def search(self, pattern: str, path: str = "/", *, page_size: int = 1000) -> Iterator[Entry]:
         return self._loop.iterate(self._client.search(pattern, path, page_size=page_size))
@@ -250,7 +198,7 @@ class BlockingClient:
     ) -> WriteOutcome:
         """Store one file: from bytes, from a local file, or from pieces; the pieces are asked for in a thread."""
         given: bytes | os.PathLike[str] | AsyncIterable[bytes]
-        given = content if isinstance(content, bytes | os.PathLike) else _pieces(content)
+        given = content if isinstance(content, bytes | os.PathLike) else pieces_of(content)
         return self._loop.run(
             self._client.write(
                 path,
@@ -344,6 +292,30 @@ class BlockingClient:
             )
         )
 
+    def sync(
+        self,
+        source: str,
+        target: str,
+        *,
+        delete: Deletion | None = None,
+        parallel: int = 4,
+        dry_run: bool = False,
+        on_file: OnFile | None = None,
+        on_removed: OnRemoved | None = None,
+    ) -> SyncReport:
+        """As :meth:`cdir.client.Client.sync`; the callbacks run in the client's thread and must be quick."""
+        return self._loop.run(
+            self._client.sync(
+                source,
+                target,
+                delete=delete,
+                parallel=parallel,
+                dry_run=dry_run,
+                on_file=on_file,
+                on_removed=on_removed,
+            )
+        )
+
     # policies
 
     def policy(self, path: str = "/") -> tuple[Policy | None, Policy]:
@@ -361,11 +333,14 @@ class BlockingClient:
     def set_acl(self, path: str, wanted: Acl, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
         return self._loop.run(self._client.set_acl(path, wanted, recursive=recursive, wait=wait))
 
+    def unset_acl(self, path: str, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
+        return self._loop.run(self._client.unset_acl(path, recursive=recursive, wait=wait))
+
 
 class BlockingHistory:
     """:class:`cdir.history.History` without asyncio."""
 
-    def __init__(self, client: Client, loop: _Loop) -> None:
+    def __init__(self, client: Client, loop: Loop) -> None:
         self._history = client.history
         self._loop = loop
 
@@ -395,7 +370,7 @@ class BlockingHistory:
 class BlockingRecovery:
     """:class:`cdir.recovery.Recovery` without asyncio."""
 
-    def __init__(self, client: Client, loop: _Loop) -> None:
+    def __init__(self, client: Client, loop: Loop) -> None:
         self._recovery = client.recovery
         self._loop = loop
 
@@ -423,7 +398,7 @@ class BlockingRecovery:
 class BlockingProviders:
     """:class:`cdir.providers.Providers` without asyncio."""
 
-    def __init__(self, client: Client, loop: _Loop) -> None:
+    def __init__(self, client: Client, loop: Loop) -> None:
         self._providers = client.providers
         self._loop = loop
 
@@ -539,11 +514,3 @@ class BlockingProviders:
 
 async def _opened(address: str | None, token: str | None, start: bool) -> Client:
     return await connect(address, token, start)
-
-
-async def _pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    iterator = iter(pieces)
-    end = object()
-    while (piece := await asyncio.to_thread(next, iterator, end)) is not end:
-        assert isinstance(piece, bytes)
-        yield piece

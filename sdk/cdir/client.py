@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from cdir.providers import Providers
     from cdir.recovery import Recovery
     from cdir.scrubbing import ScrubProgress
+    from cdir.surplus import Deletion, OnRemoved
+    from cdir.syncing import SyncReport
     from cdir.trees import OnFile
     from cdir.vault import Vault
 
@@ -217,7 +219,7 @@ class Client:
             await self.connection.call(self.connection.directory.ExplainPlacement, request)
         )
 
-    async def watch(self, path: str = "/", *, after_revision: int = -1) -> AsyncIterator[Change]:
+    async def watch(self, path: str = "/", *, after_revision: int = -1) -> AsyncGenerator[Change, None]:
         """Yield changes at or below a path as they happen, for as long as the caller iterates.
 
         ``after_revision`` is the last revision the caller knows: 0 begins with the oldest kept, -1 with the next
@@ -513,6 +515,26 @@ class Client:
             on_file=on_file,
         )
 
+    async def sync(
+        self,
+        source: str,
+        target: str,
+        *,
+        delete: Deletion | None = None,
+        parallel: int = 4,
+        dry_run: bool = False,
+        on_file: OnFile | None = None,
+        on_removed: OnRemoved | None = None,
+    ) -> SyncReport:
+        """Make one tree like another, one way; see :func:`cdir.sides.sides` for how each is written, and
+        :func:`cdir.syncing.sync` for what happens."""
+        from cdir import syncing
+
+        one, other = await syncing.sides(self, source, target)
+        return await syncing.sync(
+            self, one, other, delete=delete, parallel=parallel, dry_run=dry_run, on_file=on_file, on_removed=on_removed
+        )
+
     # policies
 
     async def policy(self, path: str = "/") -> tuple[Policy | None, Policy]:
@@ -550,6 +572,14 @@ class Client:
         Waits up to ``wait`` seconds for providers that are up. Raises NotFound, InvalidArgument (a grantee).
         """
         return await acl.set_acl(self.connection, parse_target(path), wanted, recursive=recursive, wait=wait)
+
+    async def unset_acl(self, path: str, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
+        """Take back what was set; copies get what new files there get, and are private where nothing is said above.
+
+        Of a directory it is what new files below get; ``recursive`` for all below. Waits as :meth:`set_acl` does.
+        Raises NotFound.
+        """
+        return await acl.unset_acl(self.connection, parse_target(path), recursive=recursive, wait=wait)
 
 
 async def _single(content: bytes) -> AsyncIterator[bytes]:

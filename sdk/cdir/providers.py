@@ -8,6 +8,7 @@ from typing import Final
 from cdir import conversion
 from cdir.evacuation import Evacuations
 from cdir.model import CheckResult, Kind, ProviderInfo, ProviderUsage
+from cdir.place_templates import filled_in
 from cdir.status import translated
 from cdir.v1 import provider_pb2, scan_pb2
 from cdir.v1 import provider_service_pb2 as pb
@@ -47,13 +48,14 @@ class Providers(Evacuations):
 
         Every file whose policy then asks for it is owed a copy there. ``priority`` 0 means the default (100);
         ``bandwidth`` is in bytes per second, 0 for no limit. ``adopt`` takes over a root that another cdir marked.
+        The options that say where everything is kept may be templates, see :mod:`cdir.place_templates`.
         Raises AlreadyExists, InvalidArgument, ConfigInvalid, Unauthenticated, PermissionDenied, PreconditionFailed (the
         root belongs to another), ProviderUnavailable.
         """
         provider = provider_pb2.Provider(
             name=name,
             kind=kind,
-            options=options or {},
+            options=filled_in(options or {}, name),
             location=location,
             priority=priority,
             cost=cost,
@@ -91,7 +93,7 @@ class Providers(Evacuations):
         """Change what is given; an empty option or secret unsets it. Raises NotFound, and what :meth:`add` raises."""
         request = pb.UpdateProviderRequest(
             name=name,
-            options=options or {},
+            options=filled_in(options or {}, name),
             secrets=secrets or {},
             new_name=new_name,
             location=location,

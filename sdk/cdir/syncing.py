@@ -1,59 +1,35 @@
 """Making one tree like another, one way: local folders, directories of the virtual directory, folders at providers.
 
-What is new or differs in size, time or digest is transferred; nothing is ever removed. What is replaced in the virtual
-directory, or at a provider, stays restorable as a version.
+What is new or differs in size, time or digest is transferred; what the source has not is removed where that is asked
+for. What is replaced in the virtual directory, or at a provider, stays restorable as a version.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cdir.endpoint_trees import copy_trees, get_objects, put_objects
-from cdir.errors import InvalidArgument, NotFound
 from cdir.model import OnConflict, TransferReport
-from cdir.paths import parse_endpoint, parse_target
+from cdir.paths import parse_endpoint
+from cdir.sides import Side, sides
+from cdir.surplus import Deletion, Limit, OnRemoved, Removal, Surplus
 
 if TYPE_CHECKING:
     from cdir.client import Client
     from cdir.progress import OnProgress
     from cdir.trees import OnFile
 
-__all__ = ["Side", "sides", "sync"]
-
-_LOCAL, _VIRTUAL = "file:", "cdir:"
-"""What a path begins with that says which kind it is."""
+__all__ = ["Deletion", "Limit", "Removal", "Side", "SyncReport", "sides", "sync"]
 
 
-class Side(NamedTuple):
-    """One of the two trees: a local path, or a place as :mod:`cdir.endpoints` has them."""
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did."""
 
-    path: str
-    is_local: bool
-
-    def __str__(self) -> str:
-        if self.is_local:
-            return f"{_LOCAL}{self.path}"
-        return self.path if parse_endpoint(self.path) else f"{_VIRTUAL}{self.path}"
-
-
-async def sides(client: Client, source: str, target: str, current: str = "/") -> tuple[Side, Side]:
-    """Say what two texts name. ``PROVIDER:path`` and ``@team/…`` speak for themselves, as do paths that begin with
-    ``file:`` (local), ``cdir:`` (virtual), ``.`` or ``~`` (local). Any other is what exists; beside a local side it is
-    virtual, and beside a virtual source it is local. Relative virtual paths begin at ``current``.
-
-    Raises NotFound (no such source) and InvalidArgument (a source that exists on both sides, or both sides local).
-    """
-    one, other = _plain(source, current), _plain(target, current)
-    if one is None:
-        one = await _existing(client, source, current)
-    if other is None:
-        virtual = one.is_local or parse_endpoint(one.path) is not None
-        other = _virtual(target, current) if virtual else _local(target)
-    if one.is_local and other.is_local:
-        raise InvalidArgument("both sides are local; one of them has to be in the virtual directory or at a provider")
-    return one, other
+    transfer: TransferReport
+    removal: Removal = field(default_factory=Removal)
 
 
 async def sync(
@@ -61,15 +37,46 @@ async def sync(
     source: Side,
     target: Side,
     *,
+    delete: Deletion | None = None,
     parallel: int = 4,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
-) -> TransferReport:
+    on_removed: OnRemoved | None = None,
+) -> SyncReport:
     """Make ``target`` like ``source``; a file that fails does not stop the others.
 
     A file of the virtual directory that somebody changes meanwhile is not overwritten: the content is kept beside it.
+    Without ``delete`` nothing is removed; with it both sides are compared first, and what the target has beyond the
+    source is removed when all else is in place. A guard that holds that back raises nothing: the report says so.
     """
+    async with AsyncExitStack() as stack:
+        surplus: Surplus | None = None
+        if delete is not None:
+            surplus = await stack.enter_async_context(Surplus(client, source, target, delete))
+            await surplus.compare()
+        transfer = await _transfer(
+            client, source, target, parallel=parallel, dry_run=dry_run, on_progress=on_progress, on_file=on_file
+        )
+        if surplus is None:
+            return SyncReport(transfer)
+        held_back = surplus.held_back(transfer.failed)
+        if held_back is not None:
+            return SyncReport(transfer, Removal(held_back=held_back))
+        removal = await surplus.remove(dry_run=dry_run, parallel=parallel, on_removed=on_removed)
+        return SyncReport(transfer, removal)
+
+
+async def _transfer(
+    client: Client,
+    source: Side,
+    target: Side,
+    *,
+    parallel: int,
+    dry_run: bool,
+    on_progress: OnProgress | None,
+    on_file: OnFile | None,
+) -> TransferReport:
     if source.is_local:
         endpoint = parse_endpoint(target.path)
         if endpoint is not None:
@@ -139,40 +146,3 @@ async def _get(
         on_progress=on_progress,
         on_file=on_file,
     )
-
-
-def _plain(text: str, current: str) -> Side | None:
-    """What a text surely names; ``None`` when it may be either."""
-    if text.startswith(_LOCAL):
-        return _local(text.removeprefix(_LOCAL))
-    if text.startswith(_VIRTUAL):
-        return _virtual(text.removeprefix(_VIRTUAL), current)
-    if text.startswith((".", "~")):
-        return _local(text)
-    if text.startswith("@"):
-        return _virtual(text, current)
-    return Side(text, False) if parse_endpoint(text) is not None else None
-
-
-async def _existing(client: Client, source: str, current: str) -> Side:
-    local = await asyncio.to_thread(os.path.lexists, source)
-    virtual = await client.find(_virtual(source, current).path) is not None
-    if local and virtual:
-        raise InvalidArgument(
-            f"{source} is both a local path and one of the virtual directory; write {_LOCAL}{source} or"
-            f" {_VIRTUAL}{source}"
-        )
-    if not local and not virtual:
-        raise NotFound(f"{source}: neither a local path nor one of the virtual directory")
-    return _local(source) if local else _virtual(source, current)
-
-
-def _local(path: str) -> Side:
-    if not path:
-        raise InvalidArgument(f"{_LOCAL} needs a path")
-    return Side(os.path.abspath(os.path.expanduser(path)), True)
-
-
-def _virtual(path: str, current: str) -> Side:
-    where = parse_target(path, current)
-    return Side(f"@{where.workspace}{where.path}" if where.workspace else where.path, False)

@@ -11,7 +11,7 @@ from typing import Final
 from cdir.connection import Connection
 from cdir.v1 import vault_service_pb2 as pb
 
-__all__ = ["Rotation", "Vault", "VaultKey", "VaultProtection", "VaultStatus"]
+__all__ = ["Forgotten", "Rotation", "Vault", "VaultKey", "VaultProtection", "VaultStatus"]
 
 
 class VaultProtection(enum.Enum):
@@ -64,6 +64,16 @@ class Rotation:
     """Providers whose secrets no key opens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What became of the wish to forget keys."""
+
+    keys: tuple[str, ...]
+    """Ids of those that are gone, or would be."""
+    recent: tuple[str, ...]
+    """Ids of those that seal nothing, and stay since they were in use within the last hour."""
+
+
 class Vault:
     """Looks after the keys. Nothing here returns a key or a secret."""
 
@@ -96,6 +106,14 @@ class Vault:
         """Seal every secret under a new key. After a failure, again completes it. Raises PermissionDenied."""
         answer = await self._connection.call(self._stub.RotateVault, pb.RotateVaultRequest())
         return Rotation(answer.key_id, answer.resealed, tuple(answer.lost))
+
+    async def forget(self, *, dry_run: bool = False) -> Forgotten:
+        """Remove the data keys that seal no provider's secrets any more, and were replaced an hour ago or longer.
+
+        Older snapshots and backups of the catalog then no longer give their secrets. Raises PermissionDenied (locked).
+        """
+        answer = await self._connection.call(self._stub.ForgetVaultKeys, pb.ForgetVaultKeysRequest(dry_run=dry_run))
+        return Forgotten(tuple(answer.forgotten), tuple(answer.recent))
 
     async def protect(self, protection: VaultProtection, passphrase: str | None = None) -> None:
         """Keep the key in another way. Raises PermissionDenied (locked), InvalidArgument, Unsupported (no keyring)."""

@@ -146,6 +146,29 @@ def test_a_directory_says_what_new_files_get_and_recursive_sets_it_on_all(
         assert four.modes(f"{key}/inner/{name}") == ("640", "640")
 
 
+def test_unset_falls_back_to_what_is_said_above_and_else_to_private(
+    deployment: Deployment, four: Four, tmp_path: Path, folder: str
+) -> None:
+    source, path, key = tmp_path / "source", f"{folder}/inner/file", f"{folder[1:]}/inner/file"
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, path, "--require", "all")
+    made = four.modes(key)
+    assert deployment.json("acl", "unset", path)["acl"] is None  # what never had one stays as it is
+    assert four.modes(key) == made
+    deployment.cdir("acl", "set", folder, "authenticated-read")
+    deployment.cdir("acl", "set", path, "public-read")
+    assert _states(deployment.json("acl", "unset", path)) == EVERYWHERE
+    assert (four.modes(key), four.everyone_reads(key)) == (("640", "640"), False)
+    deployment.cdir("acl", "set", folder, "public-read", "--recursive")
+    assert (four.modes(key), four.everyone_reads(key)) == (("644", "644"), True)
+    answer = deployment.json("acl", "unset", folder, "--recursive")
+    assert (answer["acl"], answer["default"], _states(answer)) == (None, None, EVERYWHERE)
+    assert (four.modes(key), four.everyone_reads(key)) == (("600", "600"), False)
+    deployment.cdir("put", source, f"{folder}/inner/new", "--require", "all")
+    assert deployment.json("acl", "show", f"{folder}/inner/new")["acl"] is None
+    assert deployment.cdir("acl", "unset", f"{folder}/nothing", expect=4).error
+
+
 def test_many_small_files_below_a_directory_get_its_list_with_the_write(
     deployment: Deployment, four: Four, tmp_path: Path, folder: str
 ) -> None:

@@ -203,3 +203,19 @@ def test_root_of_another_home(deployment: Deployment, local_disks: Path) -> None
     assert "adopt" in deployment.add_provider("mine", "local", {"root": root}, expect=FAILED).error
     deployment.add_provider("mine", "local", {"root": root}, "--adopt")
     deployment.cdir("provider", "remove", "mine", "--force", "--yes")
+
+
+def test_a_place_may_be_a_template_that_is_filled_in_once(deployment: Deployment, tmp_path: Path) -> None:
+    for wrong in ("{who}", "{", "{user!r}"):
+        refused = deployment.add_provider("mine", "local", {"root": f"{tmp_path}/{wrong}"}, expect=USAGE)
+        assert "option root" in refused.error
+        assert not list(tmp_path.iterdir())
+    root = f"{tmp_path}/cdir-at-{{name}}-{{{{x}}}}"
+    planned = deployment.add_provider("mine", "local", {"root": root}, "--dry-run")
+    assert f"root={tmp_path}/cdir-at-mine-{{x}}" in planned.stderr
+    try:
+        deployment.add_provider("mine", "local", {"root": root})
+        assert deployment.json("provider", "show", "mine")["options"] == {"root": f"{tmp_path}/cdir-at-mine-{{x}}"}
+        assert (tmp_path / "cdir-at-mine-{x}" / ".cdir").is_dir()
+    finally:
+        remove_everything(deployment, "mine")

@@ -112,7 +112,7 @@ def test_a_sync_is_remembered_by_its_name(
     assert "nightly" in deployment.cdir("sync", "status").text
     assert deployment.cdir("sync", "status", "--name", "unknown", expect=NOT_FOUND).error
     assert deployment.cdir("sync", tmp_path / "none", "one:x", "--name", "bad", expect=NOT_FOUND).error
-    assert deployment.cdir("sync", tree, "one:x", "--watch", expect=USAGE).error
+    assert deployment.cdir("sync", tree, "one:x", "--watch", "--async", expect=USAGE).error
     assert deployment.cdir("sync", tree, "one:x", "--name", "../bad", expect=USAGE).error
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from cdir_runtime.credentials import DataKey
+from cdir_runtime.vault_file import VaultFile
 from deployments.background import Background
 from deployments.deployment import Deployment, eventually
 from servers import rclone_s3
@@ -105,6 +109,28 @@ def test_without_a_keyring_the_key_stays_where_it_is(deployment: Deployment, clo
     before = (deployment.home / "key").read_bytes()
     assert "keyring" in deployment.cdir("vault", "protect", "--with", "keyring", expect=FAILED).error
     assert (deployment.home / "key").read_bytes() == before
+
+
+def test_keys_that_seal_nothing_are_forgotten_once_nobody_can_be_sealing_under_them(
+    deployment: Deployment, cloud: RcloneS3Server
+) -> None:
+    deployment.cdir("vault", "rotate")
+    current = _current(deployment)
+    old = [key["id"] for key in deployment.json("vault", "status")["keys"]][1:]
+    assert old[0] in deployment.json("vault", "forget", "--yes")["recent"]
+
+    # two hours later
+    file = VaultFile(deployment.home / "key")
+    opened = file.open()
+    earlier = [DataKey(key.key, key.made and key.made - timedelta(hours=2)) for key in opened.keys]
+    file._write(replace(opened, keys=tuple(earlier)))
+    assert set(deployment.json("vault", "forget", "--dry-run")["forgotten"]) == set(old)
+    assert set(deployment.json("vault", "forget", "--yes")["forgotten"]) == set(old)
+    assert [key["id"] for key in deployment.json("vault", "status")["keys"]] == [current]
+    assert deployment.json("vault", "forget", "--yes") == {"forgotten": [], "recent": []}
+    _restart(deployment)
+    eventually(lambda: _readable(deployment))
+    deployment.cdir("provider", "check", "cloud")
 
 
 def test_a_lost_key_is_told_and_the_secrets_are_set_anew(deployment: Deployment, cloud: RcloneS3Server) -> None:

@@ -141,6 +141,10 @@ class Output:
             self._csv(list(row))
             self._csv([printable(value) for value in row.values()])
 
+    def flush(self) -> None:
+        """Hand on what was printed, for results that come over a long time."""
+        (self._stdout or sys.stdout).flush()
+
     def rows(self, rows: Sequence[Row], columns: Sequence[Column], right: Iterable[int] = (), empty: str = "") -> None:
         """Print a list of results that is known whole; ``empty`` is what people read when there are none."""
         if self.for_people:
@@ -170,7 +174,7 @@ class Output:
             self._streamed(row, line, number, lines=lines)
             number += 1
             if lines:
-                (self._stdout or sys.stdout).flush()
+                self.flush()
         if self.form == "json" and not lines:
             self.line("\n]" if number else "[]")
         elif self.form == "yaml" and not number:

@@ -91,6 +91,7 @@ class SyncRecord:
             "files": 0,
             "bytes": 0,
             "skipped": 0,
+            "removed": 0,
             "failed": 0,
             "owed": 0,
             "error": "",

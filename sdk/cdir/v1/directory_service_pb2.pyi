@@ -1692,6 +1692,7 @@ class SetAclRequest(_message.Message):
     ACL_FIELD_NUMBER: _builtins.int
     RECURSIVE_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    UNSET_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """workspace, see Entry."""
     path: _builtins.str
@@ -1700,6 +1701,11 @@ class SetAclRequest(_message.Message):
     """recursive sets it on everything below a directory as well. Without it a directory's files keep what they have."""
     wait_seconds: _builtins.float
     """wait_seconds is how long to wait, at most 60, for providers that are up. 0 does not wait."""
+    unset: _builtins.bool
+    """unset takes back what was set; acl is absent then. A file gets what the nearest directory above says of new files; where none
+    says anything, a file that had a list is private from then on, and one that had none stays as it is. A directory says nothing
+    any more of new files below it.
+    """
     @_builtins.property
     def acl(self) -> _entry_pb2.Acl:
         """acl to set."""
@@ -1712,10 +1718,11 @@ class SetAclRequest(_message.Message):
         acl: _entry_pb2.Acl | None = ...,
         recursive: _builtins.bool = ...,
         wait_seconds: _builtins.float = ...,
+        unset: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "path", b"path", "recursive", b"recursive", "wait_seconds", b"wait_seconds", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "path", b"path", "recursive", b"recursive", "unset", b"unset", "wait_seconds", b"wait_seconds", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

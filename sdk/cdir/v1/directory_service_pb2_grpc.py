@@ -340,7 +340,7 @@ class DirectoryServiceServicer:
     def SetAcl(self, request, context):
         """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
         idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
-        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, a malformed or repeated grant, or a list to set and unset at once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -101,7 +101,7 @@ class DirectoryServiceStub:
     SetAcl: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]
     """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
     idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
-    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, a malformed or repeated grant, or a list to set and unset at once).
     """
     RepairEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
@@ -219,7 +219,7 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     SetAcl: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetAclRequest, _directory_service_pb2.SetAclResponse]  # type: ignore[assignment]
     """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
     idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
-    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+    NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, a malformed or repeated grant, or a list to set and unset at once).
     """
     RepairEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RepairEntryRequest, _directory_service_pb2.RepairEntryResponse]  # type: ignore[assignment]
     """RepairEntry makes all debt at or below a path due now. Returns at once. Errors: NOT_FOUND."""
@@ -448,7 +448,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_directory_service_pb2.SetAclResponse, _abc.Awaitable[_directory_service_pb2.SetAclResponse]]:
         """SetAcl sets the access control list of all copies of a file, or what new files below a directory get. Atomic in the directory and
         idempotent; the objects at the providers follow in the background, and what is written meanwhile gets it with the write. Errors:
-        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, or a malformed or repeated grant).
+        NOT_FOUND, INVALID_PATH, INVALID_ARGUMENT (no access, a malformed or repeated grant, or a list to set and unset at once).
         """
 
     @_abc_1.abstractmethod

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x64ir/v1/vault_service.proto\x12\x07\x63\x64ir.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x08VaultKey\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04made\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\x11\n\tproviders\x18\x04 \x03(\t\"\x11\n\x0fGetVaultRequest\"q\n\x10GetVaultResponse\x12,\n\nprotection\x18\x01 \x01(\x0e\x32\x18.cdir.v1.VaultProtection\x12\x0e\n\x06locked\x18\x02 \x01(\t\x12\x1f\n\x04keys\x18\x03 \x03(\x0b\x32\x11.cdir.v1.VaultKey\"<\n\x12UnlockVaultRequest\x12\x17\n\npassphrase\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_passphrase\"\x15\n\x13UnlockVaultResponse\"\x14\n\x12RotateVaultRequest\"E\n\x13RotateVaultResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08resealed\x18\x02 \x01(\x05\x12\x0c\n\x04lost\x18\x03 \x03(\t\"k\n\x13ProtectVaultRequest\x12,\n\nprotection\x18\x01 \x01(\x0e\x32\x18.cdir.v1.VaultProtection\x12\x17\n\npassphrase\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_passphrase\"\x16\n\x14ProtectVaultResponse*\x8d\x01\n\x0fVaultProtection\x12 \n\x1cVAULT_PROTECTION_UNSPECIFIED\x10\x00\x12\x19\n\x15VAULT_PROTECTION_FILE\x10\x01\x12\x1f\n\x1bVAULT_PROTECTION_PASSPHRASE\x10\x02\x12\x1c\n\x18VAULT_PROTECTION_KEYRING\x10\x03\x32\xb0\x02\n\x0cVaultService\x12?\n\x08GetVault\x12\x18.cdir.v1.GetVaultRequest\x1a\x19.cdir.v1.GetVaultResponse\x12H\n\x0bUnlockVault\x12\x1b.cdir.v1.UnlockVaultRequest\x1a\x1c.cdir.v1.UnlockVaultResponse\x12H\n\x0bRotateVault\x12\x1b.cdir.v1.RotateVaultRequest\x1a\x1c.cdir.v1.RotateVaultResponse\x12K\n\x0cProtectVault\x12\x1c.cdir.v1.ProtectVaultRequest\x1a\x1d.cdir.v1.ProtectVaultResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x64ir/v1/vault_service.proto\x12\x07\x63\x64ir.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x08VaultKey\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04made\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\x11\n\tproviders\x18\x04 \x03(\t\"\x11\n\x0fGetVaultRequest\"q\n\x10GetVaultResponse\x12,\n\nprotection\x18\x01 \x01(\x0e\x32\x18.cdir.v1.VaultProtection\x12\x0e\n\x06locked\x18\x02 \x01(\t\x12\x1f\n\x04keys\x18\x03 \x03(\x0b\x32\x11.cdir.v1.VaultKey\"<\n\x12UnlockVaultRequest\x12\x17\n\npassphrase\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_passphrase\"\x15\n\x13UnlockVaultResponse\"\x14\n\x12RotateVaultRequest\"E\n\x13RotateVaultResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08resealed\x18\x02 \x01(\x05\x12\x0c\n\x04lost\x18\x03 \x03(\t\"k\n\x13ProtectVaultRequest\x12,\n\nprotection\x18\x01 \x01(\x0e\x32\x18.cdir.v1.VaultProtection\x12\x17\n\npassphrase\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_passphrase\"\x16\n\x14ProtectVaultResponse\")\n\x16\x46orgetVaultKeysRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"<\n\x17\x46orgetVaultKeysResponse\x12\x11\n\tforgotten\x18\x01 \x03(\t\x12\x0e\n\x06recent\x18\x02 \x03(\t*\x8d\x01\n\x0fVaultProtection\x12 \n\x1cVAULT_PROTECTION_UNSPECIFIED\x10\x00\x12\x19\n\x15VAULT_PROTECTION_FILE\x10\x01\x12\x1f\n\x1bVAULT_PROTECTION_PASSPHRASE\x10\x02\x12\x1c\n\x18VAULT_PROTECTION_KEYRING\x10\x03\x32\x86\x03\n\x0cVaultService\x12?\n\x08GetVault\x12\x18.cdir.v1.GetVaultRequest\x1a\x19.cdir.v1.GetVaultResponse\x12H\n\x0bUnlockVault\x12\x1b.cdir.v1.UnlockVaultRequest\x1a\x1c.cdir.v1.UnlockVaultResponse\x12H\n\x0bRotateVault\x12\x1b.cdir.v1.RotateVaultRequest\x1a\x1c.cdir.v1.RotateVaultResponse\x12K\n\x0cProtectVault\x12\x1c.cdir.v1.ProtectVaultRequest\x1a\x1d.cdir.v1.ProtectVaultResponse\x12T\n\x0f\x46orgetVaultKeys\x12\x1f.cdir.v1.ForgetVaultKeysRequest\x1a .cdir.v1.ForgetVaultKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cdir.v1.vault_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VAULTPROTECTION']._serialized_start=618
-  _globals['_VAULTPROTECTION']._serialized_end=759
+  _globals['_VAULTPROTECTION']._serialized_start=723
+  _globals['_VAULTPROTECTION']._serialized_end=864
   _globals['_VAULTKEY']._serialized_start=73
   _globals['_VAULTKEY']._serialized_end=170
   _globals['_GETVAULTREQUEST']._serialized_start=172
@@ -52,6 +52,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROTECTVAULTREQUEST']._serialized_end=591
   _globals['_PROTECTVAULTRESPONSE']._serialized_start=593
   _globals['_PROTECTVAULTRESPONSE']._serialized_end=615
-  _globals['_VAULTSERVICE']._serialized_start=762
-  _globals['_VAULTSERVICE']._serialized_end=1066
+  _globals['_FORGETVAULTKEYSREQUEST']._serialized_start=617
+  _globals['_FORGETVAULTKEYSREQUEST']._serialized_end=658
+  _globals['_FORGETVAULTKEYSRESPONSE']._serialized_start=660
+  _globals['_FORGETVAULTKEYSRESPONSE']._serialized_end=720
+  _globals['_VAULTSERVICE']._serialized_start=867
+  _globals['_VAULTSERVICE']._serialized_end=1257
 # @@protoc_insertion_point(module_scope)

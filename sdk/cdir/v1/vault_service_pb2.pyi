@@ -269,3 +269,55 @@ class ProtectVaultResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProtectVaultResponse: _TypeAlias = ProtectVaultResponse  # noqa: Y015
+
+@_typing.final
+class ForgetVaultKeysRequest(_message.Message):
+    """ForgetVaultKeysRequest says whether it is meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """dry_run changes nothing; the answer is what would be."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetVaultKeysRequest: _TypeAlias = ForgetVaultKeysRequest  # noqa: Y015
+
+@_typing.final
+class ForgetVaultKeysResponse(_message.Message):
+    """ForgetVaultKeysResponse answers ForgetVaultKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def forgotten(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """forgotten are the ids of the keys that are gone."""
+
+    @_builtins.property
+    def recent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """recent are the ids of keys that seal nothing, and stay since they were in use within the last hour."""
+
+    def __init__(
+        self,
+        *,
+        forgotten: _abc.Iterable[_builtins.str] | None = ...,
+        recent: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "recent", b"recent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetVaultKeysResponse: _TypeAlias = ForgetVaultKeysResponse  # noqa: Y015

@@ -56,6 +56,11 @@ class VaultServiceStub:
                 request_serializer=cdir_dot_v1_dot_vault__service__pb2.ProtectVaultRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_vault__service__pb2.ProtectVaultResponse.FromString,
                 _registered_method=True)
+        self.ForgetVaultKeys = channel.unary_unary(
+                '/cdir.v1.VaultService/ForgetVaultKeys',
+                request_serializer=cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -96,6 +101,16 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetVaultKeys(self, request, context):
+        """ForgetVaultKeys removes the data keys that no provider's secrets are sealed under any more. What else was sealed under them, in older
+        snapshots and backups, can never be opened again. The newest key stays, and so does one that was in use within the last hour: what a
+        call under way has sealed under it may still be on its way to the catalog. Atomic and idempotent.
+        Errors: PERMISSION_DENIED (the vault is locked).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +133,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.ProtectVault,
                     request_deserializer=cdir_dot_v1_dot_vault__service__pb2.ProtectVaultRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_vault__service__pb2.ProtectVaultResponse.SerializeToString,
+            ),
+            'ForgetVaultKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetVaultKeys,
+                    request_deserializer=cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +250,33 @@ class VaultService:
             '/cdir.v1.VaultService/ProtectVault',
             cdir_dot_v1_dot_vault__service__pb2.ProtectVaultRequest.SerializeToString,
             cdir_dot_v1_dot_vault__service__pb2.ProtectVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetVaultKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.VaultService/ForgetVaultKeys',
+            cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysRequest.SerializeToString,
+            cdir_dot_v1_dot_vault__service__pb2.ForgetVaultKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

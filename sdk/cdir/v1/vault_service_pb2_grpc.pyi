@@ -51,6 +51,12 @@ class VaultServiceStub:
     Atomic. Errors: PERMISSION_DENIED (the vault is locked), INVALID_ARGUMENT (a passphrase of fewer than 8 characters, or none),
     UNSUPPORTED (there is no keyring).
     """
+    ForgetVaultKeys: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ForgetVaultKeysRequest, _vault_service_pb2.ForgetVaultKeysResponse]
+    """ForgetVaultKeys removes the data keys that no provider's secrets are sealed under any more. What else was sealed under them, in older
+    snapshots and backups, can never be opened again. The newest key stays, and so does one that was in use within the last hour: what a
+    call under way has sealed under it may still be on its way to the catalog. Atomic and idempotent.
+    Errors: PERMISSION_DENIED (the vault is locked).
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -74,6 +80,12 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """ProtectVault keeps the key in another way, or anew in the same way: another passphrase, another key file. Nothing is sealed anew.
     Atomic. Errors: PERMISSION_DENIED (the vault is locked), INVALID_ARGUMENT (a passphrase of fewer than 8 characters, or none),
     UNSUPPORTED (there is no keyring).
+    """
+    ForgetVaultKeys: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ForgetVaultKeysRequest, _vault_service_pb2.ForgetVaultKeysResponse]  # type: ignore[assignment]
+    """ForgetVaultKeys removes the data keys that no provider's secrets are sealed under any more. What else was sealed under them, in older
+    snapshots and backups, can never be opened again. The newest key stays, and so does one that was in use within the last hour: what a
+    call under way has sealed under it may still be on its way to the catalog. Atomic and idempotent.
+    Errors: PERMISSION_DENIED (the vault is locked).
     """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +131,18 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         """ProtectVault keeps the key in another way, or anew in the same way: another passphrase, another key file. Nothing is sealed anew.
         Atomic. Errors: PERMISSION_DENIED (the vault is locked), INVALID_ARGUMENT (a passphrase of fewer than 8 characters, or none),
         UNSUPPORTED (there is no keyring).
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetVaultKeys(
+        self,
+        request: _vault_service_pb2.ForgetVaultKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ForgetVaultKeysResponse, _abc.Awaitable[_vault_service_pb2.ForgetVaultKeysResponse]]:
+        """ForgetVaultKeys removes the data keys that no provider's secrets are sealed under any more. What else was sealed under them, in older
+        snapshots and backups, can never be opened again. The newest key stays, and so does one that was in use within the last hour: what a
+        call under way has sealed under it may still be on its way to the catalog. Atomic and idempotent.
+        Errors: PERMISSION_DENIED (the vault is locked).
         """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

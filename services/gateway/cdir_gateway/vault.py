@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 import grpc.aio
@@ -34,6 +36,9 @@ _NAMED: Final = {protection: value for value, protection in _PROTECTIONS.items()
 
 _PASSES: Final = 5
 """How often what was changed during a rotation is read again; each pass finds only that."""
+
+_SETTLED: Final = timedelta(hours=1)
+"""How long ago a key was replaced before it may be forgotten; no call that seals secrets takes nearly as long."""
 
 
 class VaultServicer(rpc.VaultServiceServicer):
@@ -89,6 +94,21 @@ class VaultServicer(rpc.VaultServiceServicer):
             await self._vault.protect(protection, passphrase)
             await self._tell_adapters(passphrase if protection is Protection.PASSPHRASE else None)
         return pb.ProtectVaultResponse()
+
+    async def ForgetVaultKeys(self, request: pb.ForgetVaultKeysRequest, context: Context) -> pb.ForgetVaultKeysResponse:
+        async with self._changing:
+            if self._vault.locked:
+                raise PermissionDenied(self._vault.locked)
+            await self._vault.read_again()
+            in_use = {_key_of(stored) for stored in await self._sealed()}
+            answer = pb.ForgetVaultKeysResponse()
+            for successor, key in pairwise(self._vault.keys):
+                if key.id not in in_use:
+                    recent = successor.made is None or datetime.now(UTC) - successor.made < _SETTLED
+                    (answer.recent if recent else answer.forgotten).append(key.id)
+            if answer.forgotten and not request.dry_run:
+                await self._vault.forget(answer.forgotten)
+        return answer
 
     async def _reseal(self, current: str, lost: set[str]) -> bool:
         """Seal anew what another key has sealed; returns whether there was anything."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -90,10 +90,20 @@ class Vault:
                 await self._read_again()
         return self._open_sealer().unseal(sealed, owner)
 
+    async def read_again(self) -> None:
+        """Take over what other processes have changed, as far as that needs nothing that this one was not told."""
+        async with self._lock:
+            await self._read_again()
+
     async def add_key(self) -> None:
         """Seal under a new key from now on; what the others sealed can still be opened."""
         async with self._lock:
             self._take(await asyncio.to_thread(self._kept_file().add_key, self._require_opened()))
+
+    async def forget(self, ids: Collection[str]) -> None:
+        """Remove data keys, never the one that seals; what the others sealed cannot be opened any more."""
+        async with self._lock:
+            self._take(await asyncio.to_thread(self._kept_file().forget, self._require_opened(), ids))
 
     async def protect(self, protection: Protection, passphrase: str | None) -> None:
         """Keep the key in another way. Raises InvalidArgument (a short passphrase), Unsupported (no keyring)."""

@@ -1,9 +1,10 @@
 """The vault's files: the data keys, wrapped, and beside them the key file when that is how their key is kept.
 
-``vault.json`` holds every data key there has been, as one value that AES-256-GCM wraps under the kept key; how that one
-is kept is authenticated with it. The file is replaced as a whole, so that there is always one that can be opened, and a
-lock on its folder keeps the processes of a deployment apart. A home whose keys were never changed has no such file: its
-one data key is derived from the key file, so that services on several machines need to share nothing but that.
+``vault.json`` holds every data key that was not forgotten, as one value that AES-256-GCM wraps under the kept key; how
+that one is kept is authenticated with it. The file is replaced as a whole, so that there is always one that can be
+opened, and a lock on its folder keeps the processes of a deployment apart. A home whose keys were never changed has no
+such file: its one data key is derived from the key file, so that services on several machines need to share nothing but
+that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -125,6 +126,17 @@ class VaultFile:
             before = self._again(opened)
             changed = Opened(before.kept, before.kept_key, (DataKey.new(), *before.keys))
             self._write(changed)
+            return changed
+
+    def forget(self, opened: Opened, ids: Collection[str]) -> Opened:
+        """Remove these data keys, but never the first of all; what they sealed cannot be opened any more."""
+        with self._alone():
+            before = self._again(opened)
+            first, *rest = before.keys
+            kept = tuple(key for key in rest if key.id not in ids)
+            changed = Opened(before.kept, before.kept_key, (first, *kept))
+            if changed.keys != before.keys:
+                self._write(changed)
             return changed
 
     def protect(self, opened: Opened, protection: Protection, passphrase: str | None) -> Opened:

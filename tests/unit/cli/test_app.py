@@ -47,10 +47,11 @@ def test_every_command_explains_itself(
 
 _CHANGING = {
     ("put",), ("get",), ("mkdir",), ("cp",), ("mv",), ("rm",), ("repair",), ("policy", "set"), ("policy", "unset"),
-    ("acl", "set"),
+    ("acl", "set"), ("acl", "unset"),
     ("provider", "add"), ("provider", "set"), ("provider", "pause"), ("provider", "resume"), ("provider", "remove"),
     ("provider", "evacuate"), ("provider", "replace"), ("restore",), ("trash",),
     ("scan",), ("add",), ("rebuild",), ("snapshot", "restore"), ("vault", "rotate"), ("vault", "protect"),
+    ("vault", "forget"),
     ("sync",), ("storage", "create", "dir"), *(("storage", name) for name in ("copy", "delete", "get", "put", "sync")),
 }  # fmt: skip
 

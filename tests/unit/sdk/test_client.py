@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import importlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import cdir
-from cdir import errors
+from cdir import blocking, errors
 from cdir.model import ChangeKind, EntryKind, ProviderState, ReplicaState
+from cdir.syncing import Deletion, Limit
 from servers.embedded import Embedded
 
 
@@ -267,3 +269,31 @@ def test_the_blocking_client(embedded: Embedded, folder: str) -> None:
         with pytest.raises(errors.NotFound):
             client.stat(f"{folder}/c")
     client.close()
+
+
+def test_the_blocking_client_reaches_providers_past_the_directory_and_syncs(
+    embedded: Embedded, folder: str, tmp_path: Path
+) -> None:
+    place = f"one:{folder[1:]}-there"
+    with cdir.connect_blocking(embedded.address) as client:
+        assert client.endpoints.write(f"{place}/a", b"hello").size == 5
+        client.endpoints.write(f"{place}/b", (piece for piece in (b"hel", b"lo")))
+        assert b"".join(client.endpoints.read(f"{place}/b")) == b"hello"
+        assert client.endpoints.stat(f"{place}/a").size == 5
+        assert {found.name for found in client.endpoints.list(place)} == {"a", "b"}
+        assert [placed.error for placed in client.endpoints.copy(f"{place}/a", f"{folder}/a")] == [None]
+        (tmp_path / "c").write_bytes(b"c")
+        report = client.sync(f"file:{tmp_path}", f"cdir:{folder}", delete=Deletion(Limit.parse("1")))
+        assert (report.transfer.files, report.removal.files) == (1, 1)
+        assert [[entry.name for entry in page] for page in client.pages(folder)] == [["c"]]
+        assert client.unset_acl(f"{folder}/c").acl is None
+        assert client.vault.status().keys[0].held
+        assert client.vault.forget(dry_run=True).keys == ()
+        assert sum(len(one.removed) + len(one.refused) for one in client.endpoints.remove(place, recursive=True)) == 2
+
+
+@pytest.mark.parametrize("name", ["Client", "History", "Recovery", "Providers", "Endpoints", "Vault"])
+def test_the_blocking_client_has_every_public_method(name: str) -> None:
+    there = getattr(importlib.import_module(f"cdir.{name.lower()}"), name)
+    here = getattr(blocking, f"Blocking{name}")
+    assert {one for one in dir(there) if not one.startswith("_")} <= set(dir(here))

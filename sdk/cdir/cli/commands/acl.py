@@ -13,13 +13,14 @@ from cdir.cli.exits import Exit
 from cdir.cli.output import count, table
 from cdir.cli.session import Session
 
-__all__ = ["acl", "acl_set", "acl_show", "parse_grant"]
+__all__ = ["acl", "acl_set", "acl_show", "acl_unset", "parse_grant"]
 
 acl = LazyGroup(
     "acl",
     lazy={
         "show": Lazy("acl", "acl_show", "Show what is wanted, and what is in force at each provider."),
         "set": Lazy("acl", "acl_set", "Set it on all copies."),
+        "unset": Lazy("acl", "acl_unset", "Take back what was set, on all copies."),
     },
     aliases={"get": "show"},
     help="Say who may read the copies at the storage services.",
@@ -147,6 +148,30 @@ async def acl_set(
         return Exit.DONE
     async with session.client() as client:
         report = await client.set_acl(target, wanted, recursive=recursive, wait=_WAIT_SECONDS)
+    return _told(session, target, report)
+
+
+@command("unset", "cdir acl unset /public/logo.png", "cdir acl unset /public --recursive")
+@click.argument("path")
+@click.option("-r", "--recursive", is_flag=True, help="Unset it on all that lies below a directory as well.")
+@dry_run_option
+async def acl_unset(session: Session, path: str, recursive: bool, dry_run: bool) -> int:
+    """Take back what was set on PATH: its copies get what a directory above says of new files.
+
+    Where no directory above says anything, copies that had an access control list become private. A directory says
+    nothing any more of new files below it; files that are there keep what they have unless --recursive is given. A
+    provider that cannot express it says so. Exit code 3 when a provider that is down gets it later.
+    """
+    target = session.path(path)
+    if dry_run:
+        session.output.say(f"would unset what is set on {target}{' and all below' if recursive else ''}")
+        return Exit.DONE
+    async with session.client() as client:
+        report = await client.unset_acl(target, recursive=recursive, wait=_WAIT_SECONDS)
+    return _told(session, target, report)
+
+
+def _told(session: Session, target: str, report: AclReport) -> int:
     session.output.record(_row(target, report), _lines(target, report))
     if report.owed:
         session.output.say(f"{count(report.owed, 'copy gets', 'copies get')} it later, in the background")

@@ -14,6 +14,7 @@ from cdir.cli.output import NO_PROVIDER, count, human_size, human_time, rfc3339,
 from cdir.cli.provider_options import parse_options, parse_size, read_secrets
 from cdir.cli.session import Session
 from cdir.model import ProviderInfo, ProviderState
+from cdir.place_templates import PLACES, filled_in
 
 __all__ = ["add", "check", "kinds", "pause", "provider", "provider_list", "remove", "resume", "set_", "show", "usage"]
 
@@ -131,6 +132,7 @@ async def kinds(session: Session, kind: str | None) -> int:
     "cdir provider add disk --kind local --set root=/mnt/disk/cdir",
     "cdir provider add cloud --kind s3 --set bucket=b --set region=eu-central-1 --set access_key=K --secret secret_key",
     "cdir provider add nas --kind sftp --set host=nas --set user=me --secret password=env:NAS_PASSWORD",
+    "cdir provider add work --kind gcs --set bucket=cdir-{user}-{name} --secret credentials=@key.json",
 )
 @click.argument("name")
 @click.option("--kind", required=True, help="See `cdir provider kinds`.")
@@ -166,11 +168,16 @@ async def add(
     """Register a storage service under NAME.
 
     It is reached and probed first, and then holds a copy of every file whose policy asks for it.
+
+    The options root, bucket, container and prefix may hold {user} (your login name), {host} (this machine's name) and
+    {name} (NAME), filled in once, now; write {{ and }} for braces.
     """
     given = parse_options(options)
     limit = parse_size(bandwidth)
     if dry_run:
-        session.output.say(f"would register {name}, kind {kind}, with {', '.join(sorted(given)) or 'no options'}")
+        shown = {option: value for option, value in filled_in(given, name).items() if option in PLACES}
+        named = ", ".join(f"{option}={shown[option]}" if option in shown else option for option in sorted(given))
+        session.output.say(f"would register {name}, kind {kind}, with {named or 'no options'}")
         return
     values = read_secrets(secrets)
     async with session.client() as client:

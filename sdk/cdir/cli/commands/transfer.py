@@ -26,6 +26,7 @@ from cdir.progress import kept_copy
 
 if TYPE_CHECKING:
     from cdir.client import Client
+    from cdir.surplus import Removal
 
 __all__ = ["cat", "finish", "get", "put", "standard_input", "summary"]
 
@@ -325,9 +326,18 @@ def summary(report: TransferReport, done: str = "") -> str:
 
 
 def finish(
-    output: Output, report: TransferReport, done: str = "", *, putting: bool = False, require: bool = False
+    output: Output,
+    report: TransferReport,
+    done: str = "",
+    *,
+    putting: bool = False,
+    require: bool = False,
+    removal: Removal | None = None,
 ) -> int:
-    """Print how a transfer ended, and return its exit code."""
+    """Print how a transfer ended, and what was removed after it; return its exit code."""
+    removed = "" if removal is None else f"; {count(removal.files, 'file')} {'to remove' if done else 'removed'}"
+    if removal is not None:
+        report = dataclasses.replace(report, failed=(*report.failed, *removal.failed))
     for failed in report.failed:
         output.complain(f"cdir: {_told(failed.path, failed.error.message)}")
     for kept in report.conflicts:
@@ -345,7 +355,16 @@ def finish(
     }
     if putting:
         row["conflicts"] = [{"path": kept.path, "kept_as": kept.kept_as} for kept in report.conflicts]
-    output.record(row, [summary(report, done)])
+    if removal is not None:
+        row["removed"] = removal.files
+        row["held_back"] = None if removal.held_back is None else one_line(removal.held_back.message)
+    told = summary(report, done)
+    if removal is not None and removal.files:
+        told = told.removeprefix("nothing to do, ")
+    output.record(row, [told + removed])
+    if removal is not None and removal.held_back is not None:
+        output.complain(f"cdir: {one_line(removal.held_back.message)}")
+        return Exit.FAILED
     if require and report.owed and not report.failed:
         output.complain(
             f"cdir: {count(report.owed, 'copy', 'copies')} stayed owed to {', '.join(report.owed_to) or 'providers'}; "

@@ -7,14 +7,14 @@ from typing import Final
 import click
 
 from cdir.cli.app import Lazy, LazyGroup
-from cdir.cli.command import command, dry_run_option
+from cdir.cli.command import command, dry_run_option, yes_option
 from cdir.cli.exits import Exit
 from cdir.cli.output import count, rfc3339, table
 from cdir.cli.provider_options import ask_secret, forget_variables, read_secret
 from cdir.cli.session import Session
 from cdir.vault import VaultKey, VaultProtection
 
-__all__ = ["passphrase_option", "protect", "rotate", "status", "unlock", "vault"]
+__all__ = ["forget", "passphrase_option", "protect", "rotate", "status", "unlock", "vault"]
 
 vault = LazyGroup(
     "vault",
@@ -22,6 +22,7 @@ vault = LazyGroup(
         "status": Lazy("vault", "status", "Show how the key is kept, and what is sealed under which key."),
         "unlock": Lazy("vault", "unlock", "Say the passphrase after a start."),
         "rotate": Lazy("vault", "rotate", "Seal every secret under a new key."),
+        "forget": Lazy("vault", "forget", "Remove the keys that seal nothing any more."),
         "protect": Lazy("vault", "protect", "Keep the key in a file, a keyring, or behind a passphrase."),
     },
     help="Look after the keys that the secrets of storage services are sealed under.",
@@ -110,6 +111,28 @@ async def rotate(session: Session, dry_run: bool) -> int:
             f" `cdir provider set {name} --secret OPTION`"
         )
     return Exit.FAILED if done.lost else Exit.DONE
+
+
+@command("forget", "cdir vault forget --dry-run", "cdir vault forget --yes")
+@yes_option
+@dry_run_option
+async def forget(session: Session, yes: bool, dry_run: bool) -> None:
+    """Remove the keys that no service's secrets are sealed under any more, so that a stolen old copy opens nothing.
+
+    Secrets in older snapshots and backups of the catalog, sealed under these keys, can then not be opened: after
+    restoring one, set them anew. The current key stays, and so does one that was in use within the last hour.
+    """
+    async with session.client() as client:
+        found = await client.vault.forget(dry_run=True)
+        if found.keys and not dry_run:
+            if not yes:
+                click.confirm(f"Forget {count(len(found.keys), 'key')}, also for older backups?", abort=True, err=True)
+            found = await client.vault.forget()
+    done = "would be forgotten" if dry_run else "forgotten"
+    lines = [f"{count(len(found.keys), 'key')} {done}{''.join(f' {key}' for key in found.keys)}"]
+    if found.recent:
+        lines.append(f"{count(len(found.recent), 'key')} can be forgotten an hour after the rotation that replaced it")
+    session.output.record({"forgotten": list(found.keys), "recent": list(found.recent)}, lines)
 
 
 @command(

@@ -126,18 +126,23 @@ def set_acl(
     connection: Connection, request: directory_service_pb2.SetAclRequest, author: str
 ) -> directory_service_pb2.SetAclResponse:
     """CatalogService.SetAcl."""
-    stored = _checked(request.acl)
+    if request.unset and request.HasField("acl"):
+        raise InvalidArgument("an ACL is set or unset, not both")
+    given = None if request.unset else _checked(request.acl)
     workspace_id, _ = require(connection, request.workspace, request.path)
     if workspace_id is None:
         workspace_id = ensure_workspaces(connection, [request.workspace])[request.workspace]
     lock_workspaces(connection, [workspace_id])
     _, row = require(connection, request.workspace, request.path)
     ledger = Ledger(connection, now_ns())
+    kind = DIRECTORY if row is None else row.kind
+    stored = given
+    if given is None and row is not None and kind == FILE:
+        stored = _fallen_back(row.acl, inherited_acls(connection, workspace_id, [request.path])[request.path])
     if row is None:
         connection.execute(workspaces.update().where(workspaces.c.id == workspace_id).values(acl=stored))
     else:
         connection.execute(entries.update().where(entries.c.id == row.id).values(acl=stored))
-    kind = DIRECTORY if row is None else row.kind
     if row is not None and kind == FILE:
         adopt_history(ledger, row.id, stored)
         for content in ledger.contents.values():
@@ -149,7 +154,10 @@ def set_acl(
         ledger.settle()
     elif request.recursive:
         mine = sa.and_(entries.c.workspace_id == workspace_id, below(request.path))
-        connection.execute(entries.update().where(mine).values(acl=stored))
+        if given is None:
+            _unset_below(connection, mine, inherited_acls(connection, workspace_id, [request.path])[request.path])
+        else:
+            connection.execute(entries.update().where(mine).values(acl=stored))
         theirs = sa.select(versions.c.id).join(entries, entries.c.id == versions.c.entry_id).where(mine)
         connection.execute(
             replicas.update()
@@ -162,6 +170,24 @@ def set_acl(
     return directory_service_pb2.SetAclResponse(
         standing=_standing(connection, workspace_id, request.path, kind, row, stored)
     )
+
+
+def _fallen_back(had: bytes | None, above: bytes | None) -> bytes | None:
+    """Return what a file gets whose ACL is unset. Copies that were shown to others are not left as they are: where
+    nothing is said above, they become private."""
+    if above is not None:
+        return above
+    return None if had is None else PRIVATE_ACL
+
+
+def _unset_below(connection: Connection, mine: sa.ColumnElement[bool], above: bytes | None) -> None:
+    """Unset the ACLs of all entries below a directory; ``above`` is what it inherits."""
+    connection.execute(entries.update().where(mine, entries.c.kind == DIRECTORY).values(acl=None))
+    files = entries.update().where(mine, entries.c.kind == FILE)
+    if above is not None:
+        connection.execute(files.values(acl=above))
+    else:
+        connection.execute(files.where(entries.c.acl.is_not(None)).values(acl=PRIVATE_ACL))
 
 
 def get_acl(
