@@ -134,7 +134,7 @@ bench-small: $(STAMP) ## Many small files and one large one, beside rclone.
 	PYTHONPATH=tests $(BIN)/python bench/small.py $(ARGS)
 
 .PHONY: bench-size
-bench-size: $(STAMP) ## The same calls on a catalog of a thousand and of a million entries.
+bench-size: $(STAMP) ## The same calls on catalogs of a thousand to a million entries, on both databases.
 	PYTHONPATH=tests $(BIN)/python bench/size.py $(ARGS)
 
 .PHONY: bench-kinds

@@ -1,87 +1,284 @@
-"""The same calls on a small and on a large catalog: the first pages of two listings, a stat, a put.
+"""The same calls on catalogs of a thousand entries and of ten, a hundred, a thousand times as many.
 
-Each is timed in this process, over one connection to a running daemon, so that neither start-up nor connecting counts.
+All catalogs of one database run at once, and each round makes every call on every one of them, in shuffled order and
+over one open connection each, so that what disturbs the machine disturbs all alike. What is compared is the cost at N
+entries over the cost at the fewest: the processor time that all processes of the deployment and of the database spend
+on a call, which other programs hardly change, and the time until the answer. A figure is void when the first and the
+second half of the run do not agree on it, and a whole column is when a call that reads nothing that grows costs more or
+less there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+from plot import log_plot
 from timing import Samples, table
 
 import cdir
-from deployments.deployment import EmbeddedDeployment
+from deployments.deployment import Deployment, EmbeddedDeployment, SplitDeployment
+from servers.postgres import PostgresServer, postgres_server
 
 PAGE = 1000
 KNOWN = "/bench/000000/file-000000000.dat"
 """The first file that fill_catalog.py makes."""
 
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+"""The points of each line of the plot."""
 
-async def first_page(client: cdir.Client, path: str, *, recursive: bool) -> None:
-    """List one page of a directory."""
-    async for page in client.pages(path, recursive=recursive, page_size=PAGE):
-        assert page
-        return
+CALIBRATION = "policy (reads nothing that grows)"
+NOISE = 1.3
+"""How far two figures that should be equal may lie apart."""
+
+IDLE_SECONDS = 5.0
+IDLE_SHARE = 0.1
+"""A deployment that spends less than this share of one processor is idle."""
+IDLE_WITHIN = 1800.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def measure(deployment: EmbeddedDeployment, size: str, repeats: int, samples: Samples) -> None:
-    """Time each call ``repeats`` times."""
-    async with cdir.connect(deployment.address) as client:
-        names = iter(range(repeats + 1))
-        works: dict[str, Callable[[], Awaitable[object]]] = {
-            f"list: first {PAGE} of all": lambda: first_page(client, "/", recursive=True),
-            f"list: first {PAGE} of a directory": lambda: first_page(client, KNOWN.rpartition("/")[0], recursive=False),
+class Processor:
+    """The processor time that processes have spent, children that they have now included."""
+
+    def __init__(self, processes: Sequence[psutil.Process]) -> None:
+        self._clocks = []
+        for process in processes:
+            clock = ctypes.c_int()
+            if _libc.clock_getcpuclockid(process.pid, ctypes.byref(clock)) == 0:
+                self._clocks.append(clock.value)
+
+    def seconds(self) -> float:
+        """All of it together; those that have ended meanwhile do not count."""
+        total = 0.0
+        for clock in self._clocks:
+            with suppress(OSError):
+                total += time.clock_gettime(clock)
+        return total
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A running deployment over a catalog of ``count`` files."""
+
+    count: int
+    deployment: Deployment
+    client: cdir.Client
+    database: Sequence[psutil.Process]
+
+    def processor(self) -> Processor:
+        """The processor time of all that work for it."""
+        return Processor([*self.deployment.processes(), *self.database])
+
+    @property
+    def size(self) -> str:
+        """The name of its column."""
+        return f"{self.count:,}".replace(",", " ")
+
+    def works(self, number: int) -> dict[str, Callable[[], Awaitable[object]]]:
+        """The calls; ``number`` is another one each time."""
+        client = self.client
+        return {
+            CALIBRATION: lambda: client.policy("/"),
+            f"ls: first {PAGE} of a directory": lambda: self._page(KNOWN.rpartition("/")[0], recursive=False),
+            f"tree: first {PAGE} of all": lambda: self._page("/", recursive=True),
             "stat": lambda: client.stat(KNOWN),
-            "put 1 KiB": lambda: client.write(f"/put/{next(names)}", b"x" * 1024),
+            "search: the only one": lambda: self._search(f"e-{self.count // 2:09d}", 1),
+            f"search: first {PAGE} of all": lambda: self._search(".dat", PAGE),
+            "status": lambda: client.tree_status("/"),
+            "put 1 KiB": lambda: client.write(f"/put/{number}", b"x" * 1024),
         }
-        for work, call in works.items():
+
+    async def _page(self, path: str, *, recursive: bool) -> None:
+        async for page in self.client.pages(path, recursive=recursive, page_size=PAGE):
+            assert page
+            return
+
+    async def _search(self, part: str, expected: int) -> None:
+        """Go on until everything is found, or the first page is full."""
+        found = 0
+        async for _ in self.client.search(part, page_size=PAGE):
+            found += 1
+            if found == PAGE:
+                break
+        assert found == expected, f"{found} found for {part!r}"
+
+
+def fill(url: str, count: int) -> None:
+    """Fill the catalog of a deployment that does not run, and say how long it took."""
+    program = Path(__file__).with_name("fill_catalog.py")
+    command = [sys.executable, str(program), url, "--files", str(count), "--provider", f"archive={'0' * 32}"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    print(said.stdout.strip(), file=sys.stderr)
+
+
+def sessions(server: PostgresServer | None, url: str) -> list[psutil.Process]:
+    """The processes of a PostgreSQL cluster that serve one of its databases."""
+    if server is None:
+        return []
+    name = url.rpartition("/")[2]
+    children = psutil.Process(server.pid).children(recursive=True)
+    return [process for process in children if name in " ".join(process.cmdline())]
+
+
+@asynccontextmanager
+async def subject(count: int, server: PostgresServer | None) -> AsyncIterator[Subject]:
+    """Make, fill and start one deployment: embedded on SQLite, or split on a database of the server."""
+    with tempfile.TemporaryDirectory(prefix="cdir-") as name:
+        scratch = Path(name)
+        if server is None:
+            deployment: Deployment = EmbeddedDeployment(scratch / "home")
+            url = f"sqlite:///{scratch / 'home' / 'catalog.sqlite3'}"
+        else:
+            url = await server.create_database()
+            deployment = SplitDeployment(scratch / "home", url)
+        try:
+            deployment.start()
+            for provider in ("disk", "archive"):
+                deployment.add_provider(provider, "local", {"root": scratch / provider})
+            # what was never written lies at a provider that nobody looks at; what is put goes to the other one
+            deployment.cdir("provider", "pause", "archive")
+            deployment.cdir("mkdir", "/put")
+            deployment.cdir("policy", "set", "/put", "--providers", "disk")
+            deployment.stop()
+            fill(url, count)
+            deployment.restart()
+            environment = deployment.environment()
+            async with cdir.connect(deployment.address, environment.get("CDIR_TOKEN")) as client:
+                await client.stat("/")
+                yield Subject(count, deployment, client, sessions(server, url))
+        finally:
+            deployment.kill()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the first and the second half of a run found."""
+
+    title: str
+    halves: tuple[Samples, Samples]
+
+    def growth(self, work: str, small: Subject, large: Subject) -> tuple[float, bool]:
+        """Return the cost for ``large`` over that for ``small``, and whether both halves say so."""
+        ratios = [half.median(work, large.size) / half.median(work, small.size) for half in self.halves]
+        return statistics.geometric_mean(ratios), max(ratios) <= NOISE * min(ratios)
+
+    def is_quiet(self, small: Subject, large: Subject) -> bool:
+        """Say whether nothing else went on at one of the two."""
+        return 1 / NOISE <= self.growth(CALIBRATION, small, large)[0] <= NOISE
+
+    def lines(self, subjects: Sequence[Subject]) -> Lines:
+        """Return the points of the plot, by call; what is void is left out."""
+        small, *others = subjects
+        found = {}
+        for work in small.works(0):
+            grown = [(one, *self.growth(work, small, one)) for one in others if self.is_quiet(small, one)]
+            points = [(float(one.count), ratio) for one, ratio, agreed in grown if agreed]
+            found[work] = [(float(small.count), 1.0), *points]
+        return found
+
+    def report(self, subjects: Sequence[Subject]) -> None:
+        """Print the table."""
+        small, *others = subjects
+        rows = []
+        for work in small.works(0):
+            row = [work, f"{1000 * statistics.mean(half.median(work, small.size) for half in self.halves):.2f}"]
+            for one in others:
+                ratio, agreed = self.growth(work, small, one)
+                row.append(f"{ratio:.2f}" if agreed and self.is_quiet(small, one) else f"void ({ratio:.2f})")
+            rows.append(row)
+        print(f"\n{self.title}: milliseconds at {small.size} files, and how many times that at more.\n")
+        print(table(["call", f"{small.size}, ms", *(one.size for one in others)], rows))
+
+
+async def idle(subjects: Sequence[Subject]) -> None:
+    """Wait until no deployment does anything of its own, such as a snapshot of the catalog that was just filled."""
+    restless = list(subjects)
+    while restless:
+        before = [one.processor().seconds() for one in restless]
+        await asyncio.sleep(IDLE_SECONDS)
+        spent = [one.processor().seconds() - was for one, was in zip(restless, before, strict=True)]
+        restless = [one for one, seconds in zip(restless, spent, strict=True) if seconds > IDLE_SHARE * IDLE_SECONDS]
+
+
+async def measure(subjects: Sequence[Subject], rounds: int) -> tuple[Costs, Costs]:
+    """Make every call on every subject once a round; return processor time and time until the answer."""
+    processor, elapsed = Costs("Processor time", (Samples(), Samples())), Costs("Time", (Samples(), Samples()))
+    for number in range(-1, rounds):  # the first round only warms up
+        calls = [(one, *work) for one in subjects for work in one.works(number).items()]
+        random.shuffle(calls)
+        clocks = {one.size: one.processor() for one in subjects}
+        for one, work, call in calls:
+            spent, begin = clocks[one.size].seconds(), time.perf_counter()
             await call()
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                await call()
-                samples.add(work, size, time.perf_counter() - begin)
+            seconds, spent = time.perf_counter() - begin, clocks[one.size].seconds() - spent
+            if number >= 0:
+                half = number * 2 // rounds
+                processor.halves[half].add(work, one.size, spent)
+                elapsed.halves[half].add(work, one.size, seconds)
+    return processor, elapsed
+
+
+def report_memory(subjects: Sequence[Subject]) -> None:
+    """Print the most memory that the daemon has had, or the catalog where it is a process of its own."""
+    row = []
+    for one in subjects:
+        peaks = one.deployment.peak_memory()
+        mine = next((peak for name, peak in peaks.items() if "cdir_catalog" in name), max(peaks.values()))
+        row.append(str(mine >> 20))
+    print("\nMost resident memory of the process with the catalog, MiB:\n")
+    print(table([one.size for one in subjects], [row]))
+
+
+async def compare(database: str, counts: Sequence[int], rounds: int) -> Lines:
+    """Measure one database and print the tables; return the points of the plot."""
+    async with AsyncExitStack() as exits:
+        server = None if database == "SQLite" else await exits.enter_async_context(postgres_server(max_connections=500))
+        subjects = [await exits.enter_async_context(subject(count, server)) for count in counts]
+        async with asyncio.timeout(IDLE_WITHIN):
+            await idle(subjects)
+        costs = await measure(subjects, rounds)
+        print(f"\n## {database}, medians of {rounds} calls")
+        for cost in costs:
+            cost.report(subjects)
+        report_memory(subjects)
+        return costs[0].lines(subjects)
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=51, help="calls of each; the median counts (default 51)")
-    parser.add_argument("--small", type=int, default=1_000, help="entries of the small catalog (default 1000)")
-    parser.add_argument("--large", type=int, default=1_000_000, help="entries of the large one (default 1000000)")
+    parser.add_argument("--rounds", type=int, default=50, help="calls of each; the medians count (default 50)")
+    parser.add_argument("--most", type=int, default=1_000_000, help="files of the largest catalog (default 1000000)")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="only this one")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="also draw size-DATABASE.svg there")
     asked = parser.parse_args()
-    samples = Samples()
-    sizes = {f"{count} entries": count for count in (asked.small, asked.large)}
-    for size, count in sizes.items():
-        scratch = Path(tempfile.mkdtemp(prefix="cdir-"))
-        deployment = EmbeddedDeployment(scratch / "home")
-        try:
-            deployment.start()
-            deployment.add_provider("disk", "local", {"root": scratch / "disk"})
-            deployment.stop()
-            fill = Path(__file__).with_name("fill_catalog.py")
-            url = f"sqlite:///{deployment.home / 'catalog.sqlite3'}"
-            command = [sys.executable, str(fill), url, "--files", str(count), "--provider", f"disk={'0' * 32}"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            deployment.restart()
-            asyncio.run(measure(deployment, size, asked.repeats, samples))
-        finally:
-            deployment.kill()
-            shutil.rmtree(scratch, ignore_errors=True)
-    small, large = sizes
-    rows = []
-    for work in samples.works():
-        one, other = samples.median(work, small), samples.median(work, large)
-        rows.append([work, f"{one * 1000:.2f}", f"{other * 1000:.2f}", f"{other / one:.2f}"])
-    print(f"Medians of {asked.repeats}, in milliseconds.\n")
-    print(table(["call", small, large, "ratio"], rows))
+    counts = [10**power for power in range(3, 12) if 10**power <= asked.most]
+    if len(counts) < 2 or asked.rounds < 2:
+        parser.error("there is nothing to compare: --most is 10000 or more, --rounds 2 or more")
+    if shutil.disk_usage(tempfile.gettempdir()).free < 2000 * asked.most:
+        parser.error(f"the temporary folder has too little room: {2000 * asked.most >> 30} GiB are needed")
+    for database in ("SQLite", "PostgreSQL"):
+        if asked.database in (None, database.lower()):
+            lines = asyncio.run(compare(database, counts, asked.rounds))
+            if asked.plot:
+                title = f"{database}: processor time of a call in a growing catalog"
+                plot = log_plot(title, "files", f"times that at {counts[0]} files", lines)
+                (asked.plot / f"size-{database.lower()}.svg").write_text(plot)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""What it costs to start a command: ``cdir ls`` with a running daemon beside Python importing grpc and nothing else."""
+"""What it costs to start a command that asks a running daemon.
+
+Beside it: Python importing grpc and nothing else, and rclone asking a running ``rclone rcd`` for a listing.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import sys
@@ -12,6 +16,20 @@ from pathlib import Path
 from timing import Run, Samples, table
 
 from deployments.deployment import BIN, EmbeddedDeployment
+from servers.process import ServerProcess
+from servers.rclone_s3 import rclone_binary
+
+
+def rclone_daemon(folder: Path) -> ServerProcess | None:
+    """Return an ``rclone rcd`` to be started; ``None`` where there is no rclone."""
+    binary = rclone_binary()
+    if binary is None:
+        return None
+    return ServerProcess(
+        lambda port: [binary, "rcd", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{port}"],
+        folder=folder,
+        environment={"RCLONE_CONFIG": str(folder / "rclone.conf")},
+    )
 
 
 def main() -> None:
@@ -22,14 +40,27 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="cdir-"))
     deployment = EmbeddedDeployment(scratch / "home")
     samples = Samples()
+    cdir = str(BIN / "cdir")
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "python -c 'import grpc'": [sys.executable, "-c", "import grpc"],
-        "cdir --version": [str(BIN / "cdir"), "--version"],
-        "cdir ls": [str(BIN / "cdir"), "ls"],
+        "cdir --version": [cdir, "--version"],
+        "cdir ls": [cdir, "ls"],
+        "cdir stat": [cdir, "stat", "/file"],
+        "cdir cat": [cdir, "cat", "/file"],
     }
+    folder = scratch / "disk"
+    rcd = rclone_daemon(scratch)
     try:
         deployment.start()
+        deployment.add_provider("disk", "local", {"root": folder})
+        deployment.cdir("put", "-", "/file", stdin=b"content")
+        if rcd is not None:
+            asyncio.run(rcd.start())
+            commands["rclone rc operations/list"] = [
+                *(str(rclone_binary()), "rc", "--url", f"http://127.0.0.1:{rcd.port}/"),
+                *("operations/list", f"fs={folder}", "remote="),
+            ]
         environment = {**os.environ, **deployment.environment()}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         runs = {name: Run([[command]], environment) for name, command in commands.items()}
@@ -38,6 +69,8 @@ def main() -> None:
         for _ in range(asked.repeats):
             samples.measure("start", runs)
     finally:
+        if rcd is not None and rcd.running:
+            asyncio.run(rcd.stop())
         deployment.kill()
         shutil.rmtree(scratch, ignore_errors=True)
     base = samples.median("start", "python -c 'import grpc'")

@@ -20,34 +20,32 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequen
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cdir import acl, conversion
-from cdir.acl import Acl, AclReport
+from cdir import conversion
 from cdir.connection import Connection
 from cdir.errors import InvalidArgument, NotFound
-from cdir.model import (
-    Change,
-    CopyOutcome,
-    Entry,
-    FileStatus,
-    OnConflict,
-    PlacementExplanation,
-    Policy,
-    Server,
-    TransferReport,
-    TreeStatus,
-    Version,
-    Wait,
-    WriteOutcome,
-)
+from cdir.model import Entry, OnConflict, Wait
 from cdir.paths import parse_target
 from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import entry_pb2
 
 if TYPE_CHECKING:
+    from cdir.acl import Acl, AclReport
     from cdir.checking import CheckStep
     from cdir.endpoints import Endpoints
     from cdir.history import History
+    from cdir.model import (
+        Change,
+        CopyOutcome,
+        FileStatus,
+        PlacementExplanation,
+        Policy,
+        Server,
+        TransferReport,
+        TreeStatus,
+        Version,
+        WriteOutcome,
+    )
     from cdir.outside import AdoptOutcome, ScanReport
     from cdir.progress import OnProgress
     from cdir.providers import Providers
@@ -564,6 +562,8 @@ class Client:
 
     async def acl(self, path: str) -> AclReport:
         """Return the access control list of a path and what became of it at each provider. Raises NotFound."""
+        from cdir import acl
+
         return await acl.get_acl(self.connection, parse_target(path))
 
     async def set_acl(self, path: str, wanted: Acl, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
@@ -571,6 +571,8 @@ class Client:
 
         Waits up to ``wait`` seconds for providers that are up. Raises NotFound, InvalidArgument (a grantee).
         """
+        from cdir import acl
+
         return await acl.set_acl(self.connection, parse_target(path), wanted, recursive=recursive, wait=wait)
 
     async def unset_acl(self, path: str, *, recursive: bool = False, wait: float = 20.0) -> AclReport:
@@ -579,6 +581,8 @@ class Client:
         Of a directory it is what new files below get; ``recursive`` for all below. Waits as :meth:`set_acl` does.
         Raises NotFound.
         """
+        from cdir import acl
+
         return await acl.unset_acl(self.connection, parse_target(path), recursive=recursive, wait=wait)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cdir import errors
-from cdir.model import TransferReport
+
+if TYPE_CHECKING:
+    from cdir.model import TransferReport
 
 __all__ = ["Exit", "exit_of_error", "exit_of_report", "one_line"]
 

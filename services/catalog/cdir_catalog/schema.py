@@ -17,6 +17,7 @@ __all__ = [
     "identity",
     "intents",
     "is_owed",
+    "is_quarantined",
     "is_settled",
     "jobs",
     "locations",
@@ -33,7 +34,7 @@ __all__ = [
     "workspaces",
 ]
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration; a database that has it needs none."""
 
 metadata = sa.MetaData(
@@ -97,7 +98,8 @@ entries = sa.Table(
 
 ``conflict_of`` is set on a conflicting copy: the path that its content was meant for. ``acl`` is a serialized
 ``cdir.v1.Acl``: what every copy of a file shall have, or what new files below a directory get; null where nobody set
-one."""
+one. The index over parts of names is each database's own and not described here, see
+:mod:`cdir_catalog.store.name_parts`."""
 
 sa.Index(
     "ux_entries_live",
@@ -252,6 +254,9 @@ is_settled: sa.ColumnElement[bool] = sa.and_(
 )
 """The condition for copies that are good and in their place, written out for the index of proofs."""
 
+is_quarantined: sa.ColumnElement[bool] = sa.and_(is_owed, replicas.c.attempts >= sa.literal_column("8"))
+"""The condition for copies that are owed and whose repair failed again and again, written out for their index."""
+
 sa.Index("ix_replicas_key", replicas.c.key, replicas.c.provider_id)
 sa.Index(
     "ix_replicas_absent",
@@ -272,6 +277,12 @@ sa.Index(
     replicas.c.version_id,
     sqlite_where=sa.text("owed = 1"),
     postgresql_where=sa.text("owed = 1"),
+)
+sa.Index(
+    "ix_replicas_quarantined",
+    replicas.c.version_id,
+    sqlite_where=sa.text("owed = 1 AND attempts >= 8"),
+    postgresql_where=sa.text("owed = 1 AND attempts >= 8"),
 )
 sa.Index(
     "ix_replicas_proven",

@@ -20,6 +20,7 @@ from cdir.errors import (
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2
+from cdir_catalog.store import listing, name_parts
 
 
 async def _work_off(driver: Driver) -> None:
@@ -173,6 +174,50 @@ async def test_search(mirrored: Driver) -> None:
         await mirrored.write(name)
     for path, pattern, found in _SEARCHES:
         assert await _search(mirrored, path, pattern) == found, pattern
+
+
+_ODD = ["/a'b\"c.txt", "/!x%y_z", "/back\\slash", "/ümläut.TXT", "/日本語の名前"]
+
+
+async def test_a_part_of_a_name_is_found_whatever_it_is_made_of(mirrored: Driver) -> None:
+    """Also where the index is asked, which knows no parts shorter than three characters."""
+    for name in _ODD:
+        await mirrored.write(name)
+    for name in _ODD:
+        for length in (1, 2, 3, 4, len(name) - 1):
+            for begin in range(1, len(name) - length + 1):
+                part = name[begin : begin + length]
+                assert name in await _search(mirrored, "/", part), part
+    for pattern in ('"""', "a'b\" OR", "%%%", "!!!", "\\\\\\", "NEAR(", "日本人", "b c"):
+        assert await _search(mirrored, "/", pattern) == [], pattern
+    with pytest.raises(InvalidArgument):
+        await _search(mirrored, "/", "a\0b")
+
+
+async def test_a_search_follows_what_becomes_of_names(mirrored: Driver) -> None:
+    await mirrored.write("/Quarterly.csv")
+    await mirrored.write("/d/quarter")
+    await mirrored.move("/Quarterly.csv", "/d/Yearly.csv")
+    assert await _search(mirrored, "/", "quarter") == ["/d/quarter"]
+    assert await _search(mirrored, "/", "yearly") == ["/d/Yearly.csv"]
+    await mirrored.move("/d", "/quarters")
+    assert await _search(mirrored, "/", "quarter") == ["/quarters", "/quarters/quarter"]
+    await mirrored.remove("/quarters/quarter")
+    assert await _search(mirrored, "/", "quarter") == ["/quarters"]
+    await mirrored.write("/quarters/quarter")
+    assert await _search(mirrored, "/quarters", "quarter") == ["/quarters/quarter"]
+
+
+async def test_a_search_looks_at_one_name_after_another_where_the_index_is_of_no_use(
+    mirrored: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("/part-1", "/other", "/d/part-2", "/d/part-3", "/e/part-4", "/e/part-5"):
+        await mirrored.write(name)
+    found = await _search(mirrored, "/", "part-")
+    assert found == ["/part-1", "/d/part-2", "/d/part-3", "/e/part-4", "/e/part-5"]
+    monkeypatch.setattr(name_parts, "_MOST_CANDIDATES", 4)
+    monkeypatch.setattr(listing, "_SEARCH_CHUNK", 3)
+    assert await _search(mirrored, "/", "part-") == found
 
 
 # -- moving -----------------------------------------------------------------------------------------------------------

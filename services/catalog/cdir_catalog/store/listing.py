@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from cdir.errors import InvalidArgument
-from cdir.paths import fold_name
 from cdir.v1 import directory_service_pb2, entry_pb2
 from cdir_catalog.schema import entries
 from cdir_catalog.store.conflicts import conflicting
@@ -29,6 +28,7 @@ from cdir_catalog.store.entries import (
     require,
     require_directory,
 )
+from cdir_catalog.store.name_parts import NamePattern, candidates_of
 from cdir_catalog.wire import DIRECTORY, entry_message
 
 __all__ = [
@@ -56,7 +56,7 @@ def page_size_of(size: int) -> int:
     return min(size or _DEFAULT_PAGE, _LARGEST_PAGE)
 
 
-def page_token_of(position: Position) -> str:
+def page_token_of(position: Sequence[str]) -> str:
     """Return the token of the page that begins after ``position``."""
     return base64.urlsafe_b64encode("\0".join(position).encode()).decode()
 
@@ -140,34 +140,73 @@ def search_entries(
 ) -> directory_service_pb2.SearchEntriesResponse:
     """DirectoryService.SearchEntries.
 
-    A page ends when it is full or when a bounded number of names was looked at, so that a rare name in a large tree
-    does not hold up others; then it may be short, even empty, and still have a next one.
+    Names that are rare come from the index over parts of names. Where it cannot help, because the part is too short or
+    most names have it, one page after another walks over the names; such a page ends when it is full or when a bounded
+    number of names was looked at, so that it may be short, even empty, and still have a next one.
     """
     size = page_size_of(request.page_size)
     after = position_of(request.page_token)
+    pattern = NamePattern(request.pattern)
     workspace_id = require_directory(connection, request.workspace, request.path)
     if workspace_id is None:
         return directory_service_pb2.SearchEntriesResponse()
-    matches = _matcher(request.pattern)
-    name = sa.func.coalesce(entries.c.folded, entries.c.basename)
+    candidates = candidates_of(connection, pattern)
+    if candidates is None:
+        hits, token = _walk(connection, workspace_id, request.path, after, pattern, size)
+    else:
+        hits, token = _among(connection, candidates, workspace_id, request.path, after, pattern, size)
+    return _hits(connection, request.workspace, hits, token)
+
+
+def _among(
+    connection: Connection,
+    candidates: list[int],
+    workspace_id: int,
+    path: str,
+    after: Position | None,
+    pattern: NamePattern,
+    size: int,
+) -> tuple[list[int], str]:
+    """Return the page of those candidates that match, and the token of the next one."""
+    if not candidates:
+        return [], ""
+    # by row id and nothing else: a database may think little of a long list, and walk over the tree instead
+    columns = (entries.c.workspace_id, entries.c.removed_at, entries.c.id, entries.c.dirname, entries.c.basename)
+    query = sa.select(*columns).where(entries.c.id.in_(candidates), pattern.matches)
+    inside = f"{path.rstrip('/')}/"
+    found = sorted(
+        (_bytewise((row.dirname, row.basename)), row.id)
+        for row in connection.execute(query)
+        if row.workspace_id == workspace_id
+        and row.removed_at is None
+        and f"{row.dirname}/".startswith(inside)
+        and (after is None or _bytewise((row.dirname, row.basename)) > _bytewise(after))
+    )
+    page = found[:size]
+    token = page_token_of([part.decode() for part in page[-1][0]]) if len(found) > size else ""
+    return [row_id for _, row_id in page], token
+
+
+def _walk(
+    connection: Connection, workspace_id: int, path: str, after: Position | None, pattern: NamePattern, size: int
+) -> tuple[list[int], str]:
+    """Return what matches of the names that follow, and the token of where the next page goes on."""
     left = _SEARCH_CHUNK
     hits: list[int] = []
-    last: Position | None = None
-    for condition in subtree_ranges(request.path, after):
+    for condition in subtree_ranges(path, after):
         query = (
-            sa.select(entries.c.id, entries.c.dirname, entries.c.basename, matches(name).label("hit"))
+            sa.select(entries.c.id, entries.c.dirname, entries.c.basename, pattern.matches.label("hit"))
             .where(entries.c.workspace_id == workspace_id, live, condition)
             .order_by(entries.c.dirname, entries.c.basename)
             .limit(left)
         )
         for row in connection.execute(query).all():
             left -= 1
-            last = (row.dirname, row.basename)
             if row.hit:
                 hits.append(row.id)
             if len(hits) == size or left == 0:
-                return _hits(connection, request.workspace, hits, page_token_of(last))
-    return _hits(connection, request.workspace, hits, "")
+                return hits, page_token_of((row.dirname, row.basename))
+    return hits, ""
 
 
 def _hits(
@@ -180,14 +219,3 @@ def _hits(
     return directory_service_pb2.SearchEntriesResponse(
         entries=_messages(connection, workspace, rows), next_page_token=token
     )
-
-
-def _matcher(pattern: str) -> Any:
-    """Return a function from the folded name to the condition that it matches, on both databases."""
-    if not pattern:
-        raise InvalidArgument("the pattern is empty; give a part of the name, or a glob such as '*.csv'")
-    folded = fold_name(pattern)
-    escaped = folded.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    glob = "*" in folded or "?" in folded
-    like = escaped.replace("*", "%").replace("?", "_") if glob else f"%{escaped}%"
-    return lambda name: name.like(like, escape="!")

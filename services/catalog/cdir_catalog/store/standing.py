@@ -9,14 +9,14 @@ from sqlalchemy.engine import Connection
 
 from cdir.paths import join_path
 from cdir.v1 import directory_service_pb2
-from cdir_catalog.schema import entries, is_owed, is_settled, providers, replicas, versions
-from cdir_catalog.store.copies import QUARANTINE_ATTEMPTS
+from cdir_catalog.schema import entries, is_quarantined, is_settled, providers, replicas, versions
 from cdir_catalog.store.entries import below, live
 from cdir_catalog.store.proofs import oldest_proof
 
 __all__ = ["oldest_proofs", "quarantined_copies"]
 
 _MOST_QUARANTINED = 20
+_MOST_LOOKED_AT = 1000
 
 _CURRENT = entries.join(versions, versions.c.id == entries.c.version_id).join(
     replicas, replicas.c.version_id == versions.c.id
@@ -44,24 +44,28 @@ def oldest_proofs(
 def quarantined_copies(
     connection: Connection, workspace_id: int, path: str
 ) -> list[directory_service_pb2.QuarantinedCopy]:
-    """Return the first copies at or below ``path`` whose repair failed again and again, by path."""
-    rows = connection.execute(
+    """Return some copies at or below ``path`` whose repair failed again and again, by path.
+
+    Of very many, those that are first by path are not looked for.
+    """
+    # neither sorted here nor bound to a workspace by its entries: either makes SQLite walk over the tree
+    query = (
         sa.select(entries.c.dirname, entries.c.basename, providers.c.name, replicas.c.error)
         .select_from(_CURRENT.join(providers, providers.c.id == replicas.c.provider_id))
         .where(
-            entries.c.workspace_id == workspace_id,
+            replicas.c.workspace_id == workspace_id,
+            versions.c.entry_id == entries.c.id,  # said once more, for the way from a copy to its entry
             below(path),
             live,
-            is_owed,
+            is_quarantined,
             replicas.c.wanted == 1,
-            replicas.c.attempts >= QUARANTINE_ATTEMPTS,
         )
-        .order_by(entries.c.dirname, entries.c.basename, providers.c.name)
-        .limit(_MOST_QUARANTINED)
+        .limit(_MOST_LOOKED_AT)
     )
+    rows = sorted(connection.execute(query), key=lambda row: (row.dirname, row.basename, row.name))
     return [
         directory_service_pb2.QuarantinedCopy(
             path=join_path(row.dirname, row.basename), provider=row.name, error=row.error
         )
-        for row in rows
+        for row in rows[:_MOST_QUARANTINED]
     ]
