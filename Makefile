@@ -141,6 +141,10 @@ bench-size: $(STAMP) ## The same calls on catalogs of a thousand to a million en
 bench-kinds: $(STAMP) ## Processor time of a small put and get for every kind, beside rclone.
 	PYTHONPATH=tests $(BIN)/python bench/kind_cost.py $(ARGS)
 
+.PHONY: bench-tail
+bench-tail: $(STAMP) ## The slowest of many small reads, simulated.
+	PYTHONPATH=tests $(BIN)/python bench/tail.py $(ARGS)
+
 .PHONY: bench-startup
 bench-startup: $(STAMP) ## What starting a command costs.
 	PYTHONPATH=tests $(BIN)/python bench/startup.py $(ARGS)

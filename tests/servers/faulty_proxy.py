@@ -39,6 +39,8 @@ class FaultyProxy:
         """Close new connections at once."""
         self.connections = 0
         """Connections accepted so far."""
+        self.answered = 0
+        """Bytes that went to clients so far."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -112,6 +114,8 @@ class FaultyProxy:
                     self._cut(other)
                     return
             sink.write(piece)
+            if limit == "cut_answer_after":
+                self.answered += len(piece)
             await sink.drain()
         if not sink.is_closing() and sink.can_write_eof():
             sink.write_eof()

@@ -37,6 +37,7 @@ from cdir_gateway.write_stream import WriteStreams
 from cdir_gateway.writing import FileWriter
 from cdir_runtime.vault import Vault
 from cdir_transfer.health import ProviderHealth
+from cdir_transfer.probing import Probing
 from cdir_transfer.reader import VerifiedReader
 from cdir_transfer.small_reads import SmallReads
 from cdir_transfer.small_writes import SmallWrites
@@ -89,6 +90,7 @@ async def open_gateway(
         small_writes = await exits.enter_async_context(SmallWrites(adapters, health))
         background = Background(await exits.enter_async_context(asyncio.TaskGroup()))
         observing = background.start("recording observations", observations.run())
+        probing = background.start("asking for providers", Probing(adapters, health, observations).run())
         writer = FileWriter(
             ledger,
             ProviderWriter(adapters, health, observations, small=small_writes, patience=patience),
@@ -123,4 +125,5 @@ async def open_gateway(
             await writer.wait_for_late_copies(_LATE_SECONDS)
             await writer.end_late_copies()
             observing.cancel()
+            probing.cancel()
             await observations.flush()

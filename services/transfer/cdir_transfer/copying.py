@@ -103,10 +103,6 @@ class _CopyBranch(Branch):
             info = await (self._put() if size <= BLOCK_SIZE else self._stream())
         return info, size
 
-    def _note_pace(self, size: int, seconds: float) -> None:
-        if self._sent:  # what moved at the provider says nothing about the line to it
-            super()._note_pace(size, seconds)
-
     async def _copied(self) -> adapter_service_pb2.ObjectInfo | None:
         """Have the provider copy its own object; ``None`` when it has none that is good, or cannot."""
         source = self._held.key_at(self.target)
@@ -127,7 +123,6 @@ class _CopyBranch(Branch):
             data = await self._held.whole()
         except CdirError as error:
             raise _blameless(error) from error
-        self._sent = len(data)
         response = await self._writer.adapters.PutObject(
             adapter_service_pb2.PutObjectRequest(header=self._header(None), data=data),
             timeout=transfer_deadline(len(data)),

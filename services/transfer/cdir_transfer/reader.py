@@ -5,6 +5,10 @@ handed on, and fails over by itself: to the other keys of the replica, to the ke
 have been renamed meanwhile), and to the next replica. A replica that answers later than it nearly always does is
 overtaken: the next one is asked as well, and the first good answer wins.
 
+Where the replicas of a large content are far away, the parts of its blocks are asked of all that are worth it
+(:mod:`cdir_transfer.sharing`); a block of which a part does not come, or that is not what was committed, is read again
+as a whole.
+
 A content that was found at a provider and whose digests nobody knows yet is the exception: see
 :mod:`cdir_transfer.learning`.
 """
@@ -12,8 +16,6 @@ A content that was found at a provider and whose digests nobody knows yet is the
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
@@ -33,6 +35,8 @@ from cdir_transfer.health import ProviderHealth
 from cdir_transfer.learning import FirstReading, Learning
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.overtaking import Overtaking
+from cdir_transfer.read_ahead import ReadAhead, SpareBlocks
+from cdir_transfer.sharing import Sharing
 
 __all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
 
@@ -51,9 +55,10 @@ def transfer_deadline(size: int) -> float:
 class VerifiedReader:
     """Reads contents through an AdapterService. One per process: it bounds the blocks read ahead and the overtaking.
 
-    ``window`` is the most blocks under way for one content; ``spare_blocks`` the most blocks read ahead in the whole
-    process, in blocks of 4 MiB. Every content can always have one block under way, so memory is bounded by the number
-    of open contents plus ``spare_blocks``, and no content waits for another.
+    ``window`` is the most blocks under way for one content at one provider; ``spare_blocks`` the most blocks read ahead
+    in the whole process, in blocks of 4 MiB. Every content can always have one block under way, and once more where it
+    is overdue, so memory is bounded by twice the number of open contents plus ``spare_blocks``, and no content waits
+    for another.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class VerifiedReader:
         self._health = health
         self._observer = observer
         self._window = window
-        self._spare = spare_blocks
+        self._spares = SpareBlocks(spare_blocks)
         self._overtaking = Overtaking(health)
 
     def open(
@@ -83,30 +88,23 @@ class VerifiedReader:
         """Begin to read ``version`` from ``replicas``, best first. ``label`` names the file in errors."""
         return OpenContent(self, version, list(replicas), resolve_again, label)
 
-    def _take_spare(self) -> bool:
-        if self._spare <= 0:
-            return False
-        self._spare -= 1
-        return True
-
-    def _give_spare(self) -> None:
-        self._spare += 1
-
     async def _fetch(
         self, replica: entry_pb2.Replica, key: str, offset: int, length: int, whole_size: int
     ) -> adapter_service_pb2.FetchObjectResponse:
         """One range of one object; IntegrityError when the object has another size than the version."""
-        self._overtaking.asked()
         provider_id = replica.provider_id
+        self._overtaking.asked()
+        self._health.paces.asked(provider_id, length)
         request = adapter_service_pb2.FetchObjectRequest(
             provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
             key=key,
             offset=offset,
             length=max(length, 1),
         )
-        began = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
-            with translated():
+            with self._health.waiting(provider_id, self._overtaking.patience(provider_id, length)), translated():
                 response = await self._adapters.FetchObject(request, timeout=transfer_deadline(length))
         except RangeNotSatisfied as error:
             raise IntegrityError(f"the object is shorter than {whole_size} bytes") from error
@@ -115,7 +113,7 @@ class VerifiedReader:
                 self._health.failed(provider_id)
                 self._observer.provider_failed(provider_id, error)
             raise
-        self._health.succeeded(provider_id, length, time.monotonic() - began)
+        self._health.succeeded(provider_id, length, clock() - began)
         if response.size != whole_size:
             raise IntegrityError(f"the object has {response.size} bytes instead of {whole_size}")
         return response
@@ -159,37 +157,36 @@ class OpenContent:
         return await self._block(index)
 
     async def _block(self, index: int) -> bytes:
-        waiting = deque(self._reader._health.ordered(self._by_trust(), lambda replica: replica.provider_id))
-        running: dict[asyncio.Task[bytes], entry_pb2.Replica] = {}
-        failures: dict[str, CdirError] = {}
         _, length = block_range(self.version.size, index)
-        newest: entry_pb2.Replica | None = None
-        try:
-            while True:
-                if waiting and (newest is None or not running):
-                    newest = waiting.popleft()
-                    running[asyncio.create_task(self._from_replica(newest, index))] = newest
-                if not running:
-                    raise self._nothing_left(failures)
-                patience = self._reader._overtaking.patience(newest.provider_id, length) if waiting and newest else None
-                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    replica = running.pop(task)
-                    try:
-                        data = task.result()
-                    except CdirError as error:
-                        if isinstance(error, PreconditionFailed):
-                            self.changed.add(replica.provider)
-                        failures[replica.provider] = error
-                        newest = None
-                    else:
-                        for late in running.values():
-                            self._reader._health.failed(late.provider_id)
-                        return data
-                if not done and self._reader._overtaking.allowed():
-                    newest = None
-        finally:
-            await _end(running)
+        replicas = self._ranked(length)
+        failures: dict[str, CdirError] = {}
+
+        def note(replica: entry_pb2.Replica, error: CdirError) -> None:
+            if isinstance(error, PreconditionFailed):
+                self.changed.add(replica.provider)
+            failures[replica.provider] = error
+
+        async def ask(replica: entry_pb2.Replica) -> bytes:
+            return await self._from_replica(replica, index)
+
+        data = await self._reader._overtaking.first_good(replicas, _provider_id, length, ask, note)
+        if data is None:
+            raise self._nothing_left(failures)
+        return data
+
+    async def part(self, provider_id: str, offset: int, length: int) -> bytes:
+        """Return a range of one provider's copy, where it was last known to be; not verified. Raises NotFound."""
+        replica = next((replica for replica in self._replicas if replica.provider_id == provider_id), None)
+        if replica is None:
+            raise NotFound(f"{self._label} is no longer at a provider where it was", path=self._label)
+        return (await self._reader._fetch(replica, replica.key, offset, length, self.version.size)).data
+
+    async def check(self, index: int, data: bytes) -> None:
+        """Raise IntegrityError unless ``data`` is a block of this content."""
+        if len(data) >= INLINE_BYTES:
+            await asyncio.to_thread(self._check, index, data)
+        else:
+            self._check(index, data)
 
     async def whole(self) -> bytes:
         """Return a content of at most one block."""
@@ -205,31 +202,18 @@ class OpenContent:
         count = block_count(self.version.size)
         end = count if stop is None else stop
         learning = self._first.begin() if self._first is not None and first == 0 and end == count > 1 else None
-        ahead: deque[asyncio.Task[bytes]] = deque()
-        spares = 0
+        reader = self._reader
+        sharing = Sharing(reader._health, reader._overtaking, BLOCK_SIZE, reader._window)
+        ahead = ReadAhead(self, sharing, reader._spares, reader._window, self.version.size, first, end)
         try:
-            while ahead or first < end:
-                while first < end and len(ahead) < self._reader._window:
-                    if ahead:
-                        if not self._reader._take_spare():
-                            break
-                        spares += 1
-                    ahead.append(asyncio.create_task(self.block(first)))
-                    first += 1
-                block = await ahead[0]
-                ahead.popleft()
-                if spares:
-                    spares -= 1
-                    self._reader._give_spare()
+            while (data := await ahead.next_block()) is not None:
                 if learning is not None:
-                    await learning.take(block)
-                    if not ahead and first == end:
+                    await learning.take(data)
+                    if ahead.at_end:
                         self._learn(learning)
-                yield block
+                yield data
         finally:
-            for _ in range(spares):
-                self._reader._give_spare()
-            await _end(ahead)
+            await ahead.end()
 
     async def pieces(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield a range in pieces of at most one block; cut short at the end of the content.
@@ -262,12 +246,28 @@ class OpenContent:
         finally:
             await blocks.aclose()
 
-    def _by_trust(self) -> list[entry_pb2.Replica]:
-        """The replicas in order, those that were found bad last: one bad block does not make the others bad."""
+    def _ranked(self, length: int) -> list[entry_pb2.Replica]:
+        """The replicas in the order in which to ask for so many bytes.
+
+        Those that were found bad come last but for suspect providers: one bad block does not make the others bad.
+        """
         if self._first is not None and self._first.source is not None:
             # other copies may hold other bytes: without digests nothing tells
             return [self._first.source]
-        return sorted(self._replicas, key=lambda replica: replica.provider_id in self._bad)
+        health = self._reader._health
+        ranked = health.ordered(self._replicas, _provider_id, length)
+        if self._bad:
+            ranked.sort(key=lambda one: (health.suspect(one.provider_id), one.provider_id in self._bad))
+        return ranked
+
+    def usable(self) -> list[str]:
+        """Return the ids of the providers to ask for blocks, best first; there is always one, if only to fail."""
+        health = self._reader._health
+        ranked = [one.provider_id for one in self._ranked(BLOCK_SIZE)]
+        if self._first is not None:
+            return ranked[:1] or [""]
+        good = [one for one in ranked if one not in self._bad and not health.suspect(one)]
+        return good or ranked[:1] or [""]
 
     async def _from_replica(self, replica: entry_pb2.Replica, index: int) -> bytes:
         """Return the block from one replica, following it to where the catalog says it is now."""
@@ -317,10 +317,8 @@ class OpenContent:
                 learning = first.begin()
                 await learning.take(data)
                 self._learn(learning)
-        elif len(data) >= INLINE_BYTES:
-            await asyncio.to_thread(self._check, index, data)
         else:
-            self._check(index, data)
+            await self.check(index, data)
         return data
 
     def _learn(self, learning: Learning) -> None:
@@ -375,10 +373,5 @@ class OpenContent:
         return ProviderUnavailable(f"cannot read {self._label} from any provider: {reasons}", path=self._label)
 
 
-async def _end(tasks: Iterable[asyncio.Task[bytes]]) -> None:
-    """Cancel what is still under way and see it end."""
-    ending = list(tasks)
-    for task in ending:
-        task.cancel()
-    if ending:
-        await asyncio.gather(*ending, return_exceptions=True)
+def _provider_id(replica: entry_pb2.Replica) -> str:
+    return replica.provider_id

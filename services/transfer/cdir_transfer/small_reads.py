@@ -1,14 +1,14 @@
 """Reading many small contents: one call to a provider for many of them.
 
-This is the short way. It is tried once, at the best copy, with nothing but a look at the digest; whatever goes wrong,
-be it for one content or for a whole call, is left to the long way (:mod:`cdir_transfer.reader`), which knows how to go
-on. Most of what a small read costs is the same whatever it carries, so what is asked for at the same time shares it.
+This is the short way. A call that fails or is late is made once more where the other copies are, and the first answer
+counts, with nothing but a look at the digests; whatever goes wrong beyond that, be it for one content or for all, is
+left to the long way (:mod:`cdir_transfer.reader`), which knows how to go on. Most of what a small read costs is the
+same whatever it carries, so what is asked for at the same time shares it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -20,20 +20,20 @@ from cdir_transfer.digest import check_whole
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.overtaking import Overtaking
+from cdir_transfer.paces import Paces
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
 __all__ = ["SmallReads"]
 
-_PATIENCE: Final = 1.0
+_AT_LEAST: Final = 0.15
 """Seconds that a call has in any case: a crowd of them on a busy machine is late by itself."""
 
 
 class _Wanted(NamedTuple):
-    replica: entry_pb2.Replica
     version: entry_pb2.Version
-    others: bool
-    """Whether there are other copies."""
+    replicas: dict[str, entry_pb2.Replica]
+    """Its copies by provider id, best first; those at suspect providers left out."""
 
 
 class SmallReads:
@@ -49,8 +49,8 @@ class SmallReads:
         self._health = health
         self._observer = observer
         # a call for many takes longer than one for one, so its pace is measured apart
-        self._pace = ProviderHealth()
-        self._overtaking = Overtaking(self._pace, at_least=_PATIENCE)
+        self._paces = Paces()
+        self._overtaking = Overtaking(health, self._paces, at_least=_AT_LEAST)
         self._calls: SharedCalls[_Wanted, bytes] = SharedCalls(self._fetch)
 
     async def __aenter__(self) -> Self:
@@ -69,51 +69,59 @@ class SmallReads:
         """
         if not version.sha256 or version.size > SMALL_CONTENT:
             return None
-        replica = next((one for one in replicas if not self._health.suspect(one.provider_id)), None)
-        if replica is None:
+        good = [one for one in replicas if not self._health.suspect(one.provider_id)]
+        if not good:
             return None
-        return await self._calls.ask(replica.provider_id, _Wanted(replica, version, len(replicas) > 1))
+        ordered = self._paces.ordered(good, _provider_id, version.size)
+        wanted = _Wanted(version, {replica.provider_id: replica for replica in ordered})
+        return await self._calls.ask(ordered[0].provider_id, wanted)
 
     async def _fetch(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[bytes | None]:
+        others = [one for one in batch[0].replicas if one != provider_id]
+        shared = [one for one in others if all(one in wanted.replicas for wanted in batch)]
+        # who waited for this call may have waited while the provider fell silent
+        asked_in_turn = sorted([provider_id, *shared], key=self._health.suspect)
         size = sum(wanted.version.size for wanted in batch)
-        may_overtake = all(wanted.others for wanted in batch) and self._overtaking.allowed()
-        patience = self._overtaking.patience(provider_id, size) if may_overtake else None
-        began = time.monotonic()
-        limit = asyncio.timeout(patience)
-        try:
-            async with limit:
-                outcomes = await self._call(provider_id, batch, transfer_deadline(size))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            self._health.failed(provider_id)
-            return ()
-        except CdirError as error:
+
+        async def ask(asked: str) -> Sequence[adapter_service_pb2.FetchOutcome]:
+            return await self._call(asked, batch, size)
+
+        def note(asked: str, error: CdirError) -> None:
             if is_providers_fault(error):
-                self._health.failed(provider_id)
-                self._observer.provider_failed(provider_id, error)
+                self._health.failed(asked)
+                self._observer.provider_failed(asked, error)
+
+        outcomes = await self._overtaking.first_good(asked_in_turn, str, size, ask, note)
+        if outcomes is None:
             return ()
-        if patience is not None:
-            self._overtaking.spared()
-        self._pace.succeeded(provider_id, size, time.monotonic() - began)
         return [_content(wanted.version, outcome) for wanted, outcome in zip(batch, outcomes, strict=False)]
 
     async def _call(
-        self, provider_id: str, batch: Sequence[_Wanted], deadline: float
+        self, provider_id: str, batch: Sequence[_Wanted], size: int
     ) -> Sequence[adapter_service_pb2.FetchOutcome]:
+        replicas = [wanted.replicas[provider_id] for wanted in batch]
         request = adapter_service_pb2.FetchObjectsRequest(
             provider=adapter_service_pb2.ProviderRef(
-                provider_id=provider_id, revision=max(wanted.replica.provider_revision for wanted in batch)
+                provider_id=provider_id, revision=max(replica.provider_revision for replica in replicas)
             ),
             objects=[
-                adapter_service_pb2.ObjectBeginning(key=wanted.replica.key, length=max(wanted.version.size, 1))
-                for wanted in batch
+                adapter_service_pb2.ObjectBeginning(key=replica.key, length=max(wanted.version.size, 1))
+                for wanted, replica in zip(batch, replicas, strict=True)
             ],
         )
         self._overtaking.asked()
-        with translated():
-            response = await self._adapters.FetchObjects(request, timeout=deadline)
+        self._paces.asked(provider_id, size)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        with self._health.waiting(provider_id, self._overtaking.patience(provider_id, size)), translated():
+            response = await self._adapters.FetchObjects(request, timeout=transfer_deadline(size))
+        self._paces.took(provider_id, size, clock() - began)
+        self._health.answered(provider_id)
         return response.outcomes
+
+
+def _provider_id(replica: entry_pb2.Replica) -> str:
+    return replica.provider_id
 
 
 def _content(version: entry_pb2.Version, outcome: adapter_service_pb2.FetchOutcome) -> bytes | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from cdir.errors import CdirError
 from cdir.status import from_failure, translated
@@ -19,7 +19,17 @@ from cdir_transfer.observer import REFUSALS
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
-__all__ = ["Attempt", "SmallWrites"]
+__all__ = ["Attempt", "SmallWrites", "write_late"]
+
+
+_LATE_SECONDS: Final = 0.5
+_LATE_RATE: Final = 1 << 20
+
+
+def write_late(size: int) -> float:
+    """Seconds after which a provider is late in storing ``size`` bytes: disks and services stall more when they write
+    than when they read."""
+    return _LATE_SECONDS + size / _LATE_RATE
 
 
 class Attempt(enum.Enum):
@@ -79,7 +89,7 @@ class SmallWrites:
         )
         size = sum(len(wanted.object.data) for wanted in batch)
         try:
-            with translated():
+            with self._health.waiting(provider_id, write_late(size)), translated():
                 response = await self._adapters.PutObjects(request, timeout=transfer_deadline(size))
         except CdirError:
             # tried once, this says little of the provider: the long way tries again, and tells

@@ -32,7 +32,7 @@ from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT
-from cdir_transfer.small_writes import Attempt, SmallWrites
+from cdir_transfer.small_writes import Attempt, SmallWrites, write_late
 
 __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 
@@ -180,7 +180,6 @@ class Branch(ABC):
             with translated():
                 if self.target.HasField("occupant") and self.target.occupant.version_id:
                     await self._move_aside(self.target.occupant)
-                began = time.monotonic()
                 self.touched = True
                 crash_point("write.before_copy")
                 info, size = await self._write()
@@ -194,7 +193,7 @@ class Branch(ABC):
                 acl=info.acl if info.HasField("acl") else None,
             )
             self.touched = False
-            self._note_pace(size, time.monotonic() - began)
+            writer.health.answered(provider_id)
         except CdirError as error:
             self.error = error
             if isinstance(error, REFUSALS):
@@ -246,9 +245,6 @@ class Branch(ABC):
             f"{self.target.key} at provider {self.target.provider} was changed by another program", key=self.target.key
         )
 
-    def _note_pace(self, size: int, seconds: float) -> None:
-        self._writer.health.succeeded(self.target.provider_id, size, seconds)
-
     @abstractmethod
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
         """Store the content; return what the provider says it stored, and the number of bytes that were sent."""
@@ -265,22 +261,21 @@ class _WholeBranch(Branch):
     ) -> None:
         super().__init__(writer, target, modified, record_displaced)
         self._data = data
-        self._shared = False
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
         small, tried = self._writer.small, False
         if small is not None and len(self._data) <= SMALL_CONTENT:
             wrote = await small.write(self._ref, self._small_object())
             if isinstance(wrote, adapter_service_pb2.ObjectInfo):
-                self._shared = True
                 return wrote, len(self._data)
             tried = wrote is Attempt.UNCERTAIN
         header = self._header(None)
         header.tried = tried
-        response = await self._writer.adapters.PutObject(
-            adapter_service_pb2.PutObjectRequest(header=header, data=self._data),
-            timeout=transfer_deadline(len(self._data)),
-        )
+        with self._writer.health.waiting(self.target.provider_id, write_late(len(self._data))):
+            response = await self._writer.adapters.PutObject(
+                adapter_service_pb2.PutObjectRequest(header=header, data=self._data),
+                timeout=transfer_deadline(len(self._data)),
+            )
         return response.info, len(self._data)
 
     def _small_object(self) -> adapter_service_pb2.SmallObject:
@@ -291,10 +286,6 @@ class _WholeBranch(Branch):
             data=self._data,
             acl=self._acl,
         )
-
-    def _note_pace(self, size: int, seconds: float) -> None:
-        if not self._shared:  # else it waited for others
-            super()._note_pace(size, seconds)
 
 
 class _StreamBranch(Branch):

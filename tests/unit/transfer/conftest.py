@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cdir.errors import CdirError
-from cdir.v1 import adapter_service_pb2, catalog_service_pb2, entry_pb2, scan_pb2
+from cdir.v1 import adapter_service_pb2, catalog_service_pb2, entry_pb2
 from cdir_transfer.health import ProviderHealth
 from unit.gateway.harness import Harness, open_harness
-
-
-@dataclass
-class Notes:
-    """A TransferObserver that keeps what it is told."""
-
-    replicas: list[catalog_service_pb2.ReplicaObservation] = field(default_factory=list)
-    failures: list[tuple[str, CdirError]] = field(default_factory=list)
-    learnt: list[scan_pb2.LearntVersion] = field(default_factory=list)
-
-    def replica_seen(self, observation: catalog_service_pb2.ReplicaObservation) -> None:
-        self.replicas.append(observation)
-
-    def content_learnt(self, learnt: scan_pb2.LearntVersion) -> None:
-        self.learnt.append(learnt)
-
-    def provider_failed(self, provider_id: str, error: CdirError) -> None:
-        self.failures.append((provider_id, error))
+from unit.transfer.notes import Notes
 
 
 @dataclass

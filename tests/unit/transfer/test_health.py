@@ -1,6 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
+from cdir.errors import ProviderUnavailable
 from cdir_transfer.health import ProviderHealth
+from cdir_transfer.probing import Probing
+from unit.gateway.harness import HANG
 
 
 class Clock:
@@ -36,20 +44,69 @@ def test_failures_in_a_row_are_avoided_for_longer_until_one_call_succeeds() -> N
     assert not health.suspect("a")
 
 
-def test_late_is_judged_by_the_providers_own_pace_and_by_size() -> None:
-    health = ProviderHealth()
-    assert health.late_after("a", 10) is None
-    for _ in range(100):
-        health.succeeded("a", 10, 0.010)
-        health.succeeded("a", 4 << 20, 0.500)
-    small, large = health.late_after("a", 10), health.late_after("a", 4 << 20)
-    assert small is not None
-    assert large is not None
-    assert 0.010 <= small < 0.1
-    assert 0.500 <= large < 1
-
-
 def test_suspects_come_last_and_the_order_stays_else() -> None:
     health = ProviderHealth()
     health.failed("a")
-    assert health.ordered(["a", "b", "c"], lambda name: name) == ["b", "c", "a"]
+    assert health.ordered(["a", "b", "c"], lambda name: name, 10) == ["b", "c", "a"]
+
+
+def test_a_provider_that_gives_no_answer_at_all_is_avoided() -> None:
+    clock = Clock()
+    health = ProviderHealth(clock=clock)
+    with health.waiting("a", 0.1), health.waiting("b", 1.0):
+        clock.now += 0.9
+        assert not health.suspect("a")
+        clock.now += 0.2
+        assert not health.suspect("a"), "its answer may lie there unread"
+        clock.now += 0.2
+        assert health.suspect("a")
+        assert health.suspects() == ["a"], "of the other one more patience was asked"
+    clock.now += 2.1
+    assert not health.suspect("a")
+
+
+def test_any_answer_ends_the_silence() -> None:
+    clock = Clock()
+    health = ProviderHealth(clock=clock)
+    with health.waiting("a", 0.1):
+        for _ in range(10):
+            clock.now += 0.5
+            health.answered("a")
+            assert not health.suspect("a")
+        clock.now += 9
+        assert not health.suspect("a"), "calls begun before the answer say nothing any more"
+
+
+def test_a_call_that_was_overtaken_speaks_against_a_provider_only_if_it_lost_by_much() -> None:
+    health = ProviderHealth()
+    for _ in range(20):
+        health.overtaken("a", 0.3, 0.1)
+    assert not health.suspect("a")
+    health.overtaken("a", 0.9, 0.01)
+    assert not health.suspect("a")
+    health.overtaken("a", 1.1, 0.1)
+    assert health.suspect("a")
+
+
+async def test_a_suspect_is_asked_once_a_second_until_it_is_back(
+    providers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdir_transfer.probing._PAUSE_SECONDS", 0.05)
+    health, root = providers.health, providers.harness.root("a")
+    name = providers.harness.ids["a"]
+    away = root.with_name("away")
+    root.rename(away)
+    probing = asyncio.create_task(Probing(providers.harness.adapters, health, providers.notes).run())
+    try:
+        async with asyncio.timeout(HANG):
+            health.failed(name)
+            while not providers.notes.failures:  # noqa: ASYNC110 # nothing tells of it
+                await asyncio.sleep(0.01)
+            assert isinstance(providers.notes.failures[0][1], ProviderUnavailable)
+            assert health.suspect(name)
+            away.rename(root)
+            while health.suspect(name):  # noqa: ASYNC110 # nothing tells of it
+                await asyncio.sleep(0.01)
+    finally:
+        probing.cancel()
+        await asyncio.wait([probing])

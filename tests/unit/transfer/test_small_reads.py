@@ -61,20 +61,29 @@ async def test_what_is_missing_or_damaged_is_left_and_the_others_are_read(provid
     assert not providers.health.suspect(providers.harness.ids["a"])
 
 
-async def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(providers: Any, reads: SmallReads) -> None:
+async def test_a_provider_that_does_not_answer_costs_one_call(providers: Any, reads: SmallReads) -> None:
     _lay(providers, "a", "b")
     providers.harness.trouble("a", error=ProviderUnavailable("down"))
-    assert set(await _read_all(reads, providers, "a", "b")) == {None}
-    assert {provider for provider, _ in providers.notes.failures} == {providers.harness.ids["a"]}
     assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+    assert {provider for provider, _ in providers.notes.failures} == {providers.harness.ids["a"]}
+    first = _calls(providers)
+    assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+    assert {provider for _, provider in providers.harness.faulty.calls[first:]} == {providers.harness.ids["b"]}
 
 
 async def test_a_provider_that_hangs_is_overtaken(providers: Any, reads: SmallReads) -> None:
     _lay(providers, "a", "b")
     providers.harness.trouble("a", stalls=True)
-    first = await _read_all(reads, providers, "a", "b")
-    assert None in first
     assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+    first = _calls(providers)
+    assert await _read_all(reads, providers, "a", "b") == list(CONTENTS.values())
+    assert {provider for _, provider in providers.harness.faulty.calls[first:]} == {providers.harness.ids["b"]}
+
+
+async def test_when_no_copy_can_be_reached_the_contents_are_left(providers: Any, reads: SmallReads) -> None:
+    for name in "ab":
+        providers.harness.trouble(name, error=ProviderUnavailable("down"))
+    assert set(await _read_all(reads, providers, "a", "b")) == {None}
 
 
 async def test_contents_that_need_the_long_way_are_not_asked_for(providers: Any, reads: SmallReads) -> None:

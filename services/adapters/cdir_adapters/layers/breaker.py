@@ -47,7 +47,7 @@ class BreakerState(enum.StrEnum):
 class BreakerSettings:
     failures: int = 5
     """Calls in a row that must find the provider unavailable before it is left alone."""
-    pause: float = 5.0
+    pause: float = 1.0
     """Seconds until one call may try again."""
 
 
