@@ -16,11 +16,11 @@ from cryptography.x509.oid import NameOID
 __all__ = ["fingerprint_of", "self_signed"]
 
 
-def self_signed(path: Path) -> Path:
+def self_signed(path: Path, *, expired: bool = False) -> Path:
     """Write a new certificate and its key to one file, and return its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) - timedelta(days=2 if expired else 0)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

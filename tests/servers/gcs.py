@@ -27,7 +27,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from servers.gcs_store import Bucket, Refused, Stored, Upload, checked, number_of, require_condition, stated
+from servers.gcs_store import Bucket, Refused, Stored, Upload, checked, number_of, require_condition
 
 __all__ = ["GcsServer", "gcs_server"]
 
@@ -231,7 +231,7 @@ class GcsServer:
 
     def _resource(self, request: web.BaseRequest, bucket: str, name: str) -> dict[str, Any]:
         stored = self.buckets[bucket].objects[name]
-        sums = stated(stored.data)
+        sums = stored.stated()
         if stored.components:
             del sums["md5Hash"]
         quoted = request.url.origin().joinpath("download", "storage", "v1", "b", bucket, "o")
@@ -252,7 +252,7 @@ class GcsServer:
         require_condition(stored, query)
         if query.get("alt") != "media":
             return self._shown(self._resource(request, bucket, name), query)
-        sums = stated(stored.data)
+        sums = stored.stated()
         headers = {
             "x-goog-generation": str(stored.generation),
             "x-goog-metageneration": str(stored.metageneration),

@@ -45,6 +45,13 @@ class Stored:
     metageneration: int = 1
     created: str = field(default_factory=lambda: _now())
     updated: str = field(default_factory=lambda: _now())
+    _stated: tuple[bytes, dict[str, str]] = field(default_factory=lambda: (b"", stated(b"")))
+
+    def stated(self) -> dict[str, str]:
+        """Both checksums, worked out once for as long as the content stays the same."""
+        if self._stated[0] is not self.data:
+            self._stated = (self.data, stated(self.data))
+        return dict(self._stated[1])
 
     @property
     def encoded(self) -> bool:

@@ -71,9 +71,9 @@ class PyFtpServer(ServerProcess):
         self.root.mkdir()
         self.renew_certificate()
 
-    def renew_certificate(self) -> None:
+    def renew_certificate(self, *, expired: bool = False) -> None:
         """Make another certificate, in use after the next start."""
-        self_signed(self.certificate)
+        self_signed(self.certificate, expired=expired)
 
     def options(self) -> Mapping[str, str | int | bool]:
         """Options of an ``ftp`` provider on the whole of this server."""

@@ -2,64 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import random
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
 from deployments.background import Background
-from deployments.deployment import Deployment
-from deployments.trees import contents, times
+from deployments.deployment import Deployment, eventually
+from deployments.trees import contents, make_files, times
 from servers import apache_dav, azurite, openssh, rclone_s3, swift_cluster, vsftpd
 from servers.apache_dav import apache_dav_server
 from servers.azurite import AzuriteServer, azurite_server
 from servers.faulty_proxy import FaultyProxy, faulty_proxy
-from servers.gcs import gcs_server
+from servers.gcs import GcsServer, gcs_server
 from servers.openssh import openssh_server
 from servers.process import ServerProcess
 from servers.rclone_s3 import rclone_s3_server
 from servers.requirement import require
-from servers.swift_cluster import SwiftCluster
+from servers.swift_cluster import RawSwift, SwiftCluster
 from servers.swift_cluster import swift_cluster as start_swift
 from servers.vsftpd import vsftpd_server
 
 pytestmark = pytest.mark.slow_split
 
 BUCKET = "files"
+KINDS = ("local", "s3", "sftp", "webdav", "ftp", "swift", "azure", "gcs", "rclone")
 MIB = 1024 * 1024
+FILES = 2_000
+MEMORY_LIMIT = 768 * MIB
+"""Of a process that passes a file of 200 MiB on to every kind at once."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """A registered provider, and a look at what it holds that goes around cdir."""
 
-    contents: Callable[[], dict[str, str]]
-    """Digest of every object by key, those of cdir's own left out."""
-    leave: Callable[[], None] = lambda: None
-    """Make the server unreachable."""
-    come_back: Callable[[], None] = lambda: None
+    contents: Callable[[str], dict[str, str]]
+    """Digest of every object in a folder, by its key in that."""
+    leave: Callable[[], None]
+    """Make it unreachable."""
+    come_back: Callable[[], None]
 
 
-def _digests(objects: dict[str, bytes]) -> dict[str, str]:
-    return {
-        key: hashlib.sha256(data).hexdigest() for key, data in sorted(objects.items()) if not key.startswith(".cdir/")
-    }
-
-
-async def _in_swift(server: SwiftCluster) -> dict[str, bytes]:
+async def _in_swift(server: SwiftCluster, folder: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     async with server.raw() as raw:
-        found = {name: await raw.get(f"{BUCKET}/{name}") for name in await raw.names(BUCKET)}
-    return {name: data for name, data in found.items() if data is not None}
+        marker = ""
+        while names := await _page_of_swift(raw, f"{folder}/", marker):
+            for name in names:
+                data = await raw.get(f"{BUCKET}/{name}")
+                assert data is not None
+                found[name.removeprefix(f"{folder}/")] = hashlib.sha256(data).hexdigest()
+            marker = names[-1]
+    return found
 
 
-async def _in_azure(server: AzuriteServer) -> dict[str, bytes]:
+async def _page_of_swift(raw: RawSwift, prefix: str, marker: str) -> list[str]:
+    query = urlencode({"format": "json", "prefix": prefix, "marker": marker})
+    answer = await raw.ask("GET", BUCKET, query=query)
+    return [row["name"] for row in json.loads(answer.body)]
+
+
+async def _in_azure(server: AzuriteServer, folder: str) -> dict[str, str]:
+    found = {}
     async with server.client(BUCKET) as client:
-        return {
-            blob.name: await (await client.download_blob(blob.name)).readall() async for blob in client.list_blobs()
-        }
+        async for blob in client.list_blobs(name_starts_with=f"{folder}/"):
+            digest = hashlib.sha256()
+            async for chunk in (await client.download_blob(blob.name)).chunks():
+                digest.update(chunk)
+            found[blob.name.removeprefix(f"{folder}/")] = digest.hexdigest()
+    return found
+
+
+def _in_gcs(server: GcsServer, folder: str) -> dict[str, str]:
+    return {
+        key.removeprefix(f"{folder}/"): hashlib.sha256(data).hexdigest()
+        for key, data in server.contents(BUCKET).items()
+        if key.startswith(f"{folder}/")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +101,9 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
     gcs = background.enter(gcs_server())
     before_gcs = background.enter(faulty_proxy(gcs.port))
     (s3.root / BUCKET).mkdir()
+    disk, bridged = local_disks / "disk", local_disks / "bridged"
     options = {
-        "local": {"root": local_disks / "disk"},
+        "local": {"root": disk},
         "s3": s3.options(BUCKET),
         "sftp": sftp.options(),
         "webdav": dav.options(BUCKET),
@@ -83,14 +111,31 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
         "swift": swift.options(BUCKET),
         "azure": {**azure.options(BUCKET), "endpoint": azure.endpoint_at(before_azure.port)},
         "gcs": {**gcs.options(BUCKET), "endpoint": f"http://127.0.0.1:{before_gcs.port}"},
+        "rclone": {"type": "local", "root": bridged},
     }
-    for name, given in options.items():
-        deployment.add_provider(name, name, given)
+    for name in KINDS:
+        deployment.add_provider(name, name, options[name])
 
-    def served(look: Callable[[], dict[str, str]], server: ServerProcess) -> Kind:
-        return Kind(look, lambda: background.run(server.kill()), lambda: background.run(server.restart()))
+    def on_disk(root: Path) -> Kind:
+        """Of no server: its disk is taken out."""
+        elsewhere = root.with_name(f"{root.name}, taken out")
 
-    def behind(proxy: FaultyProxy, look: Callable[[], dict[str, str]]) -> Kind:
+        def leave() -> None:
+            root.rename(elsewhere)
+
+        def come_back() -> None:
+            elsewhere.rename(root)
+
+        return Kind(lambda folder: contents(root / folder), leave, come_back)
+
+    def served(root: Path, server: ServerProcess) -> Kind:
+        return Kind(
+            lambda folder: contents(root / folder),
+            lambda: background.run(server.kill()),
+            lambda: background.run(server.restart()),
+        )
+
+    def behind(proxy: FaultyProxy, look: Callable[[str], dict[str, str]]) -> Kind:
         """Of a server that keeps nothing when it ends."""
 
         def cut_off() -> None:
@@ -100,41 +145,67 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
         return Kind(look, cut_off, proxy.heal)
 
     return {
-        "local": Kind(lambda: contents(local_disks / "disk")),
-        "s3": served(lambda: contents(s3.root / BUCKET), s3),
-        "sftp": served(lambda: contents(sftp.root), sftp),
-        "webdav": served(lambda: contents(dav.root / BUCKET), dav),
-        "ftp": served(lambda: contents(ftp.root), ftp),
-        "swift": served(lambda: _digests(background.run(_in_swift(swift))), swift),
-        "azure": behind(before_azure, lambda: _digests(background.run(_in_azure(azure)))),
-        "gcs": behind(before_gcs, lambda: _digests(gcs.contents(BUCKET))),
+        "local": on_disk(disk),
+        "s3": served(s3.root / BUCKET, s3),
+        "sftp": served(sftp.root, sftp),
+        "webdav": served(dav.root / BUCKET, dav),
+        "ftp": served(ftp.root, ftp),
+        "swift": replace(served(swift.folder, swift), contents=lambda folder: asyncio.run(_in_swift(swift, folder))),
+        "azure": behind(before_azure, lambda folder: asyncio.run(_in_azure(azure, folder))),
+        "gcs": behind(before_gcs, lambda folder: _in_gcs(gcs, folder)),
+        "rclone": on_disk(bridged),
     }
+
+
+NAMES = (
+    "plain.txt",
+    "with spaces  and two",
+    " leading and trailing ",
+    ".hidden",
+    "ünïcödé – 名前",
+    "emoji 😀🚀",
+    "percent %41 plus + and #hash?query&x=1",
+    "quotes ' \" and `ticks`",
+    "semi;colon,comma=equals@at",
+    "[brackets] {braces} (parens)",
+    "tilde~",
+    "x" * 200,
+)
+"""One of every sort."""
+
+
+def _deep_in(folder: Path) -> Path:
+    """The folder whose files are at depth twenty."""
+    return folder.joinpath(*(f"level {number}" for number in range(1, 20)))
 
 
 def _make_tree(folder: Path) -> Path:
     """Files of many sizes, names of many sorts, twenty folders deep."""
     chance = random.Random(7)
-    names = (
-        "plain.txt",
-        "with spaces  and two",
-        " leading and trailing ",
-        ".hidden",
-        "ünïcödé – 名前",
-        "emoji 😀🚀",
-        "percent %41 plus + and #hash?query&x=1",
-        "quotes ' \" and `ticks`",
-        "semi;colon,comma=equals@at",
-        "[brackets] {braces} (parens)",
-        "tilde~",
-        "x" * 200,
-    )
     sizes = (0, 1, 511, 4096, 70_000, 300_000, 1, 2, 3, 4, 5, 6)
-    deep = folder.joinpath(*(f"level {number}" for number in range(1, 20)))
-    for place in (folder, folder / "a folder", deep):
+    for place in (folder, folder / "a folder", _deep_in(folder)):
         place.mkdir(parents=True, exist_ok=True)
-        for name, size in zip(names, sizes, strict=True):
+        for name, size in zip(NAMES, sizes, strict=True):
             (place / name).write_bytes(chance.randbytes(size))
     (folder / "large.bin").write_bytes(chance.randbytes(20 * MIB + 17))
+    return folder
+
+
+def _make_large_tree(folder: Path) -> Path:
+    """Two thousand files of 0 bytes to 200 MiB, in folders and under names of every sort, down to depth twenty."""
+    chance = random.Random(11)
+    large = (200 * MIB, 64 * MIB + 1, 17 * MIB, 8 * MIB, 5 * MIB + 3, MIB)
+    places = [folder, _deep_in(folder), *(folder / "of every sort" / name for name in NAMES)]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+    for number in range(FILES):
+        place, name = places[number % len(places)], NAMES[number // len(places) % len(NAMES)]
+        suffix = f" {number}"
+        # small ones up to 64 KiB, half of them below 256 bytes
+        size = large[number] if number < len(large) else int(2 ** chance.uniform(0, 16)) - 1
+        with (place / f"{name[: 200 - len(suffix)]}{suffix}").open("xb") as file:
+            for start in range(0, size, MIB):
+                file.write(chance.randbytes(min(MIB, size - start)))
     return folder
 
 
@@ -147,7 +218,7 @@ def test_a_tree_is_the_same_on_every_kind_and_comes_back_from_each(
     report = deployment.json("put", tree, "/tree", "--recursive", "--require", "all")
     assert (report["files"], report["failed"], report["owed"]) == (len(expected), [], 0)
     for name, kind in kinds.items():
-        assert kind.contents() == {f"tree/{key}": digest for key, digest in expected.items()}, f"on {name}"
+        assert kind.contents("tree") == expected, f"on {name}"
 
     again = deployment.json("put", tree, "/tree", "--recursive", "--require", "all")
     assert (again["bytes"], again["skipped"]) == (0, len(expected))
@@ -160,32 +231,56 @@ def test_a_tree_is_the_same_on_every_kind_and_comes_back_from_each(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["s3", "sftp", "webdav", "ftp", "swift", "azure", "gcs"])
-def test_a_kind_that_is_away_during_a_put_is_healed(
-    deployment: Deployment, kinds: dict[str, Kind], background: Background, tmp_path: Path, folder: str, name: str
+@pytest.mark.timeout(1800)
+def test_two_thousand_files_are_the_same_on_every_kind(
+    deployment: Deployment, kinds: dict[str, Kind], tmp_path: Path, folder: str
+) -> None:
+    tree = _make_large_tree(tmp_path / "tree")
+    expected = contents(tree)
+    assert len(expected) == FILES
+    put = ("put", tree, folder, "--recursive", "--require", "all", "--output", "json")
+    begin = time.monotonic()
+    report = deployment.cdir(*put, within=1500).json
+    print(f"put in {time.monotonic() - begin:.0f} s; most memory, in MiB:")
+    for process, peak in deployment.peak_memory().items():
+        print(f"{peak // MIB:6} {process}")
+    assert (report["files"], report["failed"], report["owed"]) == (FILES, [], 0)
+    for name, kind in kinds.items():
+        assert kind.contents(folder[1:]) == expected, f"on {name}"
+    again = deployment.cdir(*put, within=600).json
+    assert (again["bytes"], again["skipped"]) == (0, FILES)
+    for process, peak in deployment.peak_memory().items():
+        assert peak < MEMORY_LIMIT, f"{process} had {peak // MIB} MiB resident"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "rclone"])
+def test_a_kind_that_goes_away_during_a_put_is_healed(
+    deployment: Deployment, kinds: dict[str, Kind], tmp_path: Path, folder: str, name: str
 ) -> None:
     kind = kinds[name]
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(12):
-        (source / f"{number}.bin").write_bytes(random.Random(number).randbytes(20_000))
-    deployment.json("put", source, f"{folder}/before", "--recursive", "--require", "all")
-    kind.leave()
+    source = make_files(tmp_path / "source", 250, 20_000)
+    (source / "large.bin").write_bytes(random.Random(5).randbytes(30 * MIB))
+    expected = contents(source)
+    running = deployment.begin("put", source, folder, "--recursive", "--output", "json")
     try:
-        report = deployment.json("put", source, f"{folder}/during", "--recursive", expect=3)
-        # more than those of the one that is away may be on their way still when the command ends
-        assert (report["files"], report["failed"]) == (12, [])
-        assert report["owed"] >= 12
-        got = deployment.json("get", folder, tmp_path / "back", "--recursive")
-        assert (got["files"], got["failed"]) == (24, [])
+        eventually(lambda: kind.contents(folder[1:]), pause=0.01)
+        kind.leave()
+        try:
+            said, _ = running.communicate(timeout=300)
+            report = json.loads(said)
+            assert (running.returncode, report["files"], report["failed"]) == (3, len(expected), [])
+            got = deployment.json("get", folder, tmp_path / "back", "--recursive")
+            assert (got["files"], got["failed"]) == (len(expected), [])
+            assert deployment.owed(folder) > 0
+        finally:
+            kind.come_back()
     finally:
-        kind.come_back()
-    deployment.wait_settled(within=120)
-    found = kind.contents()
-    for part in ("before", "during"):
-        for key, digest in contents(source).items():
-            assert found.get(f"{folder[1:]}/{part}/{key}") == digest
+        running.kill()
+        running.wait()
+    deployment.wait_settled(within=240)
+    assert kind.contents(folder[1:]) == expected
 
 
 def test_what_was_seen_when_a_kind_was_added_is_shown(deployment: Deployment, kinds: dict[str, Kind]) -> None:

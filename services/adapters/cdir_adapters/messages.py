@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from datetime import UTC, datetime
 
@@ -10,13 +9,11 @@ from cdir.errors import InvalidPath
 from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import entry_pb2
 from cdir_adapters import adapter as api
+from cdir_adapters.names import is_key
 
 __all__ = ["check_key", "check_prefix", "info_message", "modified_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# an empty, "." or ".." component, or a control character
-_REFUSED = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")
 
 
 def check_key(key: str) -> str:
@@ -24,7 +21,7 @@ def check_key(key: str) -> str:
 
     Unlike :func:`cdir.paths.normalize_path` nothing is repaired and ``.cdir/`` is allowed: keys come from services.
     """
-    if _REFUSED.search(key) or not (key.isascii() or unicodedata.is_normalized("NFC", key)):
+    if not is_key(key) or not (key.isascii() or unicodedata.is_normalized("NFC", key)):
         raise InvalidPath(
             f"{key!r} is not a key: it must be relative and in Unicode normal form C, without empty, '.' or '..' names"
             " and without control characters",

@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["ESCAPE", "NameEncoding"]
+__all__ = ["ESCAPE", "NameEncoding", "is_key"]
 
 ESCAPE = "‛"
 """U+201B: as good as never part of a name, and allowed by every provider."""
 
+_NO_KEY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")
+"""An empty, "." or ".." component, or a control character."""
+
 _ESCAPED = re.compile(f"(?:{ESCAPE}[0-9A-F]{{2}})+")
+
+
+def is_key(name: str) -> bool:
+    """Whether an object could be asked for by that name. Other programs may store some by which none can."""
+    return not _NO_KEY.search(name)
 
 
 def _escape(text: str) -> str:

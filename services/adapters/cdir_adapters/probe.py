@@ -73,6 +73,9 @@ async def probe(adapter: Adapter) -> Capability:
 
 def _other_etag(etag: str) -> str:
     """Return an ETag of the same form that is not ``etag``."""
+    if etag.isdecimal():
+        # the number of a generation stays a number: of anything else an adapter could say itself that it does not fit
+        return str(int(etag) + 1)
     return etag.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
 
 

@@ -155,6 +155,11 @@ _KINDS = (
                 " 2014, else v4.",
                 choices=("v4", "v2"),
             ),
+            OptionSpec(
+                "ca_file",
+                "Certificates to trust instead of the machine's, for an endpoint with a certificate of your own.",
+                OptionType.PATH,
+            ),
             OptionSpec("access_key", "Access key; not given, the machine's own credentials are looked up."),
             OptionSpec("secret_key", "Secret that belongs to the access key.", secret=True),
             OptionSpec("session_token", "Token of temporary credentials.", secret=True),

@@ -301,6 +301,16 @@ async def test_changed_certificate_is_refused(secured: PyFtpServer, opened: Open
         await opened(secured.options(), ca_file=None, fingerprint="ab" * 32).check()
 
 
+async def test_expired_certificate_is_refused(opened: Open) -> None:
+    require(pyftpd)
+    async with pyftpd_server(tls="explicit") as server:
+        server.renew_certificate(expired=True)
+        await server.restart()
+        with pytest.raises(Unauthenticated, match="certificate"):
+            await opened(server.options()).check()
+        assert server.password not in server.log.read_text()
+
+
 async def test_implicit_tls(opened: Open, tmp_path: Path) -> None:
     require(pyftpd)
     async with pyftpd_server(tls="implicit") as server:

@@ -1,9 +1,13 @@
 import re
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdir_adapters.names import ESCAPE, NameEncoding
+from cdir_adapters.providers.azure.adapter import AzureAdapter
+from cdir_adapters.providers.s3.profiles import PROFILES as S3_PROFILES
+from cdir_adapters.providers.webdav.settings import PROFILES as WEBDAV_PROFILES
 
 WINDOWS = r"(?s:.*[\"*:<>?|\\].*|.*[. ]|(?i:con|nul|aux|prn|com\d|lpt\d)(?:\..*)?)"
 
@@ -38,6 +42,27 @@ def test_foreign_names_pass_or_decode(key):
     decoded = encoding.decode(key)
     for name, found in zip(key.split("/"), decoded.split("/"), strict=True):
         assert found == name or encoding.encode(found) == name
+
+
+FORBIDDEN = {
+    "azure": AzureAdapter.capability.forbidden_names,
+    **{f"s3 {name}": profile.forbidden_names for name, profile in S3_PROFILES.items()},
+    **{f"webdav {name}": profile.forbidden_names for name, profile in WEBDAV_PROFILES.items()},
+}
+tricky_names = st.text(st.sampled_from(f".;?\\ ~%#hHtTpPaArR{ESCAPE}20Ce\u2028\ufffe"), min_size=1, max_size=10)
+
+
+@pytest.mark.parametrize("provider", [name for name, forbidden in FORBIDDEN.items() if forbidden])
+@given(key=st.lists(names | tricky_names, min_size=1, max_size=3).map("/".join))
+@example(key=".htaccess/.htpasswd")
+@example(key="film.PART")
+@example(key=" a /b ")
+def test_what_is_encoded_comes_back_from_every_provider(provider, key):
+    forbidden = FORBIDDEN[provider]
+    own = NameEncoding(forbidden)
+    encoded = own.encode(key)
+    assert own.decode(encoded) == key
+    assert not any(re.fullmatch(forbidden, name) for name in encoded.split("/"))
 
 
 def test_plain_names_stay():

@@ -10,6 +10,7 @@ from azure.storage.blob.aio import BlobPrefix
 
 from cdir.errors import CdirError, ProviderUnavailable, RateLimited
 from cdir_adapters.adapter import ObjectInfo, ObjectKind
+from cdir_adapters.names import is_key
 from cdir_adapters.providers.azure.connections import Connections
 from cdir_adapters.providers.azure.faults import Faults
 from cdir_adapters.providers.azure.properties import checksum_of_md5, is_folder, modified_of, quoted
@@ -114,7 +115,7 @@ class Lister:
                 )
             directory = isinstance(item, BlobPrefix)
             key = self._settings.key_of(name.removesuffix("/") if directory else name)
-            if any(part in {"", ".", ".."} for part in key.split("/")):
+            if not is_key(key):
                 continue  # nobody can name it here
             if isinstance(item, BlobPrefix):
                 found[f"{key}/"] = ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)

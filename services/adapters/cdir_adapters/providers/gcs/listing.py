@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from cdir.errors import NotFound
 from cdir_adapters.adapter import ObjectInfo, ObjectKind
+from cdir_adapters.names import is_key
 from cdir_adapters.providers.gcs.faults import Faults
 from cdir_adapters.providers.gcs.resources import FIELDS, info_of_resource
 from cdir_adapters.providers.gcs.settings import GcsSettings
@@ -19,7 +19,6 @@ __all__ = ["Lister"]
 _DOING: Final = "listing the bucket"
 
 # an empty, "." or ".." component, or a control character
-_NO_KEY: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")
 
 _MOST_EMPTY: Final = 1000
 """Pages without a row in a row; the service may give some where much was deleted."""
@@ -104,4 +103,4 @@ class Lister:
         if not name.startswith(below):
             raise ValueError("not what was asked for")
         key = stripped[len(self._settings.prefix) :]
-        return None if _NO_KEY.search(key) else key
+        return key if is_key(key) else None

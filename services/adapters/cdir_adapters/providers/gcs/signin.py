@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import re
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,15 +89,21 @@ class SignIn:
             if self._credentials is None:
                 self._credentials, self._project = self._load()
             if self._session is None:
+                self._require_certificates()
                 self._session = requests.Session()
                 # credentials go to nobody but the address that they name
                 self._session.max_redirects = 0
-                if self._settings.ca_file is not None:
-                    self._session.verify = self._settings.ca_file
-            self._credentials.refresh(functools.partial(Request(self._session), timeout=_TIMEOUT))
+            # told with each request: what the environment names would count for more than what the session is told
+            request = functools.partial(Request(self._session), timeout=_TIMEOUT, verify=self._settings.ca_file)
+            self._credentials.refresh(request)
         except exceptions.TransportError as error:
             if isinstance(error.__cause__, requests.TooManyRedirects):
                 raise self._error(ConfigInvalid, "the address for tokens sends requests elsewhere") from None
+            if isinstance(error.__cause__, requests.exceptions.SSLError):
+                raise self._error(
+                    ConfigInvalid,
+                    "the certificate of the address for tokens is not trusted; set ca_file if it is your own",
+                ) from None
             raise self._error(ProviderUnavailable, "the address for tokens cannot be reached") from None
         except exceptions.RefreshError as error:
             if error.retryable:
@@ -104,7 +111,9 @@ class SignIn:
             # the rest of its text is whatever was answered
             code = re.match(r"[a-z_]{1,40}(?=:|$)", str(error.args[0] if error.args else ""))
             said = f" ({code[0]})" if code else ""
-            raise self._error(Unauthenticated, f"the credentials are not accepted{said}; check them") from None
+            # a signed assertion is good for an hour only
+            clock = " and this machine's clock" if code and code[0] == "invalid_grant" else ""
+            raise self._error(Unauthenticated, f"the credentials are not accepted{said}; check them{clock}") from None
         except exceptions.DefaultCredentialsError:
             raise self._error(
                 ConfigInvalid, "this machine has no Google credentials of its own; give credentials"
@@ -114,6 +123,16 @@ class SignIn:
             raise self._error(ConfigInvalid, "the credentials cannot be used; check them") from None
         token: str = self._credentials.token
         return token
+
+    def _require_certificates(self) -> None:
+        ca_file = self._settings.ca_file
+        if ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=ca_file)
+            except OSError as error:
+                raise self._error(
+                    ConfigInvalid, f"ca_file {ca_file} cannot be read ({error.strerror or 'no certificates'})"
+                ) from None
 
     def _load(self) -> tuple[Any, str | None]:
         given = self._settings.credentials

@@ -122,7 +122,8 @@ class S3Adapter(Adapter):
         self._faults = Faults(name, settings.bucket, settings.endpoint or "Amazon S3")
         self._connections = Connections(settings)
         self._boto = boto = BotoWire(self._connections, self._faults, settings.bucket)
-        self._wire: Wire = boto if settings.signature_v2 else ObstoreWire(self._connections, self._faults, boto)
+        small = ObstoreWire(self._connections, self._faults, boto) if settings.obstore_fits else boto
+        self._wire: Wire = small
         self._acls = AclWire(self._connections, self._faults, settings.bucket)
         self._stated = self.capability.checksums
         self._etags_are_md5: bool | None = None

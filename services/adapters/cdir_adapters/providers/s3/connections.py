@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -18,11 +19,13 @@ import botocore.credentials
 import botocore.exceptions
 import botocore.handlers
 import botocore.loaders
+from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpsession import AIOHTTPSession
 from obstore.store import S3Store
 from yarl import URL
 
-from cdir_adapters.providers.s3.faults import Redirected
+from cdir.errors import ConfigInvalid
+from cdir_adapters.providers.s3.faults import ERROR_BODY, Redirected
 from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.signing import SignedRequest, metadata_headers, sign_as_sent, sign_old
@@ -43,6 +46,8 @@ _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
 _POOL = 32
 """Connections kept for aiobotocore; obstore keeps as many as were in use at once."""
+_LONGEST_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer that is read whole; a page of a listing has a few MiB."""
 _CREDENTIALS_KEPT = timedelta(minutes=5)
 """How long obstore uses credentials of the machine before it asks for them again."""
 
@@ -60,14 +65,57 @@ def _loader() -> botocore.loaders.Loader:
     return loader
 
 
+async def _refuse_redirect(_: object, __: object, told: aiohttp.TraceRequestRedirectParams) -> None:
+    told.response.close()
+    raise Redirected(told.response.status)
+
+
+_NO_REDIRECTS = aiohttp.TraceConfig()
+"""Else aiohttp follows them, and leaves out the signature but not a session token."""
+_NO_REDIRECTS.on_request_redirect.append(_refuse_redirect)
+_NO_REDIRECTS.freeze()
+
+
+class _Body:
+    """The body of an answer that is read whole; the library would read one of any length."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    async def read(self) -> bytes:
+        """Return all of it. Of an error, one that is too long says nothing."""
+        limit = ERROR_BODY if self._answer.status >= 300 else _LONGEST_ANSWER
+        body = bytearray()
+        while piece := await self._answer.content.readany():
+            body += piece
+            if len(body) > limit:
+                self._answer.close()
+                if self._answer.status < 300:
+                    raise aiohttp.ClientPayloadError("the answer is too long")
+                return b""
+        return bytes(body)
+
+
 class _Session(AIOHTTPSession):  # type: ignore[misc] # the library has no types
-    """Believes no answer that came from elsewhere: the library follows redirects, though without the credentials."""
+    """What aiobotocore sends its requests by: it follows no redirect, and keeps no answer without end."""
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        if _NO_REDIRECTS not in session.trace_configs:
+            session.trace_configs.append(_NO_REDIRECTS)
+        return session
 
     async def send(self, request: Any) -> Any:
-        answer = await super().send(request)
-        if answer.raw.history:
-            raise Redirected(answer.raw.history[0].status)
-        return answer
+        # else the body is read before it can be seen
+        request.stream_output = True
+        try:
+            answer = await super().send(request)
+        except botocore.exceptions.HTTPClientError as error:
+            cause = error.kwargs.get("error")
+            raise cause if isinstance(cause, Redirected) else error from None
+        whole = AioAWSResponse(answer.url, answer.status_code, answer.headers, _Body(answer.raw))
+        await whole.content
+        return whole
 
 
 class Connections:
@@ -105,11 +153,12 @@ class Connections:
         if self._http is None:
             async with self._making:
                 if self._http is None:
+                    trusted = await self._trusted()
                     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_IDLE_TIMEOUT)
                     self._http = await self._closing.enter_async_context(
                         aiohttp.ClientSession(
                             timeout=timeout,
-                            connector=aiohttp.TCPConnector(limit=_POOL),
+                            connector=aiohttp.TCPConnector(limit=_POOL, ssl=trusted or True),
                             trust_env=True,
                             cookie_jar=aiohttp.DummyCookieJar(),
                         )
@@ -120,7 +169,9 @@ class Connections:
     def range_readers(self) -> RangeReaders:
         """Threads to read with, for what :meth:`signed` makes."""
         if self._range_readers is None:
-            self._range_readers = RangeReaders(connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT)
+            self._range_readers = RangeReaders(
+                connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT, ca_file=self._settings.ca_file
+            )
             self._closing.callback(self._range_readers.close)
         return self._range_readers
 
@@ -174,7 +225,20 @@ class Connections:
         await self._closing.aclose()
         self._client = self._http = self._store = self._range_readers = None
 
+    async def _trusted(self) -> ssl.SSLContext | None:
+        """Whose certificates to trust, ``None`` for those the machine does. Raises ConfigInvalid."""
+        ca_file = self._settings.ca_file
+        if ca_file is None:
+            return None
+        try:
+            return await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
+        except OSError as error:
+            raise ConfigInvalid(
+                f"s3: ca_file {ca_file} cannot be used: {error.strerror or 'no certificates'}", option="ca_file"
+            ) from None
+
     async def _make_client(self) -> Any:
+        await self._trusted()
         self._session.register_component("data_loader", await asyncio.to_thread(_loader))
         # a time that cannot be read is one that is not told, no reason to fail
         self._session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
@@ -196,6 +260,7 @@ class Connections:
                 "s3",
                 region_name=settings.region,
                 endpoint_url=settings.endpoint,
+                verify=settings.ca_file,
                 aws_access_key_id=settings.access_key,
                 aws_secret_access_key=settings.secret_key,
                 aws_session_token=settings.session_token,
@@ -223,7 +288,8 @@ class Connections:
         if settings.endpoint is not None:
             config["endpoint"] = settings.endpoint if settings.path_style else self._virtual_host(settings.endpoint)
         client: ClientConfig = {
-            "allow_http": True,
+            # else an https endpoint could send elsewhere in the clear
+            "allow_http": settings.endpoint is not None and settings.endpoint.startswith("http:"),
             "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT),
             "read_timeout": timedelta(seconds=_IDLE_TIMEOUT),
             "timeout": timedelta(days=1),

@@ -34,9 +34,10 @@ from cdir.errors import (
     Unsupported,
 )
 
-__all__ = ["Fault", "Faults", "RangeAnsweredWhole", "Redirected", "fault_of_answer"]
+__all__ = ["ERROR_BODY", "Fault", "Faults", "RangeAnsweredWhole", "Redirected", "fault_of_answer"]
 
-_ERROR_BODY = 64 * 1024
+ERROR_BODY = 64 * 1024
+"""Bytes of an error's body that are read; the service's own are far shorter."""
 
 
 class RangeAnsweredWhole(Exception):
@@ -55,6 +56,8 @@ class Fault:
     code: str = ""
     message: str = ""
     retry_after: float | None = None
+    untrusted: bool = False
+    """The server's certificate was refused."""
 
     @property
     def bucket_is_gone(self) -> bool:
@@ -85,13 +88,22 @@ class Fault:
                     retry_after=_seconds(meta.get("HTTPHeaders", {}).get("retry-after")),
                 )
             case BaseError() | FileNotFoundError():
-                text = str(error).partition("\n\nDebug source:")[0]
+                text, _, more = str(error).partition("\n\nDebug source:")
                 status = re.search(r"status code: (\d{3})", text)
                 if status is None and "credential provider" in text:
                     return cls(401, "NoCredentials")
+                if status is None and "InvalidCertificate" in more:
+                    return cls(untrusted=True)
                 return cls(
                     int(status[1]) if status else 0, _element(text, "Code"), html.unescape(_element(text, "Message"))
                 )
+            case (
+                botocore.exceptions.SSLError()
+                | aiohttp.ClientConnectorCertificateError()
+                | aiohttp.ClientConnectorSSLError()
+                | urllib3.exceptions.SSLError()
+            ):
+                return cls(untrusted=True)
             case Redirected():
                 return cls(status=error.args[0])
             case (
@@ -103,7 +115,10 @@ class Fault:
 
 async def fault_of_answer(answer: aiohttp.ClientResponse) -> Fault:
     """Read what a plain HTTP answer says went wrong, and no more of its body than that needs."""
-    body = await answer.content.read(_ERROR_BODY)
+    body = await answer.content.read(ERROR_BODY)
+    if not answer.content.at_eof():
+        # the rest may never end
+        answer.close()
     return Fault.from_body(answer.status, body.decode(errors="replace"), answer.headers)
 
 
@@ -238,9 +253,22 @@ class Faults:
             error.context["key"] = key
         return error
 
+    def no_listing(self) -> CdirError:
+        """The error for a page that is none."""
+        return ProviderUnavailable(
+            f"provider {self.provider}: {self.service} gives something else than a listing; check endpoint",
+            provider=self.provider,
+        )
+
     def _classify(self, fault: Fault, key: str) -> tuple[type[CdirError], str, bool]:
         code, status = fault.code, fault.status
         said = " ".join(part for part in (code or (str(status) if status else ""), fault.message[:200]) if part)
+        if fault.untrusted:
+            return (
+                ConfigInvalid,
+                f"the certificate of {self.service} is not trusted; set ca_file if it is your own",
+                False,
+            )
         if fault.bucket_is_gone:
             return ProviderUnavailable, f"the bucket {self.bucket} is gone; nothing is known about its content", True
         if code in _CREDENTIALS:
@@ -275,6 +303,6 @@ class Faults:
             return PermissionDenied, f"the credentials do not allow this ({said})", False
         if code in {"NotImplemented", "MethodNotAllowed"} or status in {405, 501}:
             return Unsupported, f"the service does not offer this ({said})", False
-        if status in {301, 302, 307, 308}:
+        if status in {301, 302, 303, 307, 308}:
             return ConfigInvalid, f"the bucket is served elsewhere; set region or endpoint ({said})", False
         return InvalidArgument, f"the service refuses the request ({said})", False

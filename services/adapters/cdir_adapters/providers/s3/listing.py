@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import botocore.exceptions
+
 from cdir.errors import ProviderUnavailable
 from cdir_adapters.adapter import Checksum, ObjectInfo, ObjectKind, Page
-from cdir_adapters.names import NameEncoding
+from cdir_adapters.names import NameEncoding, is_key
 from cdir_adapters.providers.s3.connections import Connections
-from cdir_adapters.providers.s3.faults import Faults
+from cdir_adapters.providers.s3.faults import Fault, Faults
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.shapes import PAGE_SIZE
 
@@ -59,7 +61,17 @@ class Listing:
 
     async def _call(self, client: Any, arguments: dict[str, Any]) -> Any:
         ask = client.list_objects_v2 if self.settings.profile.list_v2 else client.list_objects
-        return await ask(Bucket=self.settings.bucket, **arguments)
+        try:
+            answer = await ask(Bucket=self.settings.bucket, **arguments)
+        except botocore.exceptions.ClientError as error:
+            if Fault.of(error) == Fault(404):
+                # said by something else: the service itself says that it is the bucket that is missing
+                raise self.faults.no_listing() from None
+            raise
+        if not {"Name", "IsTruncated"} & answer.keys():
+            # the library takes any XML for a listing, and what it does not find in it for empty
+            raise self.faults.no_listing()
+        return answer
 
     async def _answers(self, wanted: str, prefix: str, recursive: bool, start_after: str | None) -> AsyncIterator[Any]:
         profile = self.settings.profile
@@ -117,7 +129,7 @@ class Listing:
         key = name[len(self.settings.prefix) :]
         if self.names is not None:
             key = self.names.decode(key)
-        return key if all(part not in {"", ".", ".."} for part in key.split("/")) else None
+        return key if is_key(key) else None
 
     def _encode(self, key: str) -> str:
         return key if self.names is None else self.names.encode(key)

@@ -26,6 +26,8 @@ class S3Settings:
     path_style: bool
     profile: Profile
     signature_v2: bool
+    ca_file: str | None
+    """Certificates to trust instead of the machine's."""
     access_key: str | None
     secret_key: str | None = dataclasses.field(repr=False)
     session_token: str | None = dataclasses.field(repr=False)
@@ -82,10 +84,22 @@ class S3Settings:
             path_style=path_style,
             profile=PROFILES[name],
             signature_v2=PROFILES[name].signature_v2 if signature is None else signature == "v2",
+            ca_file=text("ca_file"),
             access_key=access_key,
             secret_key=secret_key,
             session_token=text("session_token"),
         )
+
+    @property
+    def obstore_fits(self) -> bool:
+        """Whether small calls may go by obstore, which costs least.
+
+        It signs in one way only, and does not take every certificate that the other clients take for an authority's.
+        It follows redirects and leaves out nothing but the signature, so that no session token may come to a service
+        which could send it elsewhere.
+        """
+        token = self.session_token is not None or self.access_key is None
+        return not self.signature_v2 and self.ca_file is None and not (token and self.endpoint is not None)
 
     @property
     def location(self) -> str:

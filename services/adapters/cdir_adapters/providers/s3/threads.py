@@ -107,6 +107,8 @@ class _Reading:
         if self._response is None:
             return
         if self._response.length_remaining == 0:
+            # reads nothing more; but an empty body that nobody has asked for counts as one that is still read
+            self._response.drain_conn()
             self._response.release_conn()
         else:
             self._response.close()
@@ -127,9 +129,13 @@ class LargeBody:
 
 
 class RangeReaders:
-    """Threads with connections that stay warm, to one service. ``connect`` and ``idle`` are limits in seconds."""
+    """Threads with connections that stay warm, to one service. ``connect`` and ``idle`` are limits in seconds.
 
-    def __init__(self, *, connect: float, idle: float) -> None:
+    ``ca_file`` holds certificates to trust instead of the machine's.
+    """
+
+    def __init__(self, *, connect: float, idle: float, ca_file: str | None = None) -> None:
+        self._ca_file = ca_file
         self._timeout = urllib3.Timeout(connect=connect, read=idle)
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "s3-range")
@@ -163,8 +169,9 @@ class RangeReaders:
         pool = self._pools.get(proxy)
         if pool is None:
             # reads the certificates of the machine
+            trusted = ssl.create_default_context(cafile=self._ca_file)
             make = functools.partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
-            pool = make(maxsize=_THREADS, timeout=self._timeout, ssl_context=ssl.create_default_context())
+            pool = make(maxsize=_THREADS, timeout=self._timeout, ssl_context=trusted)
             pool = self._pools.setdefault(proxy, pool)
         return pool
 

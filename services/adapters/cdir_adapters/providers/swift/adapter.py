@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -36,6 +35,7 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.capability import Capability, ChecksumKind
+from cdir_adapters.names import is_key
 from cdir_adapters.providers.swift.faults import READING, Faults
 from cdir_adapters.providers.swift.headers import (
     encode_metadata,
@@ -75,7 +75,6 @@ __all__ = ["SwiftAdapter"]
 _LOOKING: Final = "looking at an object"
 
 # an empty, "." or ".." component, or a control character
-_NO_KEY: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")
 
 
 class SwiftAdapter(Adapter):
@@ -179,7 +178,7 @@ class SwiftAdapter(Adapter):
         folder = "subdir" in row
         name = str(row["subdir" if folder else "name"])
         key = name.removeprefix(self._settings.prefix).removesuffix("/" if folder else "")
-        if not name.startswith(below) or _NO_KEY.search(key):
+        if not name.startswith(below) or not is_key(key):
             return None
         if folder:
             return ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
