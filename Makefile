@@ -129,6 +129,14 @@ lock: ## Choose the newest packages that pyproject.toml allows, and pin them in 
 
 ##@ Measure
 
+.PHONY: bench
+bench: ## Measure beside rclone over an emulated network; write docs/benchmarks.md and bench/baseline.json.
+	@$(MAKE) --no-print-directory bench-wan ARGS="--write $(ARGS)"
+
+.PHONY: bench-wan
+bench-wan: $(STAMP) ## The same or a part of it, such as ARGS="--only P1,P2 --repeats 3"; writes nothing.
+	PYTHONPATH=tests:bench $(BIN)/python -m wan $(ARGS)
+
 .PHONY: bench-small
 bench-small: $(STAMP) ## Many small files and one large one, beside rclone.
 	PYTHONPATH=tests $(BIN)/python bench/small.py $(ARGS)

@@ -58,6 +58,8 @@ class Run:
     environment: Mapping[str, str]
     leaves: Sequence[Path] = ()
     """Folders that it makes on this machine; removed afterwards, so that the next run does everything again."""
+    accepts: Sequence[int] = (0,)
+    """The exit codes that are no failure."""
 
     def __call__(self) -> float:
         """Run the commands, their starts included, and return the seconds. Stops everything when one fails."""
@@ -81,7 +83,7 @@ class Run:
         errors = [process.communicate()[1] for process in running]
         seconds = time.perf_counter() - begin
         for process, said in zip(running, errors, strict=True):
-            if process.returncode != 0:
+            if process.returncode not in self.accepts:
                 sys.exit(f"{process.args!r} ended with {process.returncode}: {said.decode()[-2000:]}")
         return seconds
 
