@@ -8,25 +8,20 @@ from typing import Protocol
 
 from cdir.errors import CdirError
 from cdir_transfer.digest import block_range
+from cdir_transfer.runs import Runs, RunSource
 from cdir_transfer.sharing import PART_SIZE, Part, Sharing
 
 __all__ = ["BlockSource", "ReadAhead", "SpareBlocks"]
 
 
-class BlockSource(Protocol):
+class BlockSource(RunSource, Protocol):
     """What blocks are read from."""
 
     def usable(self) -> list[str]:
         """Ids of the providers to ask, best first; at least one."""
 
-    async def block(self, index: int) -> bytes:
-        """Return a verified block, whichever provider has it."""
-
     async def part(self, provider_id: str, offset: int, length: int) -> bytes:
         """Return a range from one provider, not verified."""
-
-    async def check(self, index: int, data: bytes) -> None:
-        """Raise IntegrityError unless ``data`` is the block."""
 
 
 class SpareBlocks:
@@ -82,6 +77,7 @@ class ReadAhead:
         self._source = source
         self._sharing = sharing
         self._spares = spares
+        self._runs = Runs(source, stop)
         self._window = window
         self._size = size
         self._next = first
@@ -121,6 +117,7 @@ class ReadAhead:
             self._spares.give()
         self._having = 0
         await self._sharing.end()
+        await self._runs.close()
 
     def _ask(self, times: dict[str, float]) -> None:
         """Ask for as many parts as there are places for."""
@@ -132,7 +129,10 @@ class ReadAhead:
             if provider_id is None:
                 return
             block, part = self._todo.popleft()
-            if block.whole:
+            if block.whole and self._sharing.is_near(provider_id):
+                self._sharing.ask(part, provider_id, self._runs.block(provider_id, block.index))
+            elif block.whole:
+                # many requests at once are faster than one where a connection is slow
                 self._sharing.ask(part, provider_id, self._source.block(block.index))
             else:
                 self._sharing.ask(part, provider_id, self._source.part(provider_id, part.offset, part.length))

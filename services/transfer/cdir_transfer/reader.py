@@ -44,6 +44,10 @@ ResolveAgain = Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]
 """Asks the catalog where the replicas of the same version are now; raises NotFound when the path no longer has it."""
 
 _DEADLINE_SECONDS: Final = 30.0
+_RUN_PATIENCE: Final = 1.0
+"""Seconds that the next block of a run may take at least before it is given up."""
+_KEPT_WAITING: Final = 5.0
+"""Seconds: whoever takes the next block of a run later than this may be the reason why its request has ended."""
 _SLOWEST_RATE: Final = 256 << 10
 
 
@@ -118,6 +122,49 @@ class VerifiedReader:
             raise IntegrityError(f"the object has {response.size} bytes instead of {whole_size}")
         return response
 
+    async def _read_on(
+        self, replica: entry_pb2.Replica, offset: int, length: int, whole_size: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a range of one object in blocks, asked for in one request; errors as :meth:`_fetch`."""
+        provider_id = replica.provider_id
+        self._overtaking.asked()
+        self._health.paces.asked(provider_id, BLOCK_SIZE)
+        request = adapter_service_pb2.ReadObjectRequest(
+            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
+            key=replica.key,
+            offset=offset,
+            length=length,
+            piece_length=BLOCK_SIZE,
+        )
+        clock = asyncio.get_running_loop().time
+        call = self._adapters.ReadObject(request)
+        try:
+            pieces = aiter(call)
+            taken = clock()
+            while True:
+                began = clock()
+                try:
+                    with self._health.waiting(provider_id, self.run_patience(provider_id)), translated():
+                        piece = await anext(pieces, None)
+                except CdirError as error:
+                    if is_providers_fault(error) and began - taken < _KEPT_WAITING:
+                        self._health.failed(provider_id)
+                        self._observer.provider_failed(provider_id, error)
+                    raise
+                taken = clock()
+                if piece is None:
+                    return
+                if piece.size != whole_size:
+                    raise IntegrityError(f"the object has {piece.size} bytes instead of {whole_size}")
+                self._health.succeeded(provider_id, len(piece.data), taken - began)
+                yield piece.data
+        finally:
+            call.cancel()
+
+    def run_patience(self, provider_id: str) -> float:
+        """Seconds after which the next block of a run is given up."""
+        return max(_RUN_PATIENCE, self._overtaking.patience(provider_id, BLOCK_SIZE))
+
 
 class OpenContent:
     """One content being read. Its methods may run at the same time."""
@@ -176,10 +223,23 @@ class OpenContent:
 
     async def part(self, provider_id: str, offset: int, length: int) -> bytes:
         """Return a range of one provider's copy, where it was last known to be; not verified. Raises NotFound."""
-        replica = next((replica for replica in self._replicas if replica.provider_id == provider_id), None)
+        replica = self._replica_at(provider_id)
         if replica is None:
             raise NotFound(f"{self._label} is no longer at a provider where it was", path=self._label)
         return (await self._reader._fetch(replica, replica.key, offset, length, self.version.size)).data
+
+    def run(self, provider_id: str, index: int, count: int) -> AsyncGenerator[bytes, None] | None:
+        """Read blocks from one provider's copy in one request, where it was last known to be; not verified."""
+        replica = self._replica_at(provider_id)
+        if self._first is not None or replica is None:
+            return None
+        offset, _ = block_range(self.version.size, index)
+        length = min(count * BLOCK_SIZE, self.version.size - offset)
+        return self._reader._read_on(replica, offset, length, self.version.size)
+
+    def run_patience(self, provider_id: str) -> float:
+        """Seconds after which a block of a run is given up."""
+        return self._reader.run_patience(provider_id)
 
     async def check(self, index: int, data: bytes) -> None:
         """Raise IntegrityError unless ``data`` is a block of this content."""
@@ -245,6 +305,9 @@ class OpenContent:
                 position += len(block)
         finally:
             await blocks.aclose()
+
+    def _replica_at(self, provider_id: str) -> entry_pb2.Replica | None:
+        return next((replica for replica in self._replicas if replica.provider_id == provider_id), None)
 
     def _ranked(self, length: int) -> list[entry_pb2.Replica]:
         """The replicas in the order in which to ask for so many bytes.
@@ -344,7 +407,7 @@ class OpenContent:
                     # renamed or removed since it was opened; what is known has to do
                     return None
                 self._resolved += 1
-        return next((replica for replica in self._replicas if replica.provider_id == provider_id), None)
+        return self._replica_at(provider_id)
 
     def _report(
         self, now: entry_pb2.Replica | None, key: str, state: entry_pb2.ReplicaState.ValueType, error: CdirError

@@ -72,10 +72,14 @@ class Sharing:
         """
         hoped = {provider_id: self._paces.hoped(provider_id, PART_SIZE) for provider_id in providers}
         best = min((seconds for seconds in hoped.values() if seconds is not None), default=0.0)
-        first = hoped[providers[0]]
-        if first is None or first * self._block_size < _FAST_SECONDS * PART_SIZE:
+        if hoped[providers[0]] is None or self.is_near(providers[0]):
             return {providers[0]: best}
         return {provider_id: best if seconds is None else max(seconds, best) for provider_id, seconds in hoped.items()}
+
+    def is_near(self, provider_id: str) -> bool:
+        """Whether a block takes so little that reading from others as well would cost more than it brings."""
+        seconds = self._paces.hoped(provider_id, PART_SIZE)
+        return seconds is not None and seconds * self._block_size < _FAST_SECONDS * PART_SIZE
 
     def ask(self, part: Part, provider_id: str, work: Coroutine[Any, Any, bytes]) -> None:
         """Run ``work``, which asks that provider for the part."""

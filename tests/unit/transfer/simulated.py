@@ -72,6 +72,12 @@ class Link:
         finally:
             self.flows -= 1
 
+    async def go_on(self, length: int, chance: random.Random) -> None:
+        """More of an answer that has begun."""
+        if self.silent:
+            await asyncio.Event().wait()
+        await self._move(length)
+
     async def _move(self, length: int) -> None:
         self.moving += 1
         try:
@@ -85,6 +91,35 @@ class Link:
             self.moving -= 1
 
 
+async def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+class SimulatedStream:
+    """The answer to a ReadObject of whole blocks, all over one connection."""
+
+    def __init__(self, link: Link, blocks: Sequence[bytes], size: int, adapters: SimulatedAdapters) -> None:
+        self._link = link
+        self._blocks = iter(blocks)
+        self._size = size
+        self._adapters = adapters
+        self._begun = False
+
+    def __aiter__(self) -> SimulatedStream:
+        return self
+
+    async def __anext__(self) -> adapter_service_pb2.ReadObjectResponse:
+        block = next(self._blocks, None)
+        if block is None:
+            raise StopAsyncIteration
+        await (self._link.go_on if self._begun else self._link.fetch)(len(block), self._adapters.chance)
+        self._begun = True
+        return await self._adapters.spoil(adapter_service_pb2.ReadObjectResponse(data=block, size=self._size))
+
+    def cancel(self) -> bool:
+        return True
+
+
 @dataclass
 class SimulatedAdapters:
     """The calls of an AdapterService stub that readers make; ``contents`` by key are at every provider."""
@@ -93,6 +128,8 @@ class SimulatedAdapters:
     contents: dict[str, Sequence[bytes]] = field(default_factory=dict)
     """The blocks of each content."""
     chance: random.Random = field(default_factory=lambda: random.Random(1))
+    spoil: Callable[[Any], Coroutine[Any, Any, Any]] = field(default=_as_it_is)
+    """What becomes of each block of a ReadObject."""
 
     async def FetchObject(self, request: adapter_service_pb2.FetchObjectRequest, *, timeout: float) -> Any:
         blocks = self.contents[request.key]
@@ -100,6 +137,16 @@ class SimulatedAdapters:
         data = blocks[index][begin : begin + request.length]
         await self.links[request.provider.provider_id].fetch(len(data), self.chance)
         return adapter_service_pb2.FetchObjectResponse(data=data, size=sum(map(len, blocks)))
+
+    def ReadObject(self, request: adapter_service_pb2.ReadObjectRequest) -> SimulatedStream:
+        blocks = self.contents[request.key]
+        first = request.offset // BLOCK_SIZE
+        return SimulatedStream(
+            self.links[request.provider.provider_id],
+            blocks[first : first + -(-request.length // BLOCK_SIZE)],
+            sum(map(len, blocks)),
+            self,
+        )
 
     async def FetchObjects(self, request: adapter_service_pb2.FetchObjectsRequest, *, timeout: float) -> Any:
         wanted = [b"".join(self.contents[beginning.key]) for beginning in request.objects]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
 
-from cdir.errors import CdirError, NotFound
+from cdir.errors import CdirError, NotFound, ProviderUnavailable
+from cdir.v1.adapter_service_pb2 import ReadObjectResponse
 from cdir_transfer.digest import BLOCK_SIZE
 from unit.transfer.simulated import MBIT, Link, World, large_content, run
 
@@ -110,17 +112,42 @@ def test_a_provider_that_falls_silent_holds_up_nothing_for_long() -> None:
 def test_beside_a_near_provider_a_distant_one_is_not_asked() -> None:
     near = {"near": Link(0.001, 0, 8000 * MBIT, 4000 * MBIT), **distant()}
     reading = Reading(near, 24).run()
-    assert reading.links["near"].requests == 24, "whole blocks"
+    assert reading.links["near"].requests == 6, "four blocks to a request"
     assert reading.delivered() == 24 * BLOCK_SIZE
     assert reading.links["near"].most_flows <= WINDOW
     last = {**distant(), "near": Link(0.001, 0, 8000 * MBIT, 4000 * MBIT)}
     assert Reading(last, 24).run().links["near"].delivered >= 23 * BLOCK_SIZE, "whatever the preference"
 
 
+@pytest.mark.parametrize("fault", ["breaks", "damaged", "cut short", "another size", "silent"])
+def test_what_is_wrong_with_a_run_costs_no_block(fault: str) -> None:
+    async def spoilt(answer: ReadObjectResponse) -> ReadObjectResponse:
+        match fault:
+            case "breaks":
+                raise ProviderUnavailable("the connection broke")
+            case "damaged":
+                answer.data = b"X" + answer.data[1:]
+            case "cut short":
+                answer.data = answer.data[:100]
+            case "another size":
+                answer.size += 1
+            case "silent":
+                await asyncio.Event().wait()
+        return answer
+
+    def spoil(reading: Reading) -> None:
+        reading.world.adapters.spoil = spoilt
+
+    near = {"near": Link(0.001, 0, 8000 * MBIT, 4000 * MBIT), **distant()}
+    reading = Reading(near, 24).run(spoil)
+    assert reading.links["near"].requests > 6, "what was missing is asked for again"
+    assert reading.seconds < 5
+
+
 def test_two_equal_near_providers_cost_no_more_than_one() -> None:
     links = {name: Link(0.001, 0, 8000 * MBIT, 4000 * MBIT) for name in "ab"}
     Reading(links, 24).run()
-    assert [link.requests for link in links.values()] == [24, 0]
+    assert [link.requests for link in links.values()] == [6, 0]
 
 
 def test_memory_is_bounded_by_the_spare_blocks() -> None:

@@ -37,6 +37,8 @@ _COPY_STEP = 64 << 20
 _WRITE_SIZE = 256 << 10
 """Bytes written at once. For a write of megabytes the kernel may take huge pages; in a virtual machine that gets its
 memory from the host as it is used, that was seen to cost up to ten times the copying."""
+_READ_SIZE = 4 << 20
+"""Bytes of a piece that is read; each takes a change of threads."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -229,7 +231,7 @@ class FileReader:
             try:
                 self._tree.match(self._key, self._if_match, status)
                 self._offset, self.left = resolve_range(self._range, status.st_size, self._key)
-                return info_of(self._key, status), self._next(PIECE_SIZE)
+                return info_of(self._key, status), self._next(_READ_SIZE)
             except BaseException:
                 self._close()
                 raise
@@ -237,7 +239,7 @@ class FileReader:
     def read(self) -> bytes:
         """Read the next piece; empty at the end of the range. Raises IntegrityError when the file became shorter."""
         with self._lock:
-            return self._next(PIECE_SIZE)
+            return self._next(_READ_SIZE)
 
     def read_all(self) -> FetchedObject:
         """Open the file and read the range whole."""
