@@ -255,7 +255,7 @@ def test_two_thousand_files_are_the_same_on_every_kind(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "rclone"])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_kind_that_goes_away_during_a_put_is_healed(
     deployment: Deployment, kinds: dict[str, Kind], tmp_path: Path, folder: str, name: str
 ) -> None:

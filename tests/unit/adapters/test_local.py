@@ -216,7 +216,7 @@ async def test_times_are_kept_to_the_microsecond(disk, root):
 
 
 async def test_a_file_that_shrinks_while_it_is_read(disk, root):
-    (root / "a").write_bytes(bytes(4 << 20))
+    (root / "a").write_bytes(bytes(16 << 20))
     async with disk.read("a") as stream:
         await anext(stream)
         os.truncate(root / "a", 100)

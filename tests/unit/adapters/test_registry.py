@@ -16,7 +16,7 @@ def test_every_option_of_the_command_line_is_there():
     assert options["memory"] == set()
     assert options["s3"] == {
         *("bucket", "endpoint", "region", "prefix", "path_style", "profile", "signature", "access_key", "secret_key"),
-        "session_token",
+        *("session_token", "ca_file"),
     }
     assert options["sftp"] == {
         *("host", "port", "user", "root", "host_key", "key_file", "password", "passphrase", "jump", "jump_host_key")

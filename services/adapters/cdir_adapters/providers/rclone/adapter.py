@@ -150,6 +150,11 @@ class RcloneAdapter(Adapter):
         if not await self._wire.is_folder(self._path(""), ""):
             raise self._faults.unavailable(f"the folder {self.info.location} does not exist", "looking at the root")
 
+    async def _require_disk(self, backend: Backend) -> None:
+        """Of folders of this machine, :meth:`_require_root`: rclone would make the root anew where a disk is away."""
+        if "IsLocal" in backend.features:
+            await self._require_root()
+
     # ------------------------------------------------------------------ looking
 
     async def stat(self, key: str) -> ObjectInfo:
@@ -321,6 +326,7 @@ class RcloneAdapter(Adapter):
             self._program.staging, source, size, key, modified, None if checksum is None else checksum.value
         )
         async with staging as staged, self._writer(key), self._uploads:
+            await self._require_disk(backend)
             if "DuplicateFiles" in backend.features:
                 await self._require_place(key)
             try:
@@ -500,8 +506,9 @@ class RcloneAdapter(Adapter):
         return after
 
     async def make_directory(self, key: str) -> None:
-        await self._ready()
+        backend = await self._ready()
         require(self, self.capability.directories, "directories")
+        await self._require_disk(backend)
         try:
             await self._wire.call("operations/mkdir", self._at(key), "making a folder", key)
         except (ProviderUnavailable, NotFound):
