@@ -169,6 +169,7 @@ def test_unset_falls_back_to_what_is_said_above_and_else_to_private(
     assert deployment.cdir("acl", "unset", f"{folder}/nothing", expect=4).error
 
 
+@pytest.mark.slow
 def test_many_small_files_below_a_directory_get_its_list_with_the_write(
     deployment: Deployment, four: Four, tmp_path: Path, folder: str
 ) -> None:

@@ -255,7 +255,8 @@ def test_two_thousand_files_are_the_same_on_every_kind(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", KINDS)
+# rclone makes a folder of this machine anew for whatever is on its way to it when it goes away
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "rclone"])
 def test_a_kind_that_goes_away_during_a_put_is_healed(
     deployment: Deployment, kinds: dict[str, Kind], tmp_path: Path, folder: str, name: str
 ) -> None:

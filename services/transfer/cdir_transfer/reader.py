@@ -156,8 +156,9 @@ class VerifiedReader:
                     return
                 if piece.size != whole_size:
                     raise IntegrityError(f"the object has {piece.size} bytes instead of {whole_size}")
-                self._health.succeeded(provider_id, len(piece.data), taken - began)
-                yield piece.data
+                data = piece.data  # each access copies it
+                self._health.succeeded(provider_id, len(data), taken - began)
+                yield data
         finally:
             call.cancel()
 

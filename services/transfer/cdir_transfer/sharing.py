@@ -22,8 +22,10 @@ __all__ = ["PART_SIZE", "Part", "Sharing"]
 PART_SIZE: Final = 1 << 20
 """Bytes of a part where several providers share the work: what is lost when one of them falls behind."""
 
-_FAST_SECONDS: Final = 0.1
-"""A block that takes less comes from a machine nearby: to read from another one as well costs more than it brings."""
+_FAST_SECONDS: Final = 0.25
+"""A block that takes less comes from a machine nearby, or over a line that others would hardly add to: to read from
+another provider as well, in many more requests, costs more than it brings. Where this machine is what is slow, all
+providers look distant, and more requests would make it slower still; so this leaves some room."""
 _OVERDUE: Final = 0.25
 """A call that has taken this much longer than usual is overdue, and is taken to need as much again."""
 _AHEAD: Final = 6

@@ -380,6 +380,7 @@ async def test_room_for_files_on_their_way(tmp_path: Path, opened: Open) -> None
 
 
 async def test_nothing_is_left_of_files_on_their_way(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "root").mkdir()
     adapter = opened(local(tmp_path / "root", staging=str(tmp_path)))
     await put(adapter, "file", b"old")
     assert adapter._program.staging.parent == tmp_path

@@ -175,6 +175,11 @@ class Connections:
             self._closing.callback(self._range_readers.close)
         return self._range_readers
 
+    @property
+    def headers_are_signed(self) -> bool:
+        """Whether what :meth:`signed` makes is good for its headers alone."""
+        return self._settings.signature_v2
+
     async def signed(
         self,
         operation: str,

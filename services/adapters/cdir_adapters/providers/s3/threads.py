@@ -168,8 +168,9 @@ class RangeReaders:
         proxy = _proxy_of(request)
         pool = self._pools.get(proxy)
         if pool is None:
-            # reads the certificates of the machine
-            trusted = ssl.create_default_context(cafile=self._ca_file)
+            # reads the certificates of the machine, which takes a while
+            encrypted = "https" in {request.url.scheme, proxy.partition(":")[0]}
+            trusted = ssl.create_default_context(cafile=self._ca_file) if encrypted else None
             make = functools.partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
             pool = make(maxsize=_THREADS, timeout=self._timeout, ssl_context=trusted)
             pool = self._pools.setdefault(proxy, pool)

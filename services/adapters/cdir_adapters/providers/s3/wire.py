@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,6 +30,9 @@ __all__ = ["Body", "BotoWire", "Condition", "ObstoreWire", "Opened", "Wire", "cu
 _READING: Final = "reading an object"
 _URL_VALID: Final = 3600
 """Seconds within which a signed request must reach the service."""
+_URL_REUSED: Final = 60.0
+"""Seconds for which a signed request is sent again: signing one takes as long as reading a megabyte nearby."""
+_URLS_KEPT: Final = 64
 _LARGE: Final = 256 * 1024
 """Longer ranges are read by threads, which hand on a body with fewer copies than obstore does."""
 _LARGE_PIECE: Final = 4 * 1024 * 1024
@@ -235,6 +239,8 @@ class BotoWire(Wire):
         self._connections = connections
         self._faults = faults
         self._bucket = bucket
+        self._signed: dict[str, tuple[float, SignedRequest]] = {}
+        """Until when a request for a whole object may be sent again."""
 
     async def put(
         self,
@@ -285,12 +291,26 @@ class BotoWire(Wire):
         if range != FULL:
             end = "" if range.length is None else range.offset + range.length - 1
             headers["Range"] = f"bytes={range.offset}-{end}"
+        if not self._connections.headers_are_signed:
+            return dataclasses.replace(await self._signed_for(key), headers=headers)
         return await self._connections.signed("get_object", key, valid=_URL_VALID, headers=headers)
+
+    async def _signed_for(self, key: str) -> SignedRequest:
+        now = time.monotonic()
+        until, request = self._signed.get(key, (0.0, None))
+        if request is None or until < now:
+            request = await self._connections.signed("get_object", key, valid=_URL_VALID)
+            self._signed.pop(key, None)
+            while len(self._signed) >= _URLS_KEPT:
+                del self._signed[next(iter(self._signed))]
+            self._signed[key] = now + _URL_REUSED, request
+        return request
 
     def _answered(self, key: str, range: ByteRange, answer: Answer) -> tuple[Opened, int]:
         """Return what an answer tells of its object, and how many bytes of the body lie before the range."""
         headers = answer.headers
         if answer.status not in {200, 206}:
+            self._signed.pop(key, None)  # it may have been signed with credentials that changed since
             fault = Fault.from_body(answer.status, answer.data.decode(errors="replace"), headers)
             raise self._faults.error(fault, _READING, key)
         stated_length = headers.get("Content-Length", "")
