@@ -71,8 +71,11 @@ class Line:
     parts: list[int] = field(default_factory=list)
     """Numbers of the parts that were sent."""
     passing: int | None = None
-    """Parts after so many are held until the line is cut, and nothing passes from then on."""
+    """Parts after this one are held until the line is cut, and nothing passes from then on."""
+    stored: set[int] = field(default_factory=set)
+    """Numbers of the parts that the service has answered."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when all parts that pass are stored."""
     cut: bool = False
     begun_ago: timedelta | None = None
     """What the service says of how old uploads and parts are; ``None`` for the truth."""
@@ -82,8 +85,7 @@ class Line:
     async def handle(self, request: Request) -> Answer:
         number = re.search(r"[?&]partNumber=(\d+)", request.target)
         if request.method == "PUT" and number is not None:
-            if self.passing is not None and len(self.parts) >= self.passing:
-                self.held.set()
+            if self.passing is not None and int(number[1]) > self.passing:
                 await self.proxy.healed()
                 request.cut(reset=True)
                 return Answer(500)
@@ -95,6 +97,10 @@ class Line:
             request.cut(reset=True)
             return Answer(500)
         answer = await request.forward()
+        if request.method == "PUT" and number is not None:
+            self.stored.add(int(number[1]))
+            if self.passing is not None and len(self.stored) == self.passing:
+                self.held.set()
         if self.begun_ago is not None and request.method == "GET" and "upload" in request.target:
             then = (datetime.now(UTC) - self.begun_ago).strftime("%Y-%m-%dT%H:%M:%S.000Z").encode()
             body = re.sub(rb"<(Initiated|LastModified)>[^<]*<", rb"<\1>" + then + b"<", answer.body)
@@ -226,7 +232,7 @@ async def test_old_upload_is_left_to_the_sweep(line: Line) -> None:
 async def test_sweep_leaves_an_upload_that_takes_its_time(line: Line) -> None:
     await line.leave_upload(3)
     async with line.open() as adapter, S3Adapter("other", options_of(line.server, line.bucket)) as other:
-        line.passing = 1
+        line.passing = 4
         line.held.clear()
         writing = asyncio.create_task(adapter.write(KEY, stream(LARGE), size=len(LARGE), modified=MODIFIED))
         async with asyncio.timeout(60):
