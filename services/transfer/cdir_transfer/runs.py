@@ -49,16 +49,20 @@ class _Run:
         async with self._taking:  # first come, first served
             if self.is_over or index != self._next:
                 raise ProviderUnavailable("the request for several blocks has ended early")
-            self.is_over = True
             try:
                 async with asyncio.timeout(patience):
                     data = await anext(self._blocks, b"")
+                    self._next += 1
+                    self.is_over = self._next == self.end
+                    if self.is_over:
+                        # only a request that was seen to end leaves a connection that can be used again
+                        await anext(self._blocks, b"")
             except TimeoutError:
+                self.is_over = True
                 raise ProviderUnavailable("the next block is late") from None
-            self._next += 1
-            self.is_over = self._next == self.end
-            if self.is_over:
-                await self._blocks.aclose()
+            except BaseException:
+                self.is_over = True
+                raise
             return data
 
     async def close(self) -> None:
