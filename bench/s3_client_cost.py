@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -31,7 +32,7 @@ from cdir_adapters.adapter import ByteRange
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Faults
 from cdir_adapters.providers.s3.settings import S3Settings
-from cdir_adapters.providers.s3.wire import BotoWire
+from cdir_adapters.providers.s3.wire import BotoWire, Condition, CurlWire, Wire
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 
 SMALL = 10 * 1024
@@ -165,18 +166,44 @@ async def with_aiobotocore(server: RcloneS3Server, objects: int, large: int) -> 
             )
 
 
-async def with_signed_urls(server: RcloneS3Server, large: int) -> None:
-    """Reads what aiobotocore put, as the adapter reads large objects."""
-    connections = Connections(S3Settings.from_options(server.options(BUCKET)))
-    wire = BotoWire(connections, Faults("bench", BUCKET), BUCKET)
+async def with_our_own(server: RcloneS3Server, objects: int, large: int) -> None:
+    """As the adapter does it. Reads the large object that aiobotocore put."""
+    settings = S3Settings.from_options(server.options(BUCKET))
+    connections, faults = Connections(settings), Faults("bench", BUCKET)
+    boto = BotoWire(connections, faults, settings)
+    wire = CurlWire(connections, faults, settings, boto)
+    data = os.urandom(SMALL)
+
+    async def put(index: int) -> None:
+        etag = await wire.put(f"c/{index}", data, {"mtime": "1700000000.123456"}, Condition())
+        assert str(etag).strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    async def get(index: int) -> None:
+        _, body = await wire.fetch(f"c/{index}", ByteRange(0, SMALL), None)
+        assert len(body) == SMALL
+
+    async def head(index: int) -> None:
+        assert (await wire.head(f"c/{index}")).size == SMALL
 
     async def get_block(index: int) -> None:
         _, body = await wire.fetch("large-b", ByteRange(index * PIECE, PIECE), None)
         assert len(body) == PIECE
 
+    async def list_all(lister: Wire) -> None:
+        await lister.list({"prefix": "c/", "max-keys": "1000"})
+
     async with contextlib.aclosing(connections):
-        blocks = each(get_block, large // PIECE, BLOCKS_IN_FLIGHT)
-        await measure("signed URLs over aiohttp, large get", "MiB", large >> 20, blocks)
+        await put(0)
+        await measure("libcurl, put 10 KiB", "put", objects, each(put, objects))
+        await measure("libcurl, get 10 KiB", "get", objects, each(get, objects))
+        await measure("libcurl, head", "head", objects, each(head, objects))
+        for title, lister in (("libcurl", wire), ("aiobotocore", boto)):
+            await lister.list({"prefix": "nothing"})
+            listed = min(1000, objects)
+            await measure(f"{title}, list 1000", "key", listed, functools.partial(list_all, lister))
+        if large:
+            blocks = each(get_block, large // PIECE, BLOCKS_IN_FLIGHT)
+            await measure("urllib3 in threads, large get", "MiB", large >> 20, blocks)
 
 
 async def with_obstore(server: RcloneS3Server, objects: int, large: int) -> None:
@@ -226,8 +253,7 @@ async def main() -> None:
     arguments = parser.parse_args()
     async with rclone_s3_server(dir_cache="5m") as server:
         await with_aiobotocore(server, arguments.objects, arguments.large << 20)
-        if arguments.large:
-            await with_signed_urls(server, arguments.large << 20)
+        await with_our_own(server, arguments.objects, arguments.large << 20)
         await with_obstore(server, arguments.objects, arguments.large << 20)
 
 

@@ -559,7 +559,7 @@ def test_options_that_cannot_be(options: Mapping[str, str]) -> None:
 )
 def test_answers_become_errors(status: int, code: str, expected: type[CdirError]) -> None:
     body = f"<Error><Code>{code}</Code><Message>a &lt;word&gt;</Message></Error>"
-    fault = Fault.from_body(status, body, {"Retry-After": "7"})
+    fault = Fault.from_body(status, body, "7")
     error = Faults("store", "bucket").error(fault, "testing", "key")
     assert type(error) is expected
     assert error.retry_after == (7.0 if error.retry is Retry.LATER else None)

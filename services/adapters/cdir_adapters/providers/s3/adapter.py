@@ -41,7 +41,7 @@ from cdir_adapters.capability import Capability, ChecksumKind
 from cdir_adapters.names import NameEncoding
 from cdir_adapters.providers.s3.acl import AclWire
 from cdir_adapters.providers.s3.connections import Connections
-from cdir_adapters.providers.s3.faults import Fault, Faults
+from cdir_adapters.providers.s3.faults import Fault, Faults, Refused
 from cdir_adapters.providers.s3.headers import (
     MTIME,
     checksum_of_etag,
@@ -56,7 +56,7 @@ from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, part_siz
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.single import SourceFailed, put_streamed
 from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
-from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, ObstoreWire, Opened, Wire, cut_short
+from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, CurlWire, Head, Opened, Wire, cut_short
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
     BufferedReadStream,
@@ -121,16 +121,16 @@ class S3Adapter(Adapter):
         self._names = None if forbidden is None else NameEncoding(forbidden)
         self._faults = Faults(name, settings.bucket, settings.endpoint or "Amazon S3")
         self._connections = Connections(settings)
-        self._boto = boto = BotoWire(self._connections, self._faults, settings.bucket)
-        small = ObstoreWire(self._connections, self._faults, boto) if settings.obstore_fits else boto
-        self._wire: Wire = small
+        self._boto = boto = BotoWire(self._connections, self._faults, settings)
+        # it signs in one way only
+        self._wire: Wire = boto if settings.signature_v2 else CurlWire(self._connections, self._faults, settings, boto)
         self._acls = AclWire(self._connections, self._faults, settings.bucket)
         self._stated = self.capability.checksums
         self._etags_are_md5: bool | None = None
         """Whether the ETag of an object that was put whole is the MD5 of its content; ``None`` until one showed it."""
         self._etags_stay = True
         """Whether an object has the ETag that its put was answered with."""
-        self._listing = Listing(self._connections, self._faults, settings, self._names, self._checksum, self._exists)
+        self._listing = Listing(self._wire, self._faults, settings, self._names, self._checksum, self._exists)
         self._unfinished = UnfinishedUploads(self._connections, self._faults, settings.bucket, settings.prefix)
 
     def __repr__(self) -> str:
@@ -143,14 +143,14 @@ class S3Adapter(Adapter):
     # ------------------------------------------------------------------ the root
 
     async def check(self) -> None:
-        with self._faults.translated("listing the bucket"):
-            client = await self._connections.client()
-            try:
-                await self._listing.ask_least(client)
-            except client.exceptions.NoSuchBucket:
+        try:
+            await self._listing.ask_least()
+        except Refused as refused:
+            if refused.fault.bucket_is_gone:
                 raise NotFound(
                     f"provider {self.info.name}: there is no bucket {self._bucket}", provider=self.info.name
                 ) from None
+            raise self._faults.error(refused.fault, "listing the bucket") from None
 
     async def prepare(self) -> None:
         with contextlib.suppress(NotFound):
@@ -172,11 +172,9 @@ class S3Adapter(Adapter):
     async def stat(self, key: str) -> ObjectInfo:
         return self._info_of_head(key, await self._head(key))
 
-    async def _head(self, key: str) -> Any:
+    async def _head(self, key: str) -> Head:
         async with self._bucket_required():
-            with self._faults.translated("looking at an object", key):
-                client = await self._connections.client()
-                return await client.head_object(Bucket=self._bucket, Key=self._place(key))
+            return await self._wire.head(self._place(key))
 
     @asynccontextmanager
     async def _bucket_required(self) -> AsyncIterator[None]:
@@ -189,13 +187,16 @@ class S3Adapter(Adapter):
 
     async def _require_bucket(self) -> None:
         """A HEAD does not tell a missing object from a missing bucket, and the latter proves nothing."""
-        client = await self._connections.client()
         try:
-            with self._faults.translated("looking at the bucket"):
-                if self._profile.bucket_head:
+            if self._profile.bucket_head:
+                client = await self._connections.client()
+                with self._faults.translated("looking at the bucket"):
                     await client.head_bucket(Bucket=self._bucket)
-                else:
-                    await self._listing.ask_least(client)
+            else:
+                try:
+                    await self._listing.ask_least()
+                except Refused as refused:
+                    raise self._faults.error(refused.fault, "looking at the bucket") from None
         except NotFound:
             raise self._faults.error(Fault(404, "NoSuchBucket"), "looking at the bucket") from None
         except CdirError as error:
@@ -203,16 +204,14 @@ class S3Adapter(Adapter):
                 raise
             # not allowed to look at the bucket as a whole: it is there
 
-    def _info_of_head(self, key: str, head: Any) -> ObjectInfo:
-        received: Mapping[str, str] = head.get("Metadata", {})
-        encrypted = str(head.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in head
+    def _info_of_head(self, key: str, head: Head) -> ObjectInfo:
         return ObjectInfo(
             key=key,
-            size=head["ContentLength"],
-            modified=self._modified(received, head.get("LastModified")),
-            etag=head.get("ETag"),
-            checksum=None if encrypted else self._checksum(head.get("ETag")),
-            metadata=decode_metadata(received),
+            size=head.size,
+            modified=self._modified(head.metadata, head.modified),
+            etag=head.etag,
+            checksum=None if head.etag_is_no_digest else self._checksum(head.etag),
+            metadata=decode_metadata(head.metadata),
         )
 
     def _checksum(self, etag: str | None) -> Checksum | None:
@@ -421,7 +420,7 @@ class S3Adapter(Adapter):
         if self._etags_are_md5 is None or not self._etags_stay:
             # what was stored is proven already; not being able to look again is no failure
             with contextlib.suppress(CdirError):
-                kept = (await self._head(key)).get("ETag")
+                kept = (await self._head(key)).etag
                 self._etags_are_md5 = digest_of_etag(kept) == digest
                 self._etags_stay = kept == etag
                 etag = kept
@@ -474,22 +473,22 @@ class S3Adapter(Adapter):
             raise first_cause(group) from None
         # one more look: several services give the finished object another ETag than they answer here
         head = await self._require_size(key, length)
-        if upload.resumed and not headers.items() <= lower_keys(head.get("Metadata", {})).items():
+        if upload.resumed and not headers.items() <= lower_keys(head.metadata).items():
             stored = await self._rewrite_metadata(key, head, headers)
         else:
             if checksum is None:
                 # Ceph says it only here
-                checksum = upload.checksum(head.get("ETag"))
+                checksum = upload.checksum(head.etag)
             stated = not upload.unproven and ChecksumKind.MD5_MULTIPART in self._stated
-            stored = ObjectInfo(key=key, size=length, etag=head.get("ETag"), checksum=checksum if stated else None)
+            stored = ObjectInfo(key=key, size=length, etag=head.etag, checksum=checksum if stated else None)
         return dataclasses.replace(stored, access=await self._acls.give(place, access))
 
-    async def _rewrite_metadata(self, key: str, head: Any, headers: Mapping[str, str]) -> ObjectInfo:
+    async def _rewrite_metadata(self, key: str, head: Head, headers: Mapping[str, str]) -> ObjectInfo:
         """Give the object of which ``head`` tells other metadata, by copying it onto itself."""
-        if self._copied_in_parts(head["ContentLength"]):
-            await self._copy_parts(key, key, {**head, "Metadata": headers})
+        if self._copied_in_parts(head.size):
+            await self._copy_parts(key, key, dataclasses.replace(head, metadata=headers))
         else:
-            await self._boto.replace_metadata(self._place(key), head["ETag"], headers)
+            await self._boto.replace_metadata(self._place(key), head.etag or "", headers)
         return await self.stat(key)
 
     async def _send_parts(self, upload: MultipartUpload, parts: AsyncIterator[Part]) -> int:
@@ -519,14 +518,13 @@ class S3Adapter(Adapter):
         if found.etag != condition.etag:
             raise PreconditionFailed(f"{key} is not the object with the ETag {condition.etag} any more", key=key)
 
-    async def _require_size(self, key: str, size: int) -> Any:
+    async def _require_size(self, key: str, size: int) -> Head:
         """Hold the size of a finished object against what was sent; return what the service says of it."""
         head = await self._head(key)
-        if head["ContentLength"] != size:
+        if head.size != size:
             # not removed: another process may have stored it in the meantime
             raise IntegrityError(
-                f"provider {self.info.name} has {head['ContentLength']} bytes at {key}, not the {size} that were sent;"
-                " try again",
+                f"provider {self.info.name} has {head.size} bytes at {key}, not the {size} that were sent; try again",
                 key=key,
             )
         return head
@@ -548,10 +546,10 @@ class S3Adapter(Adapter):
             await self._require_bucket()
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
-        async with self._bucket_required():
-            size = await self._wire.size(self._place(source))
+        head = await self._head(source)
+        size = head.size
         if self._copied_in_parts(size):
-            await self._copy_parts(source, target, await self._head(source))
+            await self._copy_parts(source, target, head)
         else:
             await self._wire.copy(self._place(source), self._place(target))
         try:
@@ -570,10 +568,9 @@ class S3Adapter(Adapter):
     def _copied_in_parts(self, size: int) -> bool:
         return size > _COPY_LIMIT and self._profile.multipart and self._profile.copy_in_parts
 
-    async def _copy_parts(self, source: str, target: str, head: Any) -> None:
-        metadata = head.get("Metadata", {})
-        async with self._unfinished.upload(self._place(target), metadata) as upload:
-            await upload.copy_from(self._place(source), head["ContentLength"], _COPY_PART, head.get("ETag", ""))
+    async def _copy_parts(self, source: str, target: str, head: Head) -> None:
+        async with self._unfinished.upload(self._place(target), head.metadata) as upload:
+            await upload.copy_from(self._place(source), head.size, _COPY_PART, head.etag or "")
             await upload.complete(Condition())
 
     async def get_acl(self, key: str) -> Acl:

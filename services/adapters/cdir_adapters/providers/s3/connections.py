@@ -5,34 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import ssl
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiobotocore.config
 import aiobotocore.session
 import aiohttp
-import botocore.credentials
 import botocore.exceptions
 import botocore.handlers
 import botocore.loaders
 from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpsession import AIOHTTPSession
-from obstore.store import S3Store
+from botocore.credentials import ReadOnlyCredentials
 from yarl import URL
 
 from cdir.errors import ConfigInvalid
-from cdir_adapters.providers.s3.faults import ERROR_BODY, Redirected
+from cdir_adapters.providers.s3.faults import LONGEST_ANSWER, Redirected
 from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
-from cdir_adapters.providers.s3.signing import SignedRequest, metadata_headers, sign_as_sent, sign_old
+from cdir_adapters.providers.s3.signing import (
+    UNSIGNED,
+    HeaderSigner,
+    SignedRequest,
+    metadata_headers,
+    sign_as_sent,
+    sign_old,
+)
+from cdir_adapters.providers.s3.small_requests import ERROR_BODY, Answer, SmallRequests
 from cdir_adapters.providers.s3.threads import RangeReaders
-
-if TYPE_CHECKING:  # these do not exist at run time
-    from obstore.store import ClientConfig, S3Config, S3Credential
 
 __all__ = ["Connections"]
 
@@ -45,11 +49,7 @@ _CONNECT_TIMEOUT = 10
 _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
 _POOL = 32
-"""Connections kept for aiobotocore; obstore keeps as many as were in use at once."""
-_LONGEST_ANSWER = 64 * 1024 * 1024
-"""Bytes of an answer that is read whole; a page of a listing has a few MiB."""
-_CREDENTIALS_KEPT = timedelta(minutes=5)
-"""How long obstore uses credentials of the machine before it asks for them again."""
+"""Connections kept for aiobotocore."""
 
 
 @functools.cache
@@ -84,7 +84,7 @@ class _Body:
 
     async def read(self) -> bytes:
         """Return all of it. Of an error, one that is too long says nothing."""
-        limit = ERROR_BODY if self._answer.status >= 300 else _LONGEST_ANSWER
+        limit = ERROR_BODY if self._answer.status >= 300 else LONGEST_ANSWER
         body = bytearray()
         while piece := await self._answer.content.readany():
             body += piece
@@ -118,13 +118,28 @@ class _Session(AIOHTTPSession):  # type: ignore[misc] # the library has no types
         return whole
 
 
+class _Small(NamedTuple):
+    """What sends small requests to one bucket."""
+
+    requests: SmallRequests
+    origin: str
+    """The URL of the host."""
+    path: str
+    """That of the bucket, empty where the host names it."""
+    encrypted: bool
+    signer: HeaderSigner
+
+
 class Connections:
-    """Clients of both libraries. None of them retries: exactly one layer above does."""
+    """Clients of all libraries. None of them retries: exactly one layer above does."""
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
+        self._given = None
+        if settings.access_key is not None:
+            self._given = ReadOnlyCredentials(settings.access_key, settings.secret_key, settings.session_token)
         self._session = aiobotocore.session.AioSession()
-        self._store: S3Store | None = None
+        self._small: _Small | None = None
         self._client: Any = None
         self._http: aiohttp.ClientSession | None = None
         self._range_readers: RangeReaders | None = None
@@ -139,14 +154,40 @@ class Connections:
                     self._client = await self._make_client()
         return self._client
 
-    async def store(self) -> S3Store:
-        """The obstore client; not for signature version 2."""
-        if self._store is None:
+    async def send(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | None, most: int
+    ) -> Answer:
+        """Send a small request, signed by version 4; ``path`` is that in the bucket. Raises NoAnswer.
+
+        Headers of the service's own have names in lower case. Of a body that succeeds, at most ``most`` bytes are read.
+        """
+        if self._small is None:
+            client = await self.client()
             async with self._making:
-                if self._store is None:
-                    # reads the certificates of the machine
-                    self._store = await asyncio.to_thread(self._make_store)
-        return self._store
+                if self._small is None:
+                    self._small = self._make_small(client.meta.endpoint_url)
+        small = self._small
+        digest = UNSIGNED
+        if body is not None and not small.encrypted:  # nothing else protects the body
+            digest = hashlib.sha256(body).hexdigest()
+        path = f"{small.path}{path}" or "/"
+        lines = small.signer.sign(method, path, query, headers, digest, await self._credentials())
+        url = f"{small.origin}{path}?{query}" if query else f"{small.origin}{path}"
+        return await small.requests.send(method, url, lines, body, most)
+
+    def _make_small(self, endpoint: str) -> _Small:
+        settings = self._settings
+        parts = urlsplit(endpoint)
+        encrypted = parts.scheme == "https"
+        host = parts.netloc.removesuffix(":443" if encrypted else ":80")
+        path = parts.path.rstrip("/")
+        if settings.path_style:
+            path += f"/{settings.bucket}"
+        else:
+            host = f"{settings.bucket}.{host}"
+        requests = SmallRequests(connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT, ca_file=settings.ca_file)
+        self._closing.push_async_callback(requests.aclose)
+        return _Small(requests, f"{parts.scheme}://{host}", path, encrypted, HeaderSigner(settings.region, host))
 
     async def http(self) -> aiohttp.ClientSession:
         """A plain HTTP client to store with, for what :meth:`signed` makes."""
@@ -215,20 +256,19 @@ class Connections:
         url = await client.generate_presigned_url(operation, Params=named, ExpiresIn=valid)
         return SignedRequest(URL(url, encoded=True), {**headers, **metadata_headers(metadata)})
 
-    async def _credentials(self) -> botocore.credentials.Credentials:
-        given = self._settings
-        if given.access_key is not None:
-            return botocore.credentials.Credentials(given.access_key, given.secret_key, given.session_token)
+    async def _credentials(self) -> ReadOnlyCredentials:
+        if self._given is not None:
+            return self._given
         found = await self._session.get_credentials()
         if found is None:
             raise botocore.exceptions.NoCredentialsError
-        frozen = await found.get_frozen_credentials()
-        return botocore.credentials.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+        # the library asks the machine again before they expire
+        return await found.get_frozen_credentials()
 
     async def aclose(self) -> None:
         """Close what was opened. Idempotent."""
         await self._closing.aclose()
-        self._client = self._http = self._store = self._range_readers = None
+        self._client = self._http = self._small = self._range_readers = None
 
     async def _trusted(self) -> ssl.SSLContext | None:
         """Whose certificates to trust, ``None`` for those the machine does. Raises ConfigInvalid."""
@@ -281,55 +321,3 @@ class Connections:
                     f"before-parameter-build.s3.{operation}", botocore.handlers.set_list_objects_encoding_type_url
                 )
         return client
-
-    def _make_store(self) -> S3Store:
-        settings = self._settings
-        config: S3Config = {
-            "region": settings.region,
-            "virtual_hosted_style_request": not settings.path_style,
-            "disable_bulk_delete": True,
-            "skip_signature": False,
-        }
-        if settings.endpoint is not None:
-            config["endpoint"] = settings.endpoint if settings.path_style else self._virtual_host(settings.endpoint)
-        client: ClientConfig = {
-            # else an https endpoint could send elsewhere in the clear
-            "allow_http": settings.endpoint is not None and settings.endpoint.startswith("http:"),
-            "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT),
-            "read_timeout": timedelta(seconds=_IDLE_TIMEOUT),
-            "timeout": timedelta(days=1),
-        }
-        return S3Store(
-            settings.bucket,
-            config=config,
-            client_options=client,
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
-            # given explicitly, since obstore would otherwise mix in what the environment holds
-            credential_provider=self._given_credentials if settings.access_key else self._machine_credentials,
-        )
-
-    def _virtual_host(self, endpoint: str) -> str:
-        parts = urlsplit(endpoint)
-        return urlunsplit(parts._replace(netloc=f"{self._settings.bucket}.{parts.netloc}"))
-
-    def _given_credentials(self) -> S3Credential:
-        assert self._settings.access_key is not None
-        assert self._settings.secret_key is not None
-        return {
-            "access_key_id": self._settings.access_key,
-            "secret_access_key": self._settings.secret_key,
-            "token": self._settings.session_token,
-            "expires_at": None,
-        }
-
-    async def _machine_credentials(self) -> S3Credential:
-        found = await self._session.get_credentials()
-        if found is None:
-            raise botocore.exceptions.NoCredentialsError
-        frozen = await found.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_KEPT,
-        }

@@ -1,7 +1,6 @@
-"""The one place where errors of S3 services and of both client libraries become errors of cdir.
+"""The one place where errors of S3 services and of the client libraries become errors of cdir.
 
-aiobotocore carries the service's answer as data; obstore only as text, from which status and code are read back. No
-text of a library enters a message: it can hold a signed URL.
+No text of a library enters a message: it can hold a signed URL.
 """
 
 from __future__ import annotations
@@ -9,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
-from collections.abc import Mapping
 from types import TracebackType
 
 import aiohttp
 import botocore.exceptions
 import urllib3
-from obstore.exceptions import BaseError
 
 from cdir.errors import (
     CdirError,
@@ -33,15 +30,12 @@ from cdir.errors import (
     Unauthenticated,
     Unsupported,
 )
+from cdir_adapters.providers.s3.small_requests import ERROR_BODY, NoAnswer
 
-__all__ = ["ERROR_BODY", "Fault", "Faults", "RangeAnsweredWhole", "Redirected", "fault_of_answer"]
+__all__ = ["LONGEST_ANSWER", "Fault", "Faults", "Redirected", "Refused", "fault_of_answer"]
 
-ERROR_BODY = 64 * 1024
-"""Bytes of an error's body that are read; the service's own are far shorter."""
-
-
-class RangeAnsweredWhole(Exception):
-    """The service answers a range with status 200, which obstore refuses although the bytes may be right."""
+LONGEST_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer that is read whole; a page of a listing has a few MiB."""
 
 
 class Redirected(Exception):
@@ -64,13 +58,13 @@ class Fault:
         return self.code == "NoSuchBucket"
 
     @classmethod
-    def from_body(cls, status: int, body: str, headers: Mapping[str, str]) -> Fault:
-        """Read an answer with an XML error body."""
+    def from_body(cls, status: int, body: str, retry_after: str | None) -> Fault:
+        """Read an answer with an XML error body, and its header Retry-After."""
         return cls(
             status,
             _element(body, "Code"),
             html.unescape(_element(body, "Message")),
-            _seconds(headers.get("Retry-After")),
+            _seconds(retry_after),
         )
 
     @classmethod
@@ -87,16 +81,8 @@ class Fault:
                     message=str(answer.get("Error", {}).get("Message", "")),
                     retry_after=_seconds(meta.get("HTTPHeaders", {}).get("retry-after")),
                 )
-            case BaseError() | FileNotFoundError():
-                text, _, more = str(error).partition("\n\nDebug source:")
-                status = re.search(r"status code: (\d{3})", text)
-                if status is None and "credential provider" in text:
-                    return cls(401, "NoCredentials")
-                if status is None and "InvalidCertificate" in more:
-                    return cls(untrusted=True)
-                return cls(
-                    int(status[1]) if status else 0, _element(text, "Code"), html.unescape(_element(text, "Message"))
-                )
+            case NoAnswer():
+                return cls(untrusted=error.untrusted)
             case (
                 botocore.exceptions.SSLError()
                 | aiohttp.ClientConnectorCertificateError()
@@ -119,7 +105,7 @@ async def fault_of_answer(answer: aiohttp.ClientResponse) -> Fault:
     if not answer.content.at_eof():
         # the rest may never end
         answer.close()
-    return Fault.from_body(answer.status, body.decode(errors="replace"), answer.headers)
+    return Fault.from_body(answer.status, body.decode(errors="replace"), answer.headers.get("Retry-After"))
 
 
 def _element(body: str, name: str) -> str:
@@ -202,12 +188,18 @@ class _Translated:
     ) -> None:
         if not isinstance(error, Exception) or isinstance(error, CdirError):
             return
-        if isinstance(error, BaseError) and "non-partial response" in str(error):
-            raise RangeAnsweredWhole from None
         translated = self._faults.from_library(error, self._doing, self._key)
         if translated is not None:
             # the library's own error holds request details, and its text nothing that the answer does not say
             raise translated from None
+
+
+class Refused(Exception):
+    """The service refused: for callers who must know how before it becomes an error of cdir."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

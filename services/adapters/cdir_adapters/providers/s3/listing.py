@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
-
-import botocore.exceptions
 
 from cdir.errors import ProviderUnavailable
 from cdir_adapters.adapter import Checksum, ObjectInfo, ObjectKind, Page
 from cdir_adapters.names import NameEncoding, is_key
-from cdir_adapters.providers.s3.connections import Connections
-from cdir_adapters.providers.s3.faults import Fault, Faults
+from cdir_adapters.providers.s3.faults import Fault, Faults, Refused
+from cdir_adapters.providers.s3.listing_answer import Listed, NoListing
 from cdir_adapters.providers.s3.settings import S3Settings
+from cdir_adapters.providers.s3.wire import Wire
 from cdir_adapters.shapes import PAGE_SIZE
 
 __all__ = ["Listing"]
+
+_LISTING = "listing the bucket"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Listing:
     What lies elsewhere than was asked for, or has a key that nobody can give here, is left out.
     """
 
-    connections: Connections
+    wire: Wire
     faults: Faults
     settings: S3Settings
     names: NameEncoding | None
@@ -35,9 +35,9 @@ class Listing:
     exists: Callable[[str], Awaitable[bool]]
     """Whether there is an object, for entries that may stand for none."""
 
-    async def ask_least(self, client: Any) -> None:
-        """Ask for the smallest listing. The errors are those of the library."""
-        await self._call(client, {"Prefix": self.settings.prefix, "MaxKeys": 1})
+    async def ask_least(self) -> None:
+        """Ask for the smallest listing. Raises Refused for what the service answers, else errors of cdir."""
+        await self._call({"prefix": self.settings.prefix, "max-keys": "1"}, "")
 
     async def pages(self, prefix: str, *, recursive: bool, start_after: str | None) -> AsyncIterator[Page]:
         """See :meth:`cdir_adapters.adapter.Adapter.list`."""
@@ -55,70 +55,66 @@ class Listing:
             for start in range(0, len(ordered), PAGE_SIZE):
                 yield Page(tuple(ordered[start : start + PAGE_SIZE]))
 
-    async def _ask(self, arguments: dict[str, Any], prefix: str) -> Any:
-        with self.faults.translated("listing the bucket", prefix):
-            return await self._call(await self.connections.client(), arguments)
-
-    async def _call(self, client: Any, arguments: dict[str, Any]) -> Any:
-        ask = client.list_objects_v2 if self.settings.profile.list_v2 else client.list_objects
+    async def _ask(self, query: dict[str, str], prefix: str) -> Listed:
         try:
-            answer = await ask(Bucket=self.settings.bucket, **arguments)
-        except botocore.exceptions.ClientError as error:
-            if Fault.of(error) == Fault(404):
+            return await self._call(query, prefix)
+        except Refused as refused:
+            raise self.faults.error(refused.fault, _LISTING, prefix) from None
+
+    async def _call(self, query: dict[str, str], prefix: str) -> Listed:
+        try:
+            with self.faults.translated(_LISTING, prefix):
+                return await self.wire.list(query)
+        except NoListing:
+            raise self.faults.no_listing() from None
+        except Refused as refused:
+            if refused.fault == Fault(404):
                 # said by something else: the service itself says that it is the bucket that is missing
                 raise self.faults.no_listing() from None
             raise
-        if not {"Name", "IsTruncated"} & answer.keys():
-            # the library takes any XML for a listing, and what it does not find in it for empty
-            raise self.faults.no_listing()
-        return answer
 
-    async def _answers(self, wanted: str, prefix: str, recursive: bool, start_after: str | None) -> AsyncIterator[Any]:
+    async def _answers(
+        self, wanted: str, prefix: str, recursive: bool, start_after: str | None
+    ) -> AsyncIterator[Listed]:
         profile = self.settings.profile
-        place = "StartAfter" if profile.list_v2 else "Marker"
-        arguments: dict[str, Any] = {"Prefix": wanted}
+        place = "start-after" if profile.list_v2 else "marker"
+        query = {"prefix": wanted}
         if profile.list_pages:
-            arguments["MaxKeys"] = PAGE_SIZE
+            query["max-keys"] = str(PAGE_SIZE)
             if not recursive:
-                arguments["Delimiter"] = "/"
+                query["delimiter"] = "/"
             if start_after is not None:
-                arguments[place] = self.settings.prefix + start_after
+                query[place] = self.settings.prefix + start_after
         while True:
-            answer = await self._ask(arguments, prefix)
+            answer = await self._ask(query, prefix)
             yield answer
-            if not answer.get("IsTruncated"):
+            if not answer.truncated:
                 return
+            following = answer.following
             if profile.list_v2:
-                place = "ContinuationToken"
-                arguments.pop("StartAfter", None)
-                following = answer.get("NextContinuationToken")
+                place = "continuation-token"
+                query.pop("start-after", None)
             else:
-                following = answer.get("NextMarker") or _last(answer, wanted)
-            if not profile.list_pages or not following or following == arguments.get(place):
+                following = following or _last(answer, wanted)
+            if not profile.list_pages or not following or following == query.get(place):
                 raise ProviderUnavailable(
                     f"provider {self.faults.provider}: the service broke off a listing of {prefix or 'the root'}",
                     provider=self.faults.provider,
                 )
-            arguments[place] = following
+            query[place] = following
 
-    async def _infos(self, answer: Any, wanted: str) -> dict[str, ObjectInfo]:
+    async def _infos(self, answer: Listed, wanted: str) -> dict[str, ObjectInfo]:
         """What an answer holds, by place in the order: a directory stands where its prefix with the slash does."""
         found: dict[str, ObjectInfo] = {}
-        for each in answer.get("Contents", ()):
-            name = each.get("Key") or ""
+        for name, size, modified, etag in answer.objects:
             key = self._key(name, wanted)
             if key is None or (name == self.settings.profile.list_ghost and not await self.exists(key)):
                 continue
-            etag = each.get("ETag")
-            found[key] = ObjectInfo(
-                key=key,
-                size=each["Size"],
-                modified=each.get("LastModified"),
-                etag=etag,
-                checksum=self.checksum(etag),
-            )
-        for each in answer.get("CommonPrefixes", ()):
-            key = self._key((each.get("Prefix") or "")[:-1], wanted)
+            if size is None:
+                raise self.faults.no_listing()
+            found[key] = ObjectInfo(key=key, size=size, modified=modified, etag=etag, checksum=self.checksum(etag))
+        for place in answer.prefixes:
+            key = self._key(place[:-1], wanted)
             if key is not None:
                 found[f"{key}/"] = ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
         return found
@@ -135,10 +131,9 @@ class Listing:
         return key if self.names is None else self.names.encode(key)
 
 
-def _last(answer: Any, wanted: str) -> str | None:
+def _last(answer: Listed, wanted: str) -> str | None:
     """The place where a page of the first version ends, which services tell only of listings with a delimiter."""
-    names = [each.get("Key") or "" for each in answer.get("Contents", ())]
-    names += [each.get("Prefix") or "" for each in answer.get("CommonPrefixes", ())]
+    names = [*(each.key for each in answer.objects), *answer.prefixes]
     return max((name for name in names if name.startswith(wanted)), key=str.encode, default=None)
 
 

@@ -91,17 +91,6 @@ class S3Settings:
         )
 
     @property
-    def obstore_fits(self) -> bool:
-        """Whether small calls may go by obstore, which costs least.
-
-        It signs in one way only, and does not take every certificate that the other clients take for an authority's.
-        It follows redirects and leaves out nothing but the signature, so that no session token may come to a service
-        which could send it elsewhere.
-        """
-        token = self.session_token is not None or self.access_key is None
-        return not self.signature_v2 and self.ca_file is None and not (token and self.endpoint is not None)
-
-    @property
     def location(self) -> str:
         """Where the root is, for a person."""
         where = urlsplit(self.endpoint).netloc if self.endpoint else f"Amazon S3, {self.region}"

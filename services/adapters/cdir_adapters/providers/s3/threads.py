@@ -12,29 +12,22 @@ import functools
 import ssl
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import urllib3
 
 from cdir_adapters.providers.s3.signing import SignedRequest
+from cdir_adapters.providers.s3.small_requests import Answer
 
-__all__ = ["Answer", "LargeBody", "RangeReaders"]
+__all__ = ["LargeBody", "RangeReaders"]
 
 T = TypeVar("T")
 
 _THREADS: Final = 16
 _ERROR_BODY: Final = 64 * 1024
-
-
-class Answer(NamedTuple):
-    """What came: of an answer that is no success, the beginning of its body."""
-
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
 
 
 class _Reading:
@@ -62,7 +55,8 @@ class _Reading:
             if self._left:
                 raise urllib3.exceptions.HTTPError("nobody waits for the answer any more")
             whole = response.status in {200, 206}
-            return Answer(response.status, response.headers, self._take(most if whole else _ERROR_BODY, whole))
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers, self._take(most if whole else _ERROR_BODY, whole))
 
     def more(self, most: int) -> bytes:
         """Read at most ``most`` further bytes; nothing at the end of the body."""
