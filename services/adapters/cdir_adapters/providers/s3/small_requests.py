@@ -7,7 +7,10 @@ of the processor time of other libraries (``bench/s3_client_cost.py``).
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
 import ssl
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -44,26 +47,20 @@ class NoAnswer(Exception):
 class _Exchange:
     """One request under way and what has come of its answer."""
 
-    __slots__ = ("_kept", "_lines", "_most", "_pieces", "_status")
+    __slots__ = ("_kept", "_most", "_pieces", "_status", "head")
 
     def __init__(self, most: int) -> None:
+        self.head = io.BytesIO()
+        """Takes the lines of headers."""
         self._status = 0
-        self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._kept = 0
         self._most = most
 
-    def take_header(self, line: bytes) -> None:
-        if line.startswith(b"HTTP/"):  # also after an interim answer, whose headers do not count
-            self._lines.clear()
-            self._status = int(line.split(None, 2)[1])
-            if self._status >= 300:
-                self._most = min(self._most, ERROR_BODY)
-        else:
-            self._lines.append(line)
-
     def take_body(self, piece: bytes) -> int:
         """Return how much was taken; fewer bytes than there are end the request."""
+        if not self._pieces and self._read_status() >= 300:
+            self._most = min(self._most, ERROR_BODY)
         taken = piece[: self._most - self._kept]
         self._pieces.append(taken)
         self._kept += len(taken)
@@ -76,12 +73,22 @@ class _Exchange:
 
     def answer(self) -> Answer:
         headers = {}
-        for line in self._lines:
-            name, colon, value = line.decode(errors="replace").partition(":")
+        for line in self._head_lines()[1:]:
+            name, colon, value = line.partition(":")
             if colon:
                 headers[name.strip().lower()] = value.strip()
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        return Answer(self._status, headers, data)
+        return Answer(self._read_status(), headers, data)
+
+    def _read_status(self) -> int:
+        if not self._status:
+            self._status = int(self._head_lines()[0].split(None, 2)[1])
+        return self._status
+
+    def _head_lines(self) -> list[str]:
+        """The lines of the final answer; interim ones may have come before."""
+        text = self.head.getvalue().decode(errors="replace").replace("\r\n", "\n")
+        return text.rstrip().rpartition("\n\n")[2].split("\n")
 
 
 class SmallRequests:
@@ -95,7 +102,8 @@ class SmallRequests:
         self._ca_file = ca_file or trusted.cafile
         self._ca_path = None if ca_file else trusted.capath
         self._room = asyncio.Semaphore(_IN_FLIGHT)
-        self._spare: list[pycurl.Curl] = []
+        self._spare: defaultdict[str, list[pycurl.Curl]] = defaultdict(list)
+        """Prepared by method."""
         self._multi = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, _IN_FLIGHT)
 
@@ -105,9 +113,17 @@ class SmallRequests:
         ``headers`` are lines. Raises NoAnswer. A caller who leaves closes the connection.
         """
         async with self._room:
-            handle = self._spare.pop() if self._spare else pycurl.Curl()
+            spare = self._spare[method]
+            handle = spare.pop() if spare else self._make(method)
             exchange = _Exchange(most)
-            self._prepare(handle, exchange, method, url, headers, body)
+            set_option = handle.setopt
+            set_option(pycurl.URL, url)
+            # a header without a value is one that the library would add by itself
+            set_option(pycurl.HTTPHEADER, [*headers, "Content-Type:", "Expect:"])
+            if body is not None:
+                set_option(pycurl.POSTFIELDS, body)
+            set_option(pycurl.HEADERFUNCTION, exchange.head.write)
+            set_option(pycurl.WRITEFUNCTION, exchange.take_body)
             try:
                 await self._multi.perform(handle)
             except pycurl.error as error:
@@ -119,21 +135,12 @@ class SmallRequests:
                 if self._multi.closed and task is not None and not task.cancelling():
                     raise NoAnswer(pycurl.E_ABORTED_BY_CALLBACK) from None
                 raise
-            self._spare.append(handle)
+            spare.append(handle)
             return exchange.answer()
 
-    def _prepare(
-        self,
-        handle: pycurl.Curl,
-        exchange: _Exchange,
-        method: str,
-        url: str,
-        headers: Iterable[str],
-        body: bytes | None,
-    ) -> None:
-        handle.reset()
+    def _make(self, method: str) -> pycurl.Curl:
+        handle = pycurl.Curl()
         set_option = handle.setopt
-        set_option(pycurl.URL, url)
         set_option(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         set_option(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         set_option(pycurl.PATH_AS_IS, 1)
@@ -150,16 +157,11 @@ class SmallRequests:
             set_option(pycurl.NOBODY, 1)
         elif method != "GET":
             set_option(pycurl.CUSTOMREQUEST, method)
-        if body is not None:
-            set_option(pycurl.POSTFIELDS, body)
-        # a header without a value is one that the library would add by itself
-        set_option(pycurl.HTTPHEADER, [*headers, "Content-Type:", "Expect:"])
-        set_option(pycurl.HEADERFUNCTION, exchange.take_header)
-        set_option(pycurl.WRITEFUNCTION, exchange.take_body)
+        return handle
 
     async def aclose(self) -> None:
         """Close all connections; requests under way raise NoAnswer."""
         await self._multi.aclose()
-        for handle in self._spare:
+        for handle in itertools.chain.from_iterable(self._spare.values()):
             handle.close()
         self._spare.clear()
