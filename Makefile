@@ -70,7 +70,7 @@ sim: $(STAMP) ## Run 4000 simulated scenarios; SEED=N begins elsewhere, COUNT=N 
 
 .PHONY: slow
 slow: slow-servers ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.
-	CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation tests/conformance
+	CDIR_TEST_COLD_COMMANDS=1 CDIR_TEST_WHOLE_LIBRARY=1 CDIR_TEST_HUGE=1 $(PYTEST) --timeout=3600 tests/system tests/faults tests/simulation tests/conformance
 
 .PHONY: lint
 lint: setup ## Check style, types, the borders between packages, the protos, and that generated code is current.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cdir.errors import CdirError, IsDirectory, NotDirectory, NotFound, Unsupported
 from cdir.model import Failed, TransferReport
+from cdir.parallelism import bounded
 from cdir.paths import Endpoint, parse_endpoint, parse_target, split_path
 from cdir.progress import OnProgress, Tally
 from cdir.threads import run_to_the_end
@@ -237,7 +238,7 @@ _Start = Callable[[Awaitable[None]], Awaitable[None]]
 
 async def _side_by_side(plan: Callable[[_Start], Awaitable[None]], parallel: int) -> None:
     """Run what ``plan`` starts; of several errors the first is raised, by itself."""
-    slots = asyncio.Semaphore(max(1, parallel))
+    slots = asyncio.Semaphore(bounded(parallel).files)
 
     async def run(work: Awaitable[None]) -> None:
         try:

@@ -30,6 +30,7 @@ from cdir.errors import (
     Unsupported,
 )
 from cdir.model import Failed
+from cdir.parallelism import bounded
 from cdir.paths import key_of, parse_endpoint, parse_target
 from cdir.sides import Side, is_folder
 from cdir.threads import run_to_the_end
@@ -193,7 +194,7 @@ class Surplus:
     async def remove(self, *, dry_run: bool = False, parallel: int = 4, on_removed: OnRemoved | None = None) -> Removal:
         """Remove it, files first, then the directories that they leave empty. One that fails does not stop the rest."""
         removal = Removal()
-        slots = asyncio.Semaphore(max(1, parallel))
+        slots = asyncio.Semaphore(bounded(parallel).files)
 
         async def one(item: _Item) -> None:
             async with slots:

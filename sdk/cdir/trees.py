@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cdir.downloads import Download, Downloader
 from cdir.errors import CdirError, InternalError, InvalidPath, IsDirectory, NotDirectory, NotFound, Unsupported
 from cdir.model import Entry, EntryKind, Failed, OnConflict, TransferReport, Wait, time_of
+from cdir.parallelism import bounded
 from cdir.paths import WorkspacePath, join_path, normalize_path, parse_target, split_path
 from cdir.progress import OnProgress, Tally
 from cdir.uploads import Upload, Uploader
@@ -100,7 +101,7 @@ async def put(
     """See :meth:`cdir.client.Client.put`."""
     started = time.monotonic()
     tally = Tally(on_progress)
-    uploader = Uploader(client.connection, tally, parallel=max(1, parallel), wait=wait, on_conflict=on_conflict)
+    uploader = Uploader(client.connection, tally, parallel=bounded(parallel).files, wait=wait, on_conflict=on_conflict)
     planner = _PutPlanner(client, uploader, tally, dry_run=dry_run, on_file=on_file)
     found = await planner.place([os.fspath(source) for source in sources], target, recursive=recursive)
     await _run(uploader.run(), planner.plan(found))
@@ -271,7 +272,7 @@ async def get(
     """See :meth:`cdir.client.Client.get`."""
     started = time.monotonic()
     tally = Tally(on_progress)
-    downloader = Downloader(client.connection, tally, parallel=max(1, parallel), provider=provider)
+    downloader = Downloader(client.connection, tally, parallel=bounded(parallel).files, provider=provider)
     planner = _GetPlanner(
         client, downloader, tally, dry_run=dry_run, on_file=on_file, anew=bool(provider), generation=generation
     )

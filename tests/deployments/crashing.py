@@ -12,7 +12,7 @@ from cdir.blocking import BlockingClient, connect_blocking
 from cdir.checking import Finding
 from cdir.errors import CdirError
 from cdir.model import EntryKind
-from deployments.deployment import Deployment, eventually, eventually_is
+from deployments.deployment import HANG_SECONDS, Deployment, eventually, eventually_is
 from deployments.trees import contents
 
 __all__ = ["CrashWorld", "Files", "Scenario"]
@@ -86,7 +86,7 @@ class CrashWorld:
         if found != scenario.after or scenario.before == scenario.after:
             # right after the start a write that was cut off may still hold its path
             eventually(lambda: self._again(folder, scenario))
-        self._settle()
+        self.settle()
         with self.client() as client:
             eventually_is([], _findings, client)
         self._everything_right(folder, places, scenario)
@@ -98,6 +98,21 @@ class CrashWorld:
         """A client of the running deployment."""
         with connect_blocking(self.deployment.address, self.deployment.environment().get("CDIR_TOKEN")) as client:
             yield client
+
+    def settle(self) -> None:
+        """Wait until nothing is owed and everything is placed."""
+
+        def settled() -> bool:
+            status = client.tree_status("/")
+            return not status.owed and not status.unplaced
+
+        with self.client() as client:
+            eventually(settled, within=HANG_SECONDS, pause=0.02)
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Every file at or below a folder, read through cdir, by relative path; none where there is no such folder."""
+        with self.client() as client:
+            return _files(client, folder) if client.find(folder) is not None else {}
 
     def check_all(self) -> None:
         """Read every file of every scenario so far, and hold the catalog against the providers."""
@@ -113,7 +128,7 @@ class CrashWorld:
                 self.deployment.cdir(*self._arguments(folder, command))
             for name, content in scenario.before.items():
                 client.write(f"{folder}/{name}", content)
-        self._settle()
+        self.settle()
 
     def _arguments(self, folder: str, command: Sequence[str]) -> list[str]:
         """A command's arguments, with local files where it names contents to put."""
@@ -130,16 +145,6 @@ class CrashWorld:
     def _start(self, point: str) -> None:
         self.deployment.crash_at = point
         self.deployment.start_or_die()
-
-    def _settle(self) -> None:
-        """Wait until nothing is owed and everything is placed."""
-
-        def settled() -> bool:
-            status = client.tree_status("/")
-            return not status.owed and not status.unplaced
-
-        with self.client() as client:
-            eventually(settled, pause=0.02)
 
     def _again(self, folder: str, scenario: Scenario) -> bool:
         self.deployment.cdir(*self._arguments(folder, scenario.command), expect=None)

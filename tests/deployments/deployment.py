@@ -20,6 +20,7 @@ import psutil
 
 from cdir.v1.directory_service_pb2 import GetServerRequest
 from cdir.v1.directory_service_pb2_grpc import DirectoryServiceStub
+from deployments.commands import run_command
 from servers.process import free_port
 
 __all__ = [
@@ -80,12 +81,12 @@ def eventually(check: Callable[[], T], *, within: float = 60.0, pause: float = 0
     """Call ``check`` until it returns something true, and return that; its last answer or error fails the test."""
     deadline = time.monotonic() + within
     while True:
-        answer: T | AssertionError
+        answer: T | AssertionError | FileNotFoundError
         try:
             answer = check()
-        except AssertionError as error:
+        except (AssertionError, FileNotFoundError) as error:  # the latter: a file went while a folder was looked at
             answer = error
-        if answer and not isinstance(answer, AssertionError):
+        if answer and not isinstance(answer, Exception):
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within:g} s; the last answer was {answer!r}")
@@ -146,7 +147,7 @@ class Deployment(abc.ABC):
     def start(self) -> None:
         """Start and wait until it answers."""
         self._spawn()
-        eventually(self._answers, within=HANG_SECONDS)
+        eventually(self._answers, within=HANG_SECONDS, pause=0.05)
 
     def start_or_die(self) -> None:
         """Start with :attr:`crash_at` armed, and wait until it answers or has died."""
@@ -228,7 +229,7 @@ class Deployment(abc.ABC):
         assert self._process is not None
         if self._process.poll() is not None:
             raise CommandFailedToStart(f"{self.kind} ended at once; its log ends:\n{self.log_tail()}")
-        return self.cdir("status", "--no-start", expect=None).exit == 0
+        return self._serves()
 
     def _serves(self) -> bool:
         """Whether its gateway answers, asked without the cost of a command."""
@@ -255,14 +256,11 @@ class Deployment(abc.ABC):
         ``within`` is how many seconds it may take before it counts as hanging.
         """
         command = (*prefix, str(BIN / "cdir"), *map(str, arguments))
-        done = subprocess.run(
-            command,
-            input=stdin,
-            capture_output=True,
-            timeout=within,
-            env={**_clean_environment(), **self.environment(), **(environment or {})},
-            check=False,
-        )
+        variables = {**_clean_environment(), **self.environment(), **(environment or {})}
+        if prefix:
+            done = subprocess.run(command, input=stdin, capture_output=True, timeout=within, env=variables, check=False)
+        else:
+            done = run_command(command, stdin=stdin, environment=variables, within=within)
         result = Result(tuple(map(str, arguments)), done.returncode, done.stdout, done.stderr.decode())
         if expect is not None and result.exit != expect:
             raise CommandFailed(

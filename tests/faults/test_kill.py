@@ -1,6 +1,8 @@
 """Every process killed at random moments of a write: what was acknowledged is there, and nothing is half there.
 
-CDIR_TEST_KILLS sets how often; CDIR_TEST_SEED repeats a run.
+A tree is put with several kills on the way, so that what recovers from one is met by the next. After each, every file
+is read; once a tree is whole, its putting again sends nothing that was acknowledged before, no debt remains, and each
+provider holds exactly the tree. CDIR_TEST_KILLS sets how often; CDIR_TEST_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -17,52 +20,90 @@ import pytest
 
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1.directory_service_pb2_grpc import DirectoryServiceStub
-from deployments.deployment import Deployment, eventually_is
+from deployments.crashing import CrashWorld
+from deployments.deployment import HANG_SECONDS, Deployment, eventually_is
 from deployments.trees import contents, make_files
 
-KILLS = int(os.environ.get("CDIR_TEST_KILLS", "5"))
+KILLS = {
+    kind: int(os.environ.get("CDIR_TEST_KILLS", default)) for kind, default in (("embedded", "30"), ("split", "10"))
+}
+"""How often each deployment is killed. To start the split one takes three times as long."""
 SEED = int(os.environ.get("CDIR_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
-FILES = 120
+KILLS_OF_A_TREE = 5
+FILES = 80
 DONE, OWED, CONFLICT = 0, 3, 6
 
-
-def steps(tree: Path, target: str) -> Iterator[tuple[int, str, pb.WriteFilesRequest]]:
-    """Every file of ``tree`` as one message, with its id and path."""
-    for number, path in enumerate(sorted(path for path in tree.rglob("*") if path.is_file())):
-        data = path.read_bytes()
-        relative = path.relative_to(tree).as_posix()
-        opened = pb.WriteOpen(path=f"{target}/{relative}", size=len(data))
-        opened.modified.FromNanoseconds(path.stat().st_mtime_ns)
-        commit = pb.WriteCommit(size=len(data), sha256=hashlib.sha256(data).digest())
-        write = pb.FileWrite(id=number, open=opened, data=data, commit=commit)
-        yield number, relative, pb.WriteFilesRequest(writes=[write])
+_FILES_OF_A_MESSAGE = 12
+"""Most files to a message: how finely acknowledgements come."""
 
 
-def write_until_killed(deployment: Deployment, tree: Path, target: str, kill_after: int, pause: float) -> set[str]:
-    """Write ``tree``, kill the deployment after so many acknowledgements, and return what was acknowledged."""
-    sent: dict[int, str] = {}
-    acknowledged: set[str] = set()
+@dataclass
+class Putting:
+    """A tree that is put with kills on the way."""
 
-    def requests() -> Iterator[pb.WriteFilesRequest]:
-        for number, relative, request in steps(tree, target):
-            sent[number] = relative
-            yield request
+    tree: Path
+    target: str
+    before: dict[str, str]
+    """Digests of the files that were at the target, by relative path."""
+    after: dict[str, str]
+    """Digests of the files of the tree."""
+    begun: set[str] = field(default_factory=set)
+    acknowledged: set[str] = field(default_factory=set)
 
+    def whole(self) -> set[str]:
+        """Digests of everything that may lie under a file's name."""
+        return {*self.before.values(), *self.after.values()}
+
+    def allowed(self, path: str) -> set[str | None]:
+        """Digests of what may be read there now; ``None`` stands for no file."""
+        if path in self.acknowledged:
+            return {self.after[path]}
+        return {self.after[path], self.before.get(path)} if path in self.begun else {self.before.get(path)}
+
+
+def messages(putting: Putting, paths: list[str], chance: random.Random) -> Iterator[pb.WriteFilesRequest]:
+    """The files at ``paths``, some to a message; ids are their places in the list."""
+    number = 0
+    while number < len(paths):
+        request = pb.WriteFilesRequest()
+        for path in paths[number : number + chance.randint(1, _FILES_OF_A_MESSAGE)]:
+            file = putting.tree / path
+            data = file.read_bytes()
+            opened = pb.WriteOpen(path=f"{putting.target}/{path}", size=len(data))
+            opened.modified.FromNanoseconds(file.stat().st_mtime_ns)
+            commit = pb.WriteCommit(size=len(data), sha256=hashlib.sha256(data).digest())
+            request.writes.append(pb.FileWrite(id=number, open=opened, data=data, commit=commit))
+            putting.begun.add(path)
+            number += 1
+        yield request
+
+
+def write_until_killed(deployment: Deployment, putting: Putting, kills_left: int, chance: random.Random) -> None:
+    """Write what is not acknowledged yet, and kill the deployment within the share of it that this kill has."""
+    paths = sorted(putting.after.keys() - putting.acknowledged)
+    chance.shuffle(paths)
+    again = frozenset(putting.begun)
+    kill_after = chance.randint(0, len(paths) // kills_left)
+    pause = chance.random() / 50
     token = deployment.environment().get("CDIR_TOKEN")
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    answered = 0
     killed = False
     with grpc.insecure_channel(deployment.address) as channel:
-        grpc.channel_ready_future(channel).result(60)
         try:
-            for response in DirectoryServiceStub(channel).WriteFiles(requests(), metadata=metadata, timeout=120):
+            calls = DirectoryServiceStub(channel)
+            for response in calls.WriteFiles(messages(putting, paths, chance), metadata=metadata, timeout=120):
                 for result in response.results:
-                    if result.HasField("failure"):
-                        # processes die one after the other: one that is left may say that another cannot be reached
+                    path = paths[result.id]
+                    if result.HasField("stored"):
+                        putting.acknowledged.add(path)
+                    if result.HasField("failure") and not (path in again and result.failure.reason == "CONFLICT"):
+                        # processes die one after the other: one that is left may say that another cannot be reached;
+                        # a path whose write was cut off by the last kill is a conflict until that is finished or undone
                         assert killed, result.failure
                         assert result.failure.reason == "PROVIDER_UNAVAILABLE", result.failure
-                    if result.HasField("stored"):
-                        acknowledged.add(sent[result.id])
-                if len(acknowledged) >= kill_after and not killed:
+                    answered += 1
+                if answered >= kill_after and not killed:
                     time.sleep(pause)
                     deployment.kill()
                     killed = True
@@ -71,54 +112,69 @@ def write_until_killed(deployment: Deployment, tree: Path, target: str, kill_aft
                 raise
     if not killed:
         deployment.kill()
-    return acknowledged
 
 
-def put_again(deployment: Deployment, tree: Path, target: str) -> int:
-    """Exit code of putting ``tree`` once more."""
-    return deployment.cdir("put", tree, target, "--recursive", expect=None).exit
+def require_promises(world: CrashWorld, putting: Putting) -> None:
+    """Every file reads as what was acknowledged, or where nothing was, as one whole content or none."""
+    found = {path: hashlib.sha256(content).hexdigest() for path, content in world.files(putting.target).items()}
+    assert found.keys() <= putting.after.keys()
+    for path in putting.after:
+        assert found.get(path) in putting.allowed(path), f"{path} is neither what it was nor what was written"
 
 
-@pytest.mark.timeout(180 + 60 * KILLS)
+def require_nothing_half(roots: dict[str, Path], putting: Putting) -> None:
+    """What lies under a file's own name at a provider is a whole content, whenever the processes died."""
+    for name, root in roots.items():
+        place = root / putting.target[1:]
+        for path, digest in contents(place).items() if place.exists() else ():
+            assert digest in putting.whole(), f"{path} at {name} is half there"
+
+
+def finish(deployment: Deployment, putting: Putting) -> None:
+    """Put the tree once more: only what is missing is sent, and then everything is as if nobody had been killed."""
+    # Right after the start, writes that were cut off are finished or undone; until then such a path is a conflict,
+    # and a copy that nobody has looked at yet is owed.
+    again = deployment.cdir("put", putting.tree, putting.target, "--recursive", "--output", "json", expect=None)
+    assert again.exit in (DONE, OWED, CONFLICT), again.stderr
+    assert again.json["skipped"] >= len(putting.acknowledged), "what was acknowledged was sent again"
+    if again.exit != DONE:
+
+        def put_again() -> int:
+            return deployment.cdir("put", putting.tree, putting.target, "--recursive", expect=None).exit
+
+        eventually_is(DONE, put_again, within=HANG_SECONDS)
+    putting.acknowledged |= putting.after.keys()
+
+
+@pytest.mark.timeout(180 + 60 * max(KILLS.values()))
 def test_what_was_acknowledged_survives(deployment: Deployment, disks: dict[str, Path], tmp_path: Path) -> None:
     print(f"CDIR_TEST_SEED={SEED}")
     chance = random.Random(SEED)
-    for turn in range(KILLS):
-        target = f"/turn-{turn}"
-        old = make_files(tmp_path / f"{turn}-old", FILES, seed=chance.randrange(2**32))
-        new = make_files(tmp_path / f"{turn}-new", FILES, seed=chance.randrange(2**32))
-        overwriting = turn % 2 == 1
-        if overwriting:
-            deployment.json("put", old, target, "--recursive")
-        before = contents(old) if overwriting else {}
-        after = contents(new)
-
-        acknowledged = write_until_killed(deployment, new, target, chance.randrange(FILES), chance.random() / 50)
+    world = CrashWorld(deployment, disks, tmp_path)
+    puttings: list[Putting] = []
+    kills = KILLS[deployment.kind]
+    for kill in range(kills):
+        turn, kills_before = divmod(kill, KILLS_OF_A_TREE)
+        if kills_before == 0:
+            target = f"/turn-{turn}"
+            old = make_files(tmp_path / f"{turn}-old", FILES, seed=chance.randrange(2**32))
+            new = make_files(tmp_path / f"{turn}-new", FILES, seed=chance.randrange(2**32))
+            overwriting = turn % 2 == 1
+            if overwriting:
+                deployment.json("put", old, target, "--recursive")
+            puttings.append(Putting(new, target, contents(old) if overwriting else {}, contents(new)))
+        putting = puttings[-1]
+        write_until_killed(deployment, putting, KILLS_OF_A_TREE - kills_before, chance)
+        require_nothing_half(disks, putting)
         deployment.restart()
-
-        listed = (
-            {
-                row["path"].removeprefix(f"{target}/")
-                for row in deployment.json("ls", target, "--recursive", expect=None if not acknowledged else 0) or []
-                if row["kind"] == "file"
-            }
-            if acknowledged or overwriting
-            else set()
-        )
-        assert acknowledged | set(before) <= listed
-        if listed:
-            got = tmp_path / f"{turn}-got"
-            deployment.json("get", target, got, "--recursive")
-            for path, digest in contents(got).items():
-                allowed = {after[path]} if path in acknowledged else {after[path], before.get(path)}
-                assert digest in allowed, f"{path} is neither what it was nor what was written"
-
-        # Right after the start, writes that were cut off are finished or undone; until then such a path is a conflict,
-        # and a copy that nobody has looked at yet is owed.
-        again = deployment.cdir("put", new, target, "--recursive", "--output", "json", expect=None)
-        assert again.exit in (DONE, OWED, CONFLICT), again.stderr
-        assert again.json["skipped"] >= len(acknowledged), "what was acknowledged was sent again"
-        eventually_is(0, put_again, deployment, new, target)
-        deployment.wait_settled(target)
-        for root in disks.values():
-            eventually_is(after, contents, root / target[1:])
+        require_promises(world, putting)
+        if kills_before == KILLS_OF_A_TREE - 1 or kill == kills - 1:
+            finish(deployment, putting)
+            world.settle()
+            require_promises(world, putting)
+            for root in disks.values():
+                eventually_is(putting.after, contents, root / putting.target[1:])
+    for putting in puttings:
+        require_promises(world, putting)
+    assert deployment.json("check", "/")["clean"]
+    print(f"{kills} kills, {sum(len(one.acknowledged) for one in puttings)} files acknowledged, 0 lost")

@@ -6,8 +6,10 @@ simulate.
 
 from __future__ import annotations
 
+import datetime
 import time
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["NANO", "START_NS", "VirtualClock", "clock", "install"]
 
@@ -43,9 +45,25 @@ clock = VirtualClock()
 """The one clock of this process."""
 
 
+class _Datetimes(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        """Real ones are as good: libraries written in C make them."""
+        return isinstance(instance, _REAL)
+
+
+_REAL = datetime.datetime
+
+
+class _VirtualDatetime(_REAL, metaclass=_Datetimes):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+        return _REAL.fromtimestamp(clock.wall_ns() / NANO, tz)
+
+
 def install() -> None:
-    """Replace the clocks of the module ``time`` for good."""
+    """Replace the clocks of the modules ``time`` and ``datetime`` for good."""
     time.monotonic = clock.monotonic
     time.perf_counter = clock.monotonic
     time.time_ns = clock.wall_ns
     time.time = lambda: clock.wall_ns() / NANO
+    datetime.datetime = _VirtualDatetime  # type: ignore[misc] # for the modules that are loaded from now on

@@ -12,10 +12,11 @@ from collections import Counter, deque
 from typing import Any
 
 from cdir.v1 import directory_service_pb2_grpc
+from cdir_runtime import crash
 from simulation.clock import NANO, clock
 from simulation.loop import Killed, Stuck, VirtualLoop
 from simulation.oracle import Oracle, Visit
-from simulation.scenario import NATURE, OTHERS, Scenario, Step
+from simulation.scenario import MEDDLER, NATURE, OTHERS, Scenario, Step
 from simulation.users import User, content_of_others
 from simulation.verdict import check_all, come_to_rest
 from simulation.world import Trace, World
@@ -76,12 +77,15 @@ class _Run:
         self.scenario = scenario
         self.oracle = Oracle(scenario.paths)
         self.fired: Counter[str] = Counter()
+        # a point that an earlier scenario has armed and not reached kills nobody here
+        crash.disarm()
+        crash.die = self._die
         self.world = World(scenario, trace)
         self.began = self.ended = clock.seconds
         self._note = trace.note
         self._chance = random.Random(f"deaths {scenario.seed}")
         self._users = {name: User(name, skew, self.oracle, trace.note) for name, skew in sorted(scenario.skews.items())}
-        self._todo: dict[str, deque[Step]] = {name: deque() for name in (*self._users, NATURE)}
+        self._todo: dict[str, deque[Step]] = {name: deque() for name in (*self._users, NATURE, MEDDLER)}
         self._visits = [step for step in scenario.steps if step.actor == OTHERS]
         for step in scenario.steps:
             if step.actor != OTHERS:
@@ -120,6 +124,13 @@ class _Run:
                 done = True
         self.ended = clock.seconds
 
+    def _die(self) -> None:
+        """Die at a crash point: what the code on the way out does reaches nothing any more."""
+        crash.disarm()
+        self.fired["crash"] += 1
+        self.world.die()
+        raise Killed
+
     def bury(self) -> None:
         """Forget the dead processes. What their coroutines do when they are closed reaches nothing any more."""
         self.world.die()
@@ -136,6 +147,7 @@ class _Run:
                 for user in self._users.values():
                     actors.create_task(self._act(user, stub))
                 actors.create_task(self._nature(loop))
+                actors.create_task(self._meddle())
             if self._restart.is_set():
                 self._note("ending")
                 return False
@@ -158,6 +170,16 @@ class _Run:
             store.restore()
             store.calm()
 
+    async def _meddle(self) -> None:
+        """Change what one provider holds while users are at work."""
+        todo = self._todo[MEDDLER]
+        while todo and not self._restart.is_set():
+            step = todo.popleft()
+            await asyncio.sleep(step.pause)
+            self._put_or_erase(step)
+            if step.verb == "outside":
+                self.oracle.meddle(step.path, content_of_others(step))
+
     # --- others -------------------------------------------------------------------------------------------------------
 
     def _visit(self) -> None:
@@ -165,23 +187,30 @@ class _Run:
         visits, self._visits = self._visits, []
         put: dict[str, list[Visit]] = {}
         for step in visits:
-            store = self.world.stores[step.amount]
-            key = step.path.removeprefix("/")
-            self._note(OTHERS, step.verb, step.path, store.name, step.seconds)
+            at = self._put_or_erase(step)
             if step.verb == "erase":
-                self.fired["erased"] += key in store.objects
-                store.delete(key)
                 continue
-            self.fired["outside"] += 1
-            at = clock.wall_ns() + round(step.seconds * NANO)
-            content = content_of_others(step)
-            store.put(key, content, at)
+            keeps = self.world.stores[step.amount].traits.keeps_modified
             put.setdefault(step.path, []).append(
-                Visit(content, min(at, clock.wall_ns()) if store.traits.keeps_modified else None)
+                Visit(content_of_others(step), min(at, clock.wall_ns()) if keeps else None)
             )
         for path, found in put.items():
             self.oracle.visit(path, found)
         self._troubled = any(step.flag for step in visits)
+
+    def _put_or_erase(self, step: Step) -> int:
+        """Do at a provider what another program does; return the modified time that it gives an object."""
+        store = self.world.stores[step.amount]
+        key = step.path.removeprefix("/")
+        self._note(step.actor, step.verb, step.path, store.name, step.seconds)
+        at = clock.wall_ns() + round(step.seconds * NANO)
+        if step.verb == "erase":
+            self.fired["erased"] += key in store.objects
+            store.delete(key)
+        else:
+            self.fired["outside"] += 1
+            store.put(key, content_of_others(step), at)
+        return at
 
     async def _take_in(self, loop: VirtualLoop) -> None:
         """Let what others did be found, in some scenarios while the providers misbehave and the process dies."""
@@ -205,6 +234,8 @@ class _Run:
                 case "kill":
                     self._dies_young = step.flag
                     loop.kill_after(step.amount)
+                case "crash":
+                    crash.arm("", {crash.VARIABLE: f"{step.path}:{step.amount}"})
                 case "restart":
                     self.fired["restart"] += 1
                     self._restart.set()

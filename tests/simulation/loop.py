@@ -7,6 +7,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from simulation.clock import VirtualClock
@@ -18,10 +19,14 @@ Ts = TypeVarTuple("Ts")
 
 _RESOLUTION = 1e-9
 _MOST_CALLBACKS_AT_ONCE = 200_000
+_MOST_CANCELLED = 50
 
 
-class Killed(BaseException):
-    """The simulated process has died, right before a callback."""
+class Killed(SystemExit):
+    """The simulated process has died, right before a callback or at a crash point.
+
+    Of all errors, only this kind leaves the task in which it is raised, and the loop, at once.
+    """
 
 
 class Stuck(Exception):
@@ -53,13 +58,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # private parts of the base class, which has no other place for a loop of one's own
     _ready: Any
-    _scheduled: Any
     _stopping: bool
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__()
         self._clock = clock
         self._numbers = itertools.count(1)
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """A heap by time, then by which was set first."""
+        self._cancelled_timers = 0
         self._callbacks = 0
         self._kill_at = 0
         self._since_advance = 0
@@ -84,6 +91,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._clock.monotonic()
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+        self._check_closed()  # type: ignore[attr-defined] # a private part of the base class
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        self._check_closed()  # type: ignore[attr-defined] # a private part of the base class
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Sweep the heap when most of it is timeouts that did not come."""
+        self._cancelled_timers += 1
+        if self._cancelled_timers > _MOST_CANCELLED and 2 * self._cancelled_timers > len(self._timers):
+            self._timers = [timer for timer in self._timers if not timer[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
+
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
@@ -98,20 +125,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Nobody else can have work for this loop."""
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined] # what cancelled() returns, asked often
+            heapq.heappop(timers)
         if not ready and not self._stopping:
-            if not scheduled:
+            if not timers:
                 raise Stuck("nothing is due any more")
-            if scheduled[0]._when > self._clock.seconds:
-                self._clock.advance_to(scheduled[0]._when)
+            if timers[0][0] > self._clock.seconds:
+                self._clock.advance_to(timers[0][0])
                 self._since_advance = self._callbacks
         due = self._clock.seconds + _RESOLUTION
-        while scheduled and scheduled[0]._when <= due:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
+        while timers and timers[0][0] <= due:
+            ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:

@@ -62,6 +62,8 @@ class _Name:
     possible: set[Content] = field(default_factory=lambda: set(_NOTHING))
     changing: list[Operation] = field(default_factory=list)
     reading: list[Operation] = field(default_factory=list)
+    meddled: set[Content] = field(default_factory=set)
+    """What another program has put there while users were at work: cdir may find it at any time from then on."""
 
 
 class Oracle:
@@ -93,6 +95,7 @@ class Oracle:
     def begin(self, change: Operation) -> None:
         for path, contents in self._effects(change):
             change.effects.setdefault(path, set()).update(contents)
+        self._carry_meddled(change)
         for path in sorted(change.effects):
             name = self._names[path]
             for other in name.changing:
@@ -113,7 +116,7 @@ class Oracle:
         for path, contents in self._effects(change):
             name = self._names[path]
             if exactly:
-                name.possible = set(contents)
+                name.possible = contents | name.meddled
             else:
                 name.possible |= contents
         self._show(change)
@@ -151,6 +154,27 @@ class Oracle:
                     one for one, modified in contenders if modified is not None and modified >= max(times) - _TOLERANCE
                 )
         name.possible = found
+
+    def meddle(self, path: str, content: bytes) -> None:
+        """Another program puts an object at a path while users are at work. It may become current, now or later, or be
+        replaced before cdir has seen it; what users were told to be stored is kept all the same."""
+        name = self._names[path]
+        name.meddled.add(content)
+        name.possible.add(content)
+        for read in name.reading:
+            read.allowed.add(content)
+        for change in name.changing:
+            self._carry_meddled(change)
+            self._show(change)
+
+    def _carry_meddled(self, change: Operation) -> None:
+        """A rename at the provider takes what lies there along, whoever put it there."""
+        if change.verb != "move":
+            return
+        for path in self._below(change.path):
+            target = self._names.setdefault(change.target + path.removeprefix(change.path), _Name())
+            target.meddled |= self._names[path].meddled
+            target.possible |= self._names[path].meddled
 
     def _effects(self, change: Operation) -> list[tuple[str, set[Content]]]:
         """Return what the change leaves at each name when it succeeds."""

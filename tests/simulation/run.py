@@ -32,7 +32,9 @@ def main() -> int:
     parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="do not look for a shorter failure")
     parser.add_argument("--swaps", action="store_true", help="let a root be another, empty one for a while")
     parser.add_argument("--rivals", action="store_true", help="let others put different contents under one name")
+    parser.add_argument("--meddler", action="store_true", help="let another program change objects meanwhile")
     parser.add_argument("--only", default="", help="numbers of the steps to keep, 1,2,3; default all")
+    parser.add_argument("--backwards", action="store_true", help="run the last seed first")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -89,6 +91,10 @@ def _start_worker(arguments: argparse.Namespace, first: int, count: int) -> subp
         command.append("--swaps")
     if arguments.rivals:
         command.append("--rivals")
+    if arguments.meddler:
+        command.append("--meddler")
+    if arguments.backwards:
+        command.append("--backwards")
     if arguments.only:
         command.append(f"--only={arguments.only}")
     if arguments.trace:
@@ -123,6 +129,8 @@ def _show(report: dict[str, Any], arguments: argparse.Namespace) -> None:
         again += " --swaps"
     if arguments.rivals:
         again += " --rivals"
+    if arguments.meddler:
+        again += " --meddler"
     print(f"  again, in tests: python -m simulation {again} --trace")
 
 
@@ -143,8 +151,11 @@ def _work(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
-        scenario = make_scenario(seed, arguments.steps, swaps=arguments.swaps, rivals=arguments.rivals)
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    for seed in reversed(seeds) if arguments.backwards else seeds:
+        scenario = make_scenario(
+            seed, arguments.steps, swaps=arguments.swaps, rivals=arguments.rivals, meddler=arguments.meddler
+        )
         if arguments.only:
             kept = frozenset(map(int, arguments.only.split(",")))
             scenario = scenario.without(frozenset(step.number for step in scenario.steps) - kept)

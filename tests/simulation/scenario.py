@@ -6,9 +6,10 @@ import dataclasses
 import random
 from collections.abc import Mapping
 
+from cdir_runtime.crash import POINTS
 from simulation.provider import Traits
 
-__all__ = ["DIRECTORIES", "NATURE", "OTHERS", "PATHS", "ProviderPlan", "Scenario", "Step", "make_scenario"]
+__all__ = ["DIRECTORIES", "MEDDLER", "NATURE", "OTHERS", "PATHS", "ProviderPlan", "Scenario", "Step", "make_scenario"]
 
 PATHS = ("/a", "/b.txt", "/d/c", "/d/e.txt", "/f/c", "/f/g")
 DIRECTORIES = ("/d", "/f")
@@ -19,6 +20,9 @@ NATURE = "nature"
 OTHERS = "others"
 """Programs that change objects at providers behind cdir's back, once the users are done and all is at rest."""
 
+MEDDLER = "meddler"
+"""Another program that changes objects at one provider while users are at work."""
+
 _PATHS = (2, 4)
 _STEPS = (3, 8)
 """Least and most. Many small scenarios find more in the same time than few large ones, and say more when they do."""
@@ -28,6 +32,12 @@ _TROUBLE_SHARE = 0.2
 
 _OTHERS_SHARE = 0.25
 """In which part of the scenarios without a lying provider others come; such a scenario takes twice as long."""
+
+_MEDDLER_SHARE = 0.25
+"""In which part of those where no others come afterwards somebody may meddle meanwhile."""
+
+_CRASH_SHARE = 0.2
+"""In which part of all scenarios the process dies at a crash point."""
 
 _KEEP_SHARE = 0.4
 """Which part of the writes wants to be kept beside its path when it conflicts."""
@@ -101,10 +111,13 @@ class Scenario:
         return dataclasses.replace(self, steps=tuple(step for step in self.steps if step.number not in numbers))
 
 
-def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False, rivals: bool = False) -> Scenario:
+def make_scenario(
+    seed: int, steps: int = 0, *, swaps: bool = False, rivals: bool = False, meddler: bool = False
+) -> Scenario:
     """Draw a scenario of that many steps; 0: a few, as many as the seed says. With ``swaps``, the root of one that lies
     may be another, empty one for a while, and take what is written meanwhile with it. With ``rivals``, others put
-    different contents under one name at several providers at once."""
+    different contents under one name at several providers at once. With ``meddler``, another program changes objects at
+    one provider while users are at work."""
     chance = random.Random(f"scenario {seed}")
     layout = chance.choice(_LAYOUTS)
     liar = chance.randrange(len(layout)) if chance.random() < 0.5 else -1
@@ -128,6 +141,9 @@ def make_scenario(seed: int, steps: int = 0, *, swaps: bool = False, rivals: boo
     others_come = chance_of_others.random() < _OTHERS_SHARE or rivals
     if liar < 0 and others_come:
         drawn += _visits(chance_of_others, paths, len(layout), len(drawn) + 1, rivals=rivals)
+    elif liar < 0 and meddler:
+        drawn += _meddling(random.Random(f"meddler {seed}"), paths, len(layout), len(drawn) + 1)
+    drawn += _crashes(random.Random(f"crashes {seed}"), len(drawn) + 1)
     return Scenario(
         seed=seed,
         providers=tuple(
@@ -169,6 +185,33 @@ def _visits(chance: random.Random, paths: tuple[str, ...], providers: int, first
         )
         for number, (path, provider) in enumerate(visited, first)
     ]
+
+
+def _meddling(chance: random.Random, paths: tuple[str, ...], providers: int, first: int) -> list[Step]:
+    """Draw what another program does at one provider while users are at work; often nothing."""
+    if chance.random() >= _MEDDLER_SHARE:
+        return []
+    provider = chance.randrange(providers)
+    return [
+        Step(
+            number,
+            MEDDLER,
+            "erase" if chance.random() < 0.3 else "outside",
+            chance.choice((chance.uniform(0, 0.05), chance.uniform(0, 1.0), chance.uniform(0, 5.0))),
+            path=chance.choice(paths),
+            amount=provider,
+            seconds=chance.choice((-5000.0, -50.0, 0.0, 5000.0)),
+        )
+        for number in range(first, first + chance.randint(1, 3))
+    ]
+
+
+def _crashes(chance: random.Random, number: int) -> list[Step]:
+    """Draw at which crash point the process dies; mostly at none. The point is the step's path."""
+    if chance.random() >= _CRASH_SHARE:
+        return []
+    point = chance.choice(sorted(point for point in POINTS if not point.startswith("evacuate.")))
+    return [Step(number, NATURE, "crash", chance.uniform(0, 0.5), path=point, amount=chance.choice((1, 1, 2, 3)))]
 
 
 def _provider(chance: random.Random, traits: Traits, *, lies: bool, echoes: bool) -> ProviderPlan:

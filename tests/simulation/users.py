@@ -15,7 +15,7 @@ from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import directory_service_pb2_grpc, entry_pb2
 from simulation.clock import NANO, clock
 from simulation.oracle import Content, Operation, Oracle, Outcome
-from simulation.scenario import Step
+from simulation.scenario import MEDDLER, Step
 
 __all__ = ["User", "content_of", "content_of_others", "read_file"]
 
@@ -32,6 +32,8 @@ def content_of(step: Step) -> bytes:
 def content_of_others(step: Step) -> bytes:
     """The bytes that another program puts at a provider, of a size that nobody else writes: size and coarse time alone
     could not tell the two apart."""
+    if step.actor == MEDDLER:
+        return f"{step.number} meddler {step.path} at p{step.amount}\n".encode().ljust(50 + 16 * step.number)
     return f"{step.number} others {step.path} at p{step.amount}\n".encode().ljust(40 + step.amount)
 
 

@@ -15,7 +15,7 @@ from cdir_runtime.loopback import LoopbackChannel
 from simulation.clock import clock
 from simulation.oracle import Content, Oracle
 from simulation.provider import SimulatedStore
-from simulation.scenario import DIRECTORIES, OTHERS, Scenario
+from simulation.scenario import DIRECTORIES, MEDDLER, OTHERS, Scenario
 from simulation.users import describe, read_file
 from simulation.world import World
 
@@ -47,7 +47,7 @@ _SNAPSHOTS = ".cdir/catalog/"
 async def check_all(world: World, scenario: Scenario, oracle: Oracle, door: LoopbackChannel) -> None:
     """Wait until the world has come to rest, and report to the oracle what is not as promised."""
     verdict = _Verdict(world, scenario, oracle, door)
-    unsure = scenario.liar >= 0 or any(step.actor == OTHERS for step in scenario.steps)
+    unsure = scenario.liar >= 0 or any(step.actor in {OTHERS, MEDDLER} for step in scenario.steps)
     if await verdict.rest() and (not unsure or await verdict.prove()):
         await verdict.compare()
 

@@ -20,6 +20,7 @@ from cdir.v1 import (
     provider_service_pb2,
     provider_service_pb2_grpc,
 )
+from cdir_catalog.migrate import migrate
 from cdir_catalog.service import serve_catalog
 from cdir_embedded.composition import compose
 from cdir_runtime.loopback import LoopbackChannel
@@ -144,13 +145,26 @@ def _names(count: int) -> list[str]:
 
 
 @functools.cache
+def _empty_catalog() -> bytes:
+    """Return a database of this release's schema: making one takes longer than a scenario."""
+    seed_chance("empty catalog")
+    file = MemoryFile()
+    with file.connection.begin():
+        migrate(file.connection)
+    image = file.image()
+    file.close()
+    return image
+
+
+@functools.cache
 def _beginning(traits: tuple[Traits, ...]) -> _Beginning:
     clock.reset()
+    empty = _empty_catalog()
     seed_chance(traits)
     STORES.clear()
     for name, nature in zip(_names(len(traits)), traits, strict=True):
         STORES[name] = SimulatedStore(name, nature)
-    file = MemoryFile()
+    file = MemoryFile(empty)
     loop = VirtualLoop(clock)
     try:
         loop.run_until_complete(_register(file))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiobotocore.session
 import pytest
@@ -36,7 +38,9 @@ class Four:
         return tuple(f"{(root / key).stat().st_mode & 0o777:o}" for root in (self.disk, self.sftp.root))  # type: ignore[return-value] # two roots, two modes
 
 
-async def _grantees(server: MotoS3Server, key: str) -> list[str]:
+@asynccontextmanager
+async def _looking_at(server: MotoS3Server) -> AsyncIterator[Any]:
+    """A client that goes around cdir. One for all looks: making it costs more than all of them."""
     async with aiobotocore.session.AioSession().create_client(
         "s3",
         endpoint_url=server.endpoint,
@@ -44,7 +48,11 @@ async def _grantees(server: MotoS3Server, key: str) -> list[str]:
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
     ) as client:
-        answer = await client.get_object_acl(Bucket=BUCKET, Key=key)
+        yield client
+
+
+async def _grantees(client: Any, key: str) -> list[str]:
+    answer = await client.get_object_acl(Bucket=BUCKET, Key=key)
     return [grant["Grantee"].get("URI", "") for grant in answer["Grants"]]
 
 
@@ -57,7 +65,8 @@ def four(deployment: Deployment, local_disks: Path, background: Background) -> F
     deployment.add_provider("host", "sftp", sftp.options())
     deployment.add_provider("bucket", "s3", moto.options(BUCKET))
     deployment.add_provider("plain", "s3", plain.options(BUCKET))
-    return Four(local_disks / "disk", sftp, lambda key: EVERYONE in background.run(_grantees(moto, key)))
+    client = background.enter(_looking_at(moto))
+    return Four(local_disks / "disk", sftp, lambda key: EVERYONE in background.run(_grantees(client, key)))
 
 
 def _states(answer: dict[str, object]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import click
 
 from cdir.cli.output import FORMATS, Output, OutputClosed
 from cdir.cli.session import Session
+from cdir.parallelism import bounded
 
 __all__ = ["command", "dry_run_option", "examples", "parallel_option", "yes_option"]
 
@@ -37,6 +38,8 @@ def command(
         @functools.wraps(function)
         def run(output: str, quiet: bool, no_start: bool = False, **values: Any) -> int:
             session = Session(Output(output, quiet=quiet), start=not no_start)
+            if "parallel" in values:
+                values["parallel"] = _bounded(session.output, values["parallel"])
             try:
                 return asyncio.run(_awaited(function(session, **values))) or 0  # type: ignore[call-arg]
             except BrokenPipeError as error:  # click would end the process with a code of its own
@@ -57,6 +60,13 @@ def command(
         return click.command(name, help=inspect.getdoc(function), epilog=examples(*example) if example else None)(made)
 
     return decorate
+
+
+def _bounded(output: Output, parallel: int) -> int:
+    files, reason = bounded(parallel)
+    if reason:
+        output.say(f"cdir: --parallel {parallel}: {files} large files go at once: {reason}")
+    return files
 
 
 async def _awaited(awaitable: Awaitable[int | None]) -> int | None:

@@ -30,19 +30,23 @@ class ProviderRef(_message.Message):
 
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """provider_id, see Provider."""
     revision: _builtins.int
     """revision the caller knows; a service with older options reads them anew. 0 when unknown."""
+    background: _builtins.bool
+    """background is true for work that nobody waits for: it holds back for the calls that somebody does. Default false."""
     def __init__(
         self,
         *,
         provider_id: _builtins.str = ...,
         revision: _builtins.int = ...,
+        background: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_id", b"provider_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "provider_id", b"provider_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,6 +291,11 @@ class CheckMarkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROVIDER_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
+    once: _builtins.bool
+    """once: what fails is not tried again, and of all such checks of one provider that does not answer, at most one a second goes to it; the
+    others get its failure. For callers who ask again and again. Default false: tried again like any other call.
+    """
     @_builtins.property
     def provider(self) -> Global___ProviderRef:
         """provider to check."""
@@ -295,10 +304,11 @@ class CheckMarkRequest(_message.Message):
         self,
         *,
         provider: Global___ProviderRef | None = ...,
+        once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["once", b"once", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -173,8 +173,8 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckMark(self, request, context):
-        """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
-        is missing or not ours: the content is unknown).
+        """CheckMark reaches a provider and makes sure that cdir's mark is there. Changes nothing. Errors: PRECONDITION_FAILED (it answers, but
+        the mark is missing or not ours: the content is unknown).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,8 +47,8 @@ class AdapterServiceStub:
     another provider).
     """
     CheckMark: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.CheckMarkRequest, _adapter_service_pb2.CheckMarkResponse]
-    """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
-    is missing or not ours: the content is unknown).
+    """CheckMark reaches a provider and makes sure that cdir's mark is there. Changes nothing. Errors: PRECONDITION_FAILED (it answers, but
+    the mark is missing or not ours: the content is unknown).
     """
     UnlockAdaptersVault: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.UnlockAdaptersVaultRequest, _adapter_service_pb2.UnlockAdaptersVaultResponse]
     """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
@@ -134,8 +134,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     another provider).
     """
     CheckMark: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.CheckMarkRequest, _adapter_service_pb2.CheckMarkResponse]  # type: ignore[assignment]
-    """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
-    is missing or not ours: the content is unknown).
+    """CheckMark reaches a provider and makes sure that cdir's mark is there. Changes nothing. Errors: PRECONDITION_FAILED (it answers, but
+    the mark is missing or not ours: the content is unknown).
     """
     UnlockAdaptersVault: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.UnlockAdaptersVaultRequest, _adapter_service_pb2.UnlockAdaptersVaultResponse]  # type: ignore[assignment]
     """UnlockAdaptersVault opens the vault of this process, or reads it again. Idempotent. Errors: PERMISSION_DENIED (no or the wrong passphrase, a
@@ -236,8 +236,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.CheckMarkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.CheckMarkResponse, _abc.Awaitable[_adapter_service_pb2.CheckMarkResponse]]:
-        """CheckMark reaches a provider and makes sure that cdir's mark is there. Errors: PRECONDITION_FAILED (it answers, but the mark
-        is missing or not ours: the content is unknown).
+        """CheckMark reaches a provider and makes sure that cdir's mark is there. Changes nothing. Errors: PRECONDITION_FAILED (it answers, but
+        the mark is missing or not ours: the content is unknown).
         """
 
     @_abc_1.abstractmethod

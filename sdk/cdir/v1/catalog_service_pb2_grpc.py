@@ -360,6 +360,11 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.FromString,
                 _registered_method=True)
+        self.RenewProofs = channel.unary_unary(
+                '/cdir.v1.CatalogService/RenewProofs',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.RenewProofsRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.RenewProofsResponse.FromString,
+                _registered_method=True)
         self.FinishProofs = channel.unary_unary(
                 '/cdir.v1.CatalogService/FinishProofs',
                 request_serializer=cdir_dot_v1_dot_scrub__pb2.FinishProofsRequest.SerializeToString,
@@ -620,7 +625,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimScan(self, request, context):
-        """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+        """ClaimScan leases the scan that is longest due, at a provider that answers; what somebody asked for comes first. Directories where something changed come often, others
         rarely, and every provider is looked at as a whole again and again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -855,6 +860,14 @@ class CatalogServiceServicer:
     def ClaimProofs(self, request, context):
         """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
         may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewProofs(self, request, context):
+        """RenewProofs keeps leases on copies to prove alive for lease_seconds from now. A lease that has ended stays so, and
+        one on a copy that is owed by now counts as lost. Atomic and idempotent. Errors: INVALID_ARGUMENT (no owner, more than 1000 ids, a bad duration).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1206,6 +1219,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ClaimProofs,
                     request_deserializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.SerializeToString,
+            ),
+            'RenewProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewProofs,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.RenewProofsRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.RenewProofsResponse.SerializeToString,
             ),
             'FinishProofs': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishProofs,
@@ -2934,6 +2952,33 @@ class CatalogService:
             '/cdir.v1.CatalogService/ClaimProofs',
             cdir_dot_v1_dot_scrub__pb2.ClaimProofsRequest.SerializeToString,
             cdir_dot_v1_dot_scrub__pb2.ClaimProofsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/RenewProofs',
+            cdir_dot_v1_dot_scrub__pb2.RenewProofsRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.RenewProofsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -126,7 +126,7 @@ class CatalogServiceStub:
     Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
     """
     ClaimScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.ClaimScanRequest, _scan_pb2.ClaimScanResponse]
-    """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+    """ClaimScan leases the scan that is longest due, at a provider that answers; what somebody asked for comes first. Directories where something changed come often, others
     rarely, and every provider is looked at as a whole again and again.
     """
     FinishScan: _grpc.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]
@@ -217,6 +217,10 @@ class CatalogServiceStub:
     ClaimProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ClaimProofsRequest, _scrub_pb2.ClaimProofsResponse]
     """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
     may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+    """
+    RenewProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.RenewProofsRequest, _scrub_pb2.RenewProofsResponse]
+    """RenewProofs keeps leases on copies to prove alive for lease_seconds from now. A lease that has ended stays so, and
+    one on a copy that is owed by now counts as lost. Atomic and idempotent. Errors: INVALID_ARGUMENT (no owner, more than 1000 ids, a bad duration).
     """
     FinishProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.FinishProofsRequest, _scrub_pb2.FinishProofsResponse]
     """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas."""
@@ -321,7 +325,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     Errors: NOT_FOUND (provider), INVALID_ARGUMENT (as_of is missing, too many objects).
     """
     ClaimScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.ClaimScanRequest, _scan_pb2.ClaimScanResponse]  # type: ignore[assignment]
-    """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+    """ClaimScan leases the scan that is longest due, at a provider that answers; what somebody asked for comes first. Directories where something changed come often, others
     rarely, and every provider is looked at as a whole again and again.
     """
     FinishScan: _aio.UnaryUnaryMultiCallable[_scan_pb2.FinishScanRequest, _scan_pb2.FinishScanResponse]  # type: ignore[assignment]
@@ -412,6 +416,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ClaimProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ClaimProofsRequest, _scrub_pb2.ClaimProofsResponse]  # type: ignore[assignment]
     """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
     may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+    """
+    RenewProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.RenewProofsRequest, _scrub_pb2.RenewProofsResponse]  # type: ignore[assignment]
+    """RenewProofs keeps leases on copies to prove alive for lease_seconds from now. A lease that has ended stays so, and
+    one on a copy that is owed by now counts as lost. Atomic and idempotent. Errors: INVALID_ARGUMENT (no owner, more than 1000 ids, a bad duration).
     """
     FinishProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.FinishProofsRequest, _scrub_pb2.FinishProofsResponse]  # type: ignore[assignment]
     """FinishProofs records which leased copies were proven and ends the leases. What was found wrong is told with RecordReplicas."""
@@ -705,7 +713,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scan_pb2.ClaimScanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scan_pb2.ClaimScanResponse, _abc.Awaitable[_scan_pb2.ClaimScanResponse]]:
-        """ClaimScan leases the scan that is longest due, at a provider that answers. Directories where something changed come often, others
+        """ClaimScan leases the scan that is longest due, at a provider that answers; what somebody asked for comes first. Directories where something changed come often, others
         rarely, and every provider is looked at as a whole again and again.
         """
 
@@ -982,6 +990,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scrub_pb2.ClaimProofsResponse, _abc.Awaitable[_scrub_pb2.ClaimProofsResponse]]:
         """ClaimProofs leases good copies at one provider that are to be proven again, oldest proof first. Looking at them disturbs nobody: they
         may be read, replaced and removed meanwhile. Errors: NOT_FOUND (provider), INVALID_ARGUMENT (no owner, no time).
+        """
+
+    @_abc_1.abstractmethod
+    def RenewProofs(
+        self,
+        request: _scrub_pb2.RenewProofsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.RenewProofsResponse, _abc.Awaitable[_scrub_pb2.RenewProofsResponse]]:
+        """RenewProofs keeps leases on copies to prove alive for lease_seconds from now. A lease that has ended stays so, and
+        one on a copy that is owed by now counts as lost. Atomic and idempotent. Errors: INVALID_ARGUMENT (no owner, more than 1000 ids, a bad duration).
         """
 
     @_abc_1.abstractmethod

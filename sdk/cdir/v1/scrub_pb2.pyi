@@ -315,6 +315,62 @@ class ClaimProofsResponse(_message.Message):
 Global___ClaimProofsResponse: _TypeAlias = ClaimProofsResponse  # noqa: Y015
 
 @_typing.final
+class RenewProofsRequest(_message.Message):
+    """RenewProofsRequest names leases on copies to prove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    PROOF_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """owner that holds them."""
+    lease_seconds: _builtins.float
+    """lease_seconds from now. 0 means 120."""
+    @_builtins.property
+    def proof_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """proof_ids of the copies, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        proof_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lease_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "owner", b"owner", "proof_ids", b"proof_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewProofsRequest: _TypeAlias = RenewProofsRequest  # noqa: Y015
+
+@_typing.final
+class RenewProofsResponse(_message.Message):
+    """RenewProofsResponse answers RenewProofs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """lost are those of the proof_ids that need not be proven any more: another has their lease, nobody has, or they are owed by now."""
+
+    def __init__(
+        self,
+        *,
+        lost: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewProofsResponse: _TypeAlias = RenewProofsResponse  # noqa: Y015
+
+@_typing.final
 class FinishProofsRequest(_message.Message):
     """FinishProofsRequest gives leased copies back."""
 

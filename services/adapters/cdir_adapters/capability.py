@@ -55,6 +55,8 @@ class Capability:
     """One listing walks the whole subtree; else the adapter walks it directory by directory."""
     list_ordered: bool = False
     """Pages come in the order of the keys' UTF-8 bytes, and ``start_after`` is honoured."""
+    list_current: bool = False
+    """``list`` shows every object whose write had ended before the listing began."""
     metadata: bool = False
     """Small user metadata is stored with the object and returned by ``stat``."""
     modified_settable: bool = False

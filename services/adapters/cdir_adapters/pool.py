@@ -24,8 +24,9 @@ from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2
 from cdir_adapters import registry
 from cdir_adapters.adapter import Adapter
 from cdir_adapters.capability import Capability
-from cdir_adapters.creating import EmptyFolders
+from cdir_adapters.creating import KnownFolders
 from cdir_adapters.layers import LayerSettings, stack
+from cdir_adapters.sparse_checks import SparseChecks
 from cdir_runtime.vault import Vault
 
 __all__ = ["AdapterPool", "LiveAdapter"]
@@ -77,12 +78,15 @@ async def _open(kind: str, name: str, options: dict[str, str]) -> _Opened:
 class LiveAdapter:
     """A provider's stack: ``with live as adapter``, entered in the same step in which it was got from the pool."""
 
-    __slots__ = ("_stack", "empty_folders", "opened", "revision")
+    __slots__ = ("_stack", "background", "checks", "folders", "opened", "revision")
 
-    def __init__(self, opened: _Opened, stacked: Adapter, revision: int) -> None:
+    def __init__(self, opened: _Opened, stacked: Adapter, revision: int, background: LiveAdapter | None = None) -> None:
         self.opened = opened
         self.revision = revision
-        self.empty_folders = EmptyFolders()
+        self.background: LiveAdapter = background or self
+        """The same provider for calls that nobody waits for."""
+        self.folders: KnownFolders = KnownFolders() if background is None else background.folders
+        self.checks = SparseChecks()
         self._stack = stacked
 
     def __enter__(self) -> Adapter:
@@ -179,7 +183,7 @@ class AdapterPool:
         slot = self._slots.get(ref.provider_id)
         if slot is None or slot.live is None or slot.live.revision < ref.revision:
             return None
-        return slot.live
+        return slot.live.background if ref.background else slot.live
 
     async def open(self, ref: pb.ProviderRef) -> LiveAdapter:
         """Return the live adapter, opened or replaced first where needed.
@@ -198,7 +202,7 @@ class AdapterPool:
             if slot.fault is not None:
                 raise slot.fault.with_traceback(None)
             assert slot.live is not None
-            return slot.live
+            return slot.live.background if ref.background else slot.live
 
     async def _read(self, provider_id: str, slot: _Slot) -> None:
         """Read the provider from the catalog into its slot. A catalog that does not answer leaves the slot alone."""
@@ -227,16 +231,10 @@ class AdapterPool:
         if opened is None:
             opened = await _open(record.kind, record.name, options)
         before = slot.live.opened if slot.live is not None else None
-        slot.live = LiveAdapter(
-            opened,
-            stack(
-                opened.adapter,
-                self._layers,
-                capability=_capability_of(record),
-                bandwidth=record.bandwidth,
-            ),
-            record.revision,
-        )
+        capability = _capability_of(record)
+        stacked = stack(opened.adapter, self._layers, capability=capability, bandwidth=record.bandwidth)
+        behind = stack(opened.adapter, self._layers, capability=capability, behind=stacked)
+        slot.live = LiveAdapter(opened, stacked, record.revision, LiveAdapter(opened, behind, record.revision))
         if before is not None and before is not opened:
             self._retire(before)
 

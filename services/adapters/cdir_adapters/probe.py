@@ -35,6 +35,7 @@ from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import Adapter, ObjectInfo, ObjectKind, Source, WriteMode
 from cdir_adapters.capability import Capability
 from cdir_adapters.layers.wrapper import closing
+from cdir_adapters.sentinel import PROBE_PREFIX
 
 __all__ = ["probe"]
 
@@ -64,7 +65,7 @@ async def probe(adapter: Adapter) -> Capability:
     ProviderUnavailable, Unauthenticated, PermissionDenied, QuotaExceeded, RateLimited, DeadlineExceeded; and whatever
     error a plain write or read of a small object gives, since without those nothing works.
     """
-    trial = _Trial(adapter, f".cdir/probe-{uuid.uuid4().hex}")
+    trial = _Trial(adapter, f"{PROBE_PREFIX}{uuid.uuid4().hex}")
     try:
         return await trial.run()
     finally:

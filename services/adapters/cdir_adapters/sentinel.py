@@ -15,9 +15,11 @@ from typing import Self
 from cdir.errors import NotFound, PreconditionFailed
 from cdir_adapters.adapter import Adapter, ByteRange
 
-__all__ = ["MARK_KEY", "Mark", "check_ours", "claim_root", "read_mark", "write_mark"]
+__all__ = ["MARK_KEY", "PROBE_PREFIX", "Mark", "check_ours", "claim_root", "read_mark", "write_mark"]
 
 MARK_KEY = ".cdir/provider"
+PROBE_PREFIX = ".cdir/probe-"
+"""Where the capability probe works, before the mark is written."""
 
 _FORMAT = 1
 _MAX_BYTES = 1 << 16

@@ -41,14 +41,13 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.controlling import access_to_write, apply_acl, outcome_of_write, outcomes_of_writes
-from cdir_adapters.creating import create, store_each
+from cdir_adapters.creating import NAMES_KEPT, create, store_each
 from cdir_adapters.layers.ratelimit import OBJECTS_IN_BATCH
 from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
-from cdir_adapters.pool import AdapterPool
+from cdir_adapters.pool import AdapterPool, LiveAdapter
 from cdir_adapters.probe import probe
 from cdir_adapters.shapes import rechunk
-from cdir_adapters.testing.conformance import run_conformance
 from cdir_runtime.vault import Vault
 
 __all__ = ["MAX_FETCH_BYTES", "MAX_KEYS", "AdapterServicer"]
@@ -122,22 +121,31 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         home_id = await self._pool.home_id()
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
-            begun = time.monotonic()
-            await adapter.check()
-            found = await sentinel.read_mark(adapter)
-            seconds = time.monotonic() - begun
-            sentinel.check_ours(
-                found,
-                home_id=home_id,
-                provider_id=request.provider.provider_id,
-                name=adapter.info.name,
-                location=adapter.info.location,
-            )
-        return pb.CheckMarkResponse(seconds=seconds)
+
+            async def check() -> float:
+                begun = time.monotonic()
+                found = await sentinel.read_mark(adapter)
+                if found is None:
+                    # what has no mark may not be there at all
+                    await adapter.check()
+                seconds = time.monotonic() - begun
+                sentinel.check_ours(
+                    found,
+                    home_id=home_id,
+                    provider_id=request.provider.provider_id,
+                    name=adapter.info.name,
+                    location=adapter.info.location,
+                )
+                return seconds
+
+            return pb.CheckMarkResponse(seconds=await (live.checks.ask(check) if request.once else check()))
 
     async def RunConformance(
         self, request: pb.RunConformanceRequest, context: Context
     ) -> AsyncIterator[pb.RunConformanceResponse]:
+        # the suite brings unittest with it, which no other start has to wait for
+        from cdir_adapters.testing.conformance import run_conformance
+
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
         with live as adapter:
             async with aclosing(run_conformance(adapter)) as results:
@@ -183,10 +191,17 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         with live as adapter:
             ordered = adapter.capability.list_ordered
             listing = adapter.list(request.prefix, recursive=request.recursive, start_after=request.start_after or None)
+            began = live.folders.clock()
+            names: set[str] | None = None if request.recursive or request.start_after else set()
             # a caller who leaves early must not keep a directory or a request at the provider open
             async with closing(listing) as pages:
                 async for page in pages:
+                    if names is not None:
+                        names.update(info.key for info in page.objects)
+                        names = names if len(names) <= NAMES_KEPT else None
                     yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects], ordered=ordered)
+            if names is not None:
+                live.folders.listed(adapter, request.prefix, names, began)
             yield pb.ListObjectsResponse(complete=True, ordered=ordered)
 
     async def ReadObject(
@@ -251,7 +266,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             raise InvalidArgument(f"{header.key}: {len(data)} bytes are too many for one call; use WriteObject")
         live = self._pool.find(header.provider) or await self._pool.open(header.provider)
         with live as adapter:
-            return pb.PutObjectResponse(info=await _store(adapter, header, data, len(data)))
+            return pb.PutObjectResponse(info=await _store(live, adapter, header, data, len(data)))
 
     async def PutObjects(self, request: pb.PutObjectsRequest, context: Context) -> pb.PutObjectsResponse:
         objects = [_small(one) for one in request.objects]
@@ -269,7 +284,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             objects = [one._replace(access=access) for one, access in zip(objects, accesses, strict=True)]
             for start in range(0, len(objects), OBJECTS_IN_BATCH):
                 end = start + OBJECTS_IN_BATCH
-                stored = await store_each(adapter, objects[start:end], live.empty_folders)
+                stored = await store_each(adapter, objects[start:end], live.folders)
                 acls = await outcomes_of_writes(adapter, stored, asked[start:end])
                 outcomes.extend(map(_put_outcome, stored, acls))
         return pb.PutObjectsResponse(outcomes=outcomes)
@@ -292,7 +307,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
                 if not begin[1]:
                     # content of one piece is given whole: every adapter has a shorter way for that
                     source, size = begin[0], len(begin[0])
-                return pb.WriteObjectResponse(info=await _store(adapter, header, source, size))
+                return pb.WriteObjectResponse(info=await _store(live, adapter, header, source, size))
 
     async def DeleteObjects(self, request: pb.DeleteObjectsRequest, context: Context) -> pb.DeleteObjectsResponse:
         keys = request.keys
@@ -313,7 +328,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
     async def MoveObject(self, request: pb.MoveObjectRequest, context: Context) -> pb.MoveObjectResponse:
         source, target = check_key(request.source), check_key(request.target)
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
-        with live as adapter:
+        with live as adapter, live.folders.storing([target]):
             if source == target:
                 info = await adapter.stat(source)
             else:
@@ -328,7 +343,7 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         if source == target:
             raise InvalidArgument(f"{source}: an object cannot be copied onto itself", key=source)
         live = self._pool.find(request.provider) or await self._pool.open(request.provider)
-        with live as adapter:
+        with live as adapter, live.folders.storing([target]):
             copied = await adapter.copy(source, target)
             outcome = await outcome_of_write(adapter, copied, request.acl if request.HasField("acl") else None)
             return pb.CopyObjectResponse(info=info_message(copied, outcome))
@@ -401,16 +416,28 @@ def _put_outcome(stored: ObjectInfo | CdirError, acl: entry_pb2.AclOutcome | Non
     return pb.PutOutcome(info=info_message(stored, acl))
 
 
-async def _store(adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None) -> pb.ObjectInfo:
+async def _store(
+    live: LiveAdapter, adapter: Adapter, header: pb.ObjectHeader, source: Source, size: int | None
+) -> pb.ObjectInfo:
     modified = modified_of(header)
     asked = header.acl if header.HasField("acl") else None
     access = access_to_write(adapter, asked)
     if header.only_if_absent:
-        info = await create(
-            adapter, header.key, source, size=size, modified=modified, access=access, tried=header.tried
-        )
+        vacant = live.folders.is_vacant(header.key)
+        with live.folders.storing([header.key]):
+            info = await create(
+                adapter,
+                header.key,
+                source,
+                size=size,
+                modified=modified,
+                access=access,
+                tried=header.tried,
+                vacant=vacant,
+            )
     else:
-        info = await adapter.write(header.key, source, size=size, modified=modified, access=access)
+        with live.folders.storing([header.key]):
+            info = await adapter.write(header.key, source, size=size, modified=modified, access=access)
     return info_message(info, await outcome_of_write(adapter, info, asked))
 
 

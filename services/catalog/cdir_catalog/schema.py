@@ -466,7 +466,7 @@ scans = sa.Table(
     sa.UniqueConstraint("provider_id", "prefix", "recursive"),
     sqlite_autoincrement=True,  # a worker may still name a scan that was dropped
 )
-"""Which parts of which provider are to be listed, and when; ``interval`` is in nanoseconds.
+"""Which parts of which provider are to be listed, and when; ``interval`` is in nanoseconds, 0 where somebody has asked.
 
 ``counts`` is a serialized ``cdir.v1.ScanCounts`` of the pass that is ``under_way``, else of the last one.
 """

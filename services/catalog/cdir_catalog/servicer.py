@@ -49,7 +49,7 @@ from cdir_catalog.store.moving import move_entry
 from cdir_catalog.store.outcomes import finish_debt, make_due, record_replicas
 from cdir_catalog.store.placing import place_entries
 from cdir_catalog.store.policies import explain_placement, get_policy, set_policy, unset_policy
-from cdir_catalog.store.proofs import claim_proofs, finish_proofs, prove_objects, read_proofs
+from cdir_catalog.store.proofs import claim_proofs, finish_proofs, prove_objects, read_proofs, renew_proofs
 from cdir_catalog.store.providers import (
     change_provider,
     create_provider,
@@ -349,6 +349,9 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
 
     async def ClaimProofs(self, request: scrub_pb2.ClaimProofsRequest, context: Any) -> scrub_pb2.ClaimProofsResponse:
         return await self._write(claim_proofs, request, context)
+
+    async def RenewProofs(self, request: scrub_pb2.RenewProofsRequest, context: Any) -> scrub_pb2.RenewProofsResponse:
+        return await self._write(renew_proofs, request, context)
 
     async def FinishProofs(
         self, request: scrub_pb2.FinishProofsRequest, context: Any

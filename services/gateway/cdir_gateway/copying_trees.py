@@ -32,9 +32,10 @@ from cdir.v1 import adapter_service_pb2, entry_pb2
 from cdir.v1 import endpoint_service_pb2 as pb
 from cdir_gateway.directory import Directory
 from cdir_gateway.endpoints import Endpoint, Endpoints, entry_of_key
+from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader
-from cdir_gateway.writing import FileWriter, StoredFile, WriteOrder
+from cdir_gateway.writing import FileWriter, StoredFile
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 from cdir_transfer.reader import OpenContent
 from cdir_transfer.strangers import is_same_time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import os
 from collections.abc import AsyncGenerator
@@ -24,9 +25,10 @@ from cdir.v1 import (
 )
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS, user_metadata
+from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader
-from cdir_gateway.writing import FileWriter, StoredFile, WriteOrder
+from cdir_gateway.writing import FileWriter, StoredFile
 from cdir_transfer.digest import BLOCK_SIZE
 
 __all__ = ["TREE_SECONDS", "Directory", "normal"]
@@ -39,6 +41,12 @@ _LARGE_COPIES_AT_ONCE: Final = 4
 _PAGE: Final = 1000
 
 Request = TypeVar("Request", bound=Message)
+
+
+@functools.cache
+def _version() -> str:
+    """Return the release that runs; what is installed is looked through only once."""
+    return importlib.metadata.version("cdir")
 
 
 def normal(request: Request, *fields: str) -> Request:
@@ -68,7 +76,7 @@ class Directory:
         self._reader = reader
         self._writer = writer
         self._server = pb.GetServerResponse(
-            version=importlib.metadata.version("cdir"),
+            version=_version(),
             deployment=deployment,
             local_files=local_files,
             process_id=os.getpid(),

@@ -13,9 +13,10 @@ from cdir.status import to_failure, translated
 from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.ledger import CALL_SECONDS, user_metadata
+from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader, OpenFile
-from cdir_gateway.writing import FileWriter, StoredFile, WriteOrder
+from cdir_gateway.writing import FileWriter, StoredFile
 from cdir_transfer.copying import HeldContent
 from cdir_transfer.digest import BLOCK_SIZE
 

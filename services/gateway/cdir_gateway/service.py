@@ -94,7 +94,7 @@ async def open_gateway(
         writer = FileWriter(
             ledger,
             ProviderWriter(adapters, health, observations, small=small_writes, patience=patience),
-            Strangers(catalog, adapters),
+            Strangers(catalog, adapters, health),
             background,
         )
         verified = VerifiedReader(adapters, health, observations)

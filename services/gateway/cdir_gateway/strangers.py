@@ -19,11 +19,15 @@ from cdir.v1 import (
     scan_pb2,
 )
 from cdir_gateway.ledger import CALL_SECONDS
+from cdir_transfer.health import ProviderHealth
+from cdir_transfer.observer import is_providers_fault
 from cdir_transfer.strangers import has_stranger
 
 __all__ = ["Stranger", "Strangers", "TakenUp"]
 
 _STAT_SECONDS: Final = 60.0
+_GLANCE_SECONDS: Final = 2.0
+"""What looking at a provider may hold up a write. One that takes longer would hold it up itself, and is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,11 @@ class Strangers:
         self,
         catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
         adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
+        health: ProviderHealth,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
+        self._health = health
 
     async def are_at(self, targets: Sequence[catalog_service_pb2.WriteTarget], modified: Timestamp) -> set[str]:
         """Return the ids of those providers where a write that was given up has surely left nothing of its own: what
@@ -64,10 +70,10 @@ class Strangers:
     async def find(self, targets: Iterable[catalog_service_pb2.WriteTarget]) -> list[Stranger]:
         """Look at the keys of targets where nothing is to be, or something of a certain size.
 
-        Where it cannot be looked, the write will tell.
+        Where it cannot be looked, the write will tell; a provider that does not answer in time is suspect then.
         """
         doubtful = [one for one in targets if not one.HasField("occupant") or one.occupant.HasField("size")]
-        found = await asyncio.gather(*(self._look(target) for target in doubtful))
+        found = await asyncio.gather(*(self._look(target, _GLANCE_SECONDS) for target in doubtful))
         return [
             Stranger(target, info)
             for target, info in zip(doubtful, found, strict=True)
@@ -92,15 +98,19 @@ class Strangers:
                 taken.replaceable.add(target.provider_id)
         return taken
 
-    async def _look(self, target: catalog_service_pb2.WriteTarget) -> adapter_service_pb2.ObjectInfo | None:
+    async def _look(
+        self, target: catalog_service_pb2.WriteTarget, seconds: float = _STAT_SECONDS
+    ) -> adapter_service_pb2.ObjectInfo | None:
         request = adapter_service_pb2.StatObjectRequest(
             provider=adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision),
             key=target.key,
         )
         try:
             with translated():
-                response = await self._adapters.StatObject(request, timeout=_STAT_SECONDS)
-        except CdirError:
+                response = await self._adapters.StatObject(request, timeout=seconds)
+        except CdirError as error:
+            if is_providers_fault(error):
+                self._health.failed(target.provider_id)
             return None
         return None if response.info.directory else response.info
 

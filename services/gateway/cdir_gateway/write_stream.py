@@ -22,8 +22,9 @@ from cdir.status import to_failure
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.local_files import LocalFiles, LocalSource
+from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
-from cdir_gateway.writing import FileWriter, StoredFile, Upload, WriteOrder
+from cdir_gateway.writing import FileWriter, StoredFile, Upload
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 
 __all__ = ["WriteStreams"]
@@ -37,6 +38,9 @@ _OPEN_AT_ONCE: Final = 16
 """Files in several steps that a stream may have open. More would have to wait for each other's data, for ever."""
 _WHOLE_BYTES: Final = 64 << 20
 """Bytes of small files in flight in the process."""
+_LARGE_BYTES: Final = 256 << 20
+"""Bytes of large local sources that all writes in the process may hold together. Files in several steps do not wait
+for room: what they would wait for may be behind them in the same stream."""
 _LOCAL_PIECE: Final = 1 << 20
 """Bytes of a large local source that are read, hashed and passed on together. Every target holds several pieces, and
 each of them copies what it holds: small pieces keep that small."""
@@ -50,6 +54,7 @@ class WriteStreams:
         self.writer = writer
         self.local = local
         self.budget = ByteBudget(_WHOLE_BYTES)
+        self.large = ByteBudget(_LARGE_BYTES)
 
     async def serve(
         self, requests: AsyncIterator[pb.WriteFilesRequest], user: str
@@ -93,6 +98,7 @@ class _WriteStream:
         self._writer = shared.writer
         self._local = shared.local
         self._budget = shared.budget
+        self._room = shared.large
         self._user = user
         self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
@@ -207,7 +213,7 @@ class _WriteStream:
     async def _write_large(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:
         source = await self._local.open_source(step.open.local_source)
         try:
-            async with self._writer.upload(order, step.open.local_source.size) as upload:
+            async with self._writer.upload(order, step.open.local_source.size, self._room) as upload:
                 news = _News(self, step.id)
                 async with aclosing(_pieces_of(source, upload.digest)) as pieces:
                     async for piece in pieces:

@@ -12,13 +12,10 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Container, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import (
     AlreadyExists,
@@ -33,14 +30,15 @@ from cdir.errors import (
 )
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
 from cdir_gateway.background import Background
-from cdir_gateway.conflicts import conflict_path
+from cdir_gateway.budget import ByteBudget
 from cdir_gateway.ledger import Ledger
+from cdir_gateway.orders import IN_THE_WAY, WriteOrder
 from cdir_gateway.strangers import Strangers
 from cdir_transfer.copying import HeldContent, copy_held
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
 
-__all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload", "WriteOrder"]
+__all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,53 +57,12 @@ _COPY_NAMES: Final = 100
 _LOOKS: Final = 3
 """How often strangers are taken up before a write goes ahead; one put there after that is in its way."""
 
-_STRANGER: Final = "stranger"
-"""Names, in the context of a Conflict, where another program's object lay in the way."""
+_HELD_BYTES: Final = 16 << 20
+"""Bytes of a large content that the write to one provider holds: parts on their way, and one that is being filled."""
 
 _ABORT_SECONDS: Final = 30.0
 _COMMIT_TRIES: Final = 3
 _COMMIT_PAUSE: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteOrder:
-    """What shall be written.
-
-    ``base_generation`` as in WriteOpen. ``minimum`` answers once enough copies are durable, the others going on.
-    ``keep_copy`` keeps the content beside the path when it may not take it; then ``conflict_of`` is the path meant.
-    """
-
-    workspace: str
-    path: str
-    modified: Timestamp
-    user: str
-    base_generation: int | None = None
-    minimum: bool = False
-    keep_copy: bool = False
-    conflict_of: str = ""
-
-    def may_keep_copy(self, error: Conflict) -> bool:
-        """Whether a content that was refused so is to be kept beside its path. "Later" means no other edit."""
-        return self.keep_copy and error.retry is not Retry.LATER
-
-    def may_begin_anew(self, error: Conflict) -> bool:
-        """Whether a write that failed so can succeed with the same bytes: it lapsed before it was committed, or
-        something lay in its way that can be taken up first."""
-        return _STRANGER in error.context or self.may_keep_copy(error)
-
-    def after(self, generation: int) -> WriteOrder:
-        """The same on top of what others have put at the path, which is its content of that generation now."""
-        return self if self.base_generation is None else dataclasses.replace(self, base_generation=generation)
-
-    def beside(self, time: datetime, number: int) -> WriteOrder:
-        """The same as a conflicting copy, under its first, second… name."""
-        return dataclasses.replace(
-            self,
-            path=conflict_path(self.path, self.user, time, number),
-            base_generation=0,
-            keep_copy=False,
-            conflict_of=self.path,
-        )
 
 
 class StoredFile:
@@ -219,15 +176,27 @@ class FileWriter:
             return await upload.finish(version.size, version.sha256, version.block_digests)
 
     @asynccontextmanager
-    async def upload(self, order: WriteOrder, size: int | None) -> AsyncIterator[Upload]:
+    async def upload(
+        self, order: WriteOrder, size: int | None, room: ByteBudget | None = None
+    ) -> AsyncIterator[Upload]:
         """Store a content whose pieces follow; it is given up unless :meth:`Upload.finish` succeeds inside.
 
-        ``size`` is in bytes when known beforehand.
+        ``size`` is in bytes when known beforehand. With ``room`` it is not begun at any provider before there is room
+        in memory for what all of them will hold of it, which they give back as each write to one ends.
         """
         # pieces cannot be had twice: what is in the way has to be known before the first one is taken
         async with self._begun(order, size or 0, b"", look=True) as upload:
-            upload.stream(size)
-            yield upload
+            if room is None:
+                upload.stream(size)
+                yield upload
+                return
+            each = _HELD_BYTES if size is None else min(size, _HELD_BYTES)
+            held = await room.take(each * len(upload.reachable))
+            try:
+                upload.stream(size)
+                yield upload
+            finally:
+                upload.when_ended(lambda: room.give(held))
 
     async def end_late_copies(self) -> None:
         """Stop what goes on after commits; the copies stay owed."""
@@ -435,6 +404,20 @@ class Upload:
         """Those that are still under way."""
         return [branch for branch in self.branches if branch.pending]
 
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made once no write to a provider is under way; at once when none is."""
+        waiting = {branch.task for branch in self.pending}
+        if not waiting:
+            call()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            waiting.discard(task)
+            if not waiting:
+                call()
+
+        for task in tuple(waiting):
+            task.add_done_callback(ended)
+
     @property
     def stored_names(self) -> list[str]:
         """Providers that hold the content."""
@@ -458,9 +441,12 @@ class Upload:
 
     def put(self, data: bytes) -> None:
         """Begin to write a whole small content."""
+        reachable = self.reachable
+        chosen = {target.provider_id for target in reachable}
         self._copies = self._providers.put(
-            self.reachable,
+            reachable,
             data,
+            spares=[one for one in self._targets if one.writable and one.provider_id not in chosen],
             modified=self.order.modified,
             needed=self._needed,
             record_displaced=self._ledger.record,
@@ -537,7 +523,7 @@ class Upload:
         failure.message = f"{self.order.path} was not stored: {failure.message}"
         for branch in copies.branches:
             if isinstance(branch.error, AlreadyExists):
-                context = {"path": self.order.path, _STRANGER: branch.target.provider}
+                context = {"path": self.order.path, IN_THE_WAY: branch.target.provider}
                 return Conflict(failure.message, retry=Retry.LATER, retry_after=1.0, **context)
         return failure
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -33,6 +33,7 @@ from cdir_replicator.allowance import Allowance
 from cdir_replicator.notes import Notes
 from cdir_replicator.planner import LARGE_BYTES
 from cdir_transfer.digest import block_count
+from cdir_transfer.leases import kept_alive
 from cdir_transfer.listing import listed_pages, provider_ref
 from cdir_transfer.observer import is_providers_fault
 from cdir_transfer.reader import VerifiedReader
@@ -44,10 +45,9 @@ logger = logging.getLogger(__name__)
 _CALL_SECONDS: Final = 60.0
 _CATALOG_SECONDS: Final = 60.0
 _DIGEST_SECONDS: Final = 600.0
-"""Less than the lease: a copy that takes its provider longer is looked at again later."""
+"""A copy whose digest takes its provider longer is looked at again later."""
 _WORTH_ASKING: Final = 64 * 1024
 """From this many bytes on it costs less to have the provider compute a digest than to read."""
-_LEASE_SECONDS: Final = 900.0
 _BATCH: Final = 64
 _OBJECTS: Final = 1000
 _MOST_UNPROVEN: Final = 500
@@ -72,8 +72,43 @@ class _Reading:
     """Copies that were not begun, since the allowance was spent."""
 
 
+class _LeaseLost(Exception):
+    """A copy is not ours to prove any more."""
+
+
+class _Leases:
+    """The leases of some copies: which are held, as far as is known, and which are used right now."""
+
+    def __init__(self, proof_ids: Iterable[int]) -> None:
+        self.held = set(proof_ids)
+        self._used: dict[int, asyncio.Timeout] = {}
+
+    @asynccontextmanager
+    async def using(self, proof_id: int) -> AsyncGenerator[None, None]:
+        """Read a copy in the block. A lease that is lost ends the block with _LeaseLost."""
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._used[proof_id] = scope
+                yield
+        except TimeoutError:
+            if scope.expired():
+                raise _LeaseLost from None
+            raise
+        finally:
+            self._used.pop(proof_id, None)
+
+    def lose(self, proof_ids: Iterable[int]) -> None:
+        """Give up copies that are read, or were to be read."""
+        for proof_id in proof_ids:
+            self.held.discard(proof_id)
+            scope = self._used.get(proof_id)
+            if scope is not None and not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())
+
+
 class Prover:
-    """Proves copies, each under a lease of ``owner``."""
+    """Proves copies, each under a lease of ``owner`` for ``lease_seconds`` that is renewed as long as they are read."""
 
     def __init__(
         self,
@@ -83,12 +118,14 @@ class Prover:
         notes: Notes,
         *,
         owner: str,
+        lease_seconds: float,
     ) -> None:
         self._catalog = catalog
         self._adapters = adapters
         self._reader = reader
         self._notes = notes
         self._owner = owner
+        self._lease_seconds = lease_seconds
 
     # --- by the provider's own word -----------------------------------------------------------------------------------
 
@@ -176,12 +213,13 @@ class Prover:
             wanted = _BATCH if most is None else min(_BATCH, most - begun)
             claimed = await self._claim(provider, top, before, wanted + len(unproven))
             items = [item for item in claimed if item.proof_id not in unproven]
+            leased = [item.proof_id for item in claimed]
             try:
                 reading = await self._read_all(provider, items, allowance, progress, at_once)
             except CdirError:
-                await self._release(claimed)
+                await self._release(leased)
                 raise
-            await self._release(claimed)
+            await self._release(leased)
             for item in reading.damaged:
                 await self._judge(provider_ref(provider), item.version.version_id, item.replica, _OTHER_BYTES, progress)
             if reading.left_out:
@@ -201,7 +239,7 @@ class Prover:
             top=top,
             before=before,
             limit=limit,
-            lease_seconds=_LEASE_SECONDS,
+            lease_seconds=self._lease_seconds,
         )
         with translated():
             response = await self._catalog.ClaimProofs(request, timeout=_CATALOG_SECONDS)
@@ -215,21 +253,32 @@ class Prover:
         progress: scrub_pb2.ScrubProgress,
         at_once: int,
     ) -> _Reading:
-        """Read copies as long as the allowance lasts and record those that are right."""
+        """Read copies as long as the allowance lasts and record those that are right.
+
+        A copy whose lease is lost meanwhile, as when its file is replaced, is read no further.
+        """
         reading = _Reading()
+        leases = _Leases(item.proof_id for item in items)
         waiting = iter(items)
 
         async def work() -> None:
             for item in waiting:
+                if item.proof_id not in leases.held:
+                    continue
                 if not allowance.left:
                     reading.left_out += 1
                     continue
                 size = item.version.size
                 try:
-                    if size < _WORTH_ASKING or not await self._digested(provider, item, allowance, progress):
-                        allowance.spend(bytes=size, calls=block_count(size))
-                        progress.calls += block_count(size)
-                        await self._read(item, progress)
+                    async with leases.using(item.proof_id):
+                        if size < _WORTH_ASKING or not await self._digested(provider, item, allowance, progress):
+                            allowance.spend(bytes=size, calls=block_count(size))
+                            progress.calls += block_count(size)
+                            await self._read(item, progress)
+                except _LeaseLost:
+                    logger.info(
+                        "%s at provider %s is not proven now: it was changed meanwhile", item.path, provider.name
+                    )
                 except IntegrityError:
                     reading.unproven.add(item.proof_id)
                     reading.damaged.append(item)
@@ -244,13 +293,28 @@ class Prover:
                         await self._prove(reading.right, progress)
 
         try:
-            async with asyncio.TaskGroup() as workers:
+            async with (
+                kept_alive(lambda: self._renew(leases), seconds=self._lease_seconds),
+                asyncio.TaskGroup() as workers,
+            ):
                 for _ in range(min(at_once, len(items))):
                     workers.create_task(work())
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         await self._prove(reading.right, progress)
         return reading
+
+    async def _renew(self, leases: _Leases) -> None:
+        """Renew the leases of a batch, and stop the reading of what is ours no longer."""
+        if not leases.held:
+            return
+        request = scrub_pb2.RenewProofsRequest(
+            owner=self._owner, proof_ids=sorted(leases.held), lease_seconds=self._lease_seconds
+        )
+        with translated():
+            response = await self._catalog.RenewProofs(request, timeout=_CATALOG_SECONDS)
+        leases.lose(response.lost)
+        await self._release(response.lost)
 
     async def _require_reachable(self, provider: provider_pb2.Provider, error: CdirError) -> None:
         """Raise when a copy could not be read because its provider cannot be reached at all."""
@@ -309,14 +373,13 @@ class Prover:
             )
         progress.proven += response.proven
 
-    async def _release(self, items: Sequence[scrub_pb2.ProofItem]) -> None:
+    async def _release(self, proof_ids: Sequence[int]) -> None:
         """Give leases back; those of copies that were proven have ended already."""
-        if not items:
+        if not proof_ids:
             return
         with translated():
             await self._catalog.FinishProofs(
-                scrub_pb2.FinishProofsRequest(owner=self._owner, released=[item.proof_id for item in items]),
-                timeout=_CATALOG_SECONDS,
+                scrub_pb2.FinishProofsRequest(owner=self._owner, released=proof_ids), timeout=_CATALOG_SECONDS
             )
 
     # --- what did not prove right -------------------------------------------------------------------------------------

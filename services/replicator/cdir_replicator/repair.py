@@ -1,10 +1,11 @@
-"""Doing one piece of debt: copy, rename, remove, inspect, or set an access control list.
+"""Doing a piece of debt: copy, rename, remove, inspect, or set an access control list.
 
 Each returns what became of it and raises nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +30,7 @@ from cdir.v1 import (
     catalog_service_pb2_grpc,
     entry_pb2,
 )
+from cdir_replicator.absence import Absence
 from cdir_replicator.lookout import Lookout
 from cdir_replicator.notes import Notes
 from cdir_replicator.planner import SOON, judge
@@ -36,9 +38,12 @@ from cdir_replicator.progress import Progress
 from cdir_runtime.crash import crash_point
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.reader import OpenContent, VerifiedReader
+from cdir_transfer.shared_calls import SMALL_CONTENT
+from cdir_transfer.small_reads import SmallReads
+from cdir_transfer.small_writes import SmallWrites
 from cdir_transfer.writer import Copies, ProviderWriter
 
-__all__ = ["Repairer"]
+__all__ = ["Repairer", "shares_calls"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,9 @@ _CALL_SECONDS = 60.0
 _MOVE_SECONDS = 300.0
 _REMOVE_SECONDS = 120.0
 _CATALOG_SECONDS = 30.0
+
+_INSPECTED_AT_ONCE = 16
+"""Most copies of one piece of work that are read at the same time."""
 
 
 class Repairer:
@@ -57,6 +65,8 @@ class Repairer:
         adapters: adapter_service_pb2_grpc.AdapterServiceAsyncStub,
         reader: VerifiedReader,
         writer: ProviderWriter,
+        small_reads: SmallReads,
+        small_writes: SmallWrites,
         notes: Notes,
         progress: Progress,
         lookout: Lookout,
@@ -67,13 +77,17 @@ class Repairer:
         self._adapters = adapters
         self._reader = reader
         self._writer = writer
+        self._small_reads = small_reads
+        self._small_writes = small_writes
+        self._absence = Absence(catalog, adapters)
         self._notes = notes
         self._progress = progress
         self._lookout = lookout
         self._owner = owner
 
     async def work(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
-        """Do one item, or several removals at one provider; return one outcome for each.
+        """Do one item, or several removals, inspections or copies that share calls (:func:`shares_calls`) at one
+        provider; return one outcome for each.
 
         Whatever goes wrong with an item becomes its outcome: a bad object never stops the run.
         """
@@ -81,11 +95,11 @@ class Repairer:
         try:
             match first.kind:
                 case catalog_service_pb2.DEBT_KIND_COPY:
-                    return [await self._copy(first)]
+                    return [await self._copy(first)] if len(items) == 1 else await self._copy_together(items)
                 case catalog_service_pb2.DEBT_KIND_RELOCATE:
                     return [await self._relocate(first)]
                 case catalog_service_pb2.DEBT_KIND_INSPECT:
-                    return [await self._inspect(first)]
+                    return [await self._inspect(first)] if len(items) == 1 else await self._inspect_together(items)
                 case catalog_service_pb2.DEBT_KIND_REMOVE:
                     return await self._remove(items)
                 case catalog_service_pb2.DEBT_KIND_ACL:
@@ -99,6 +113,12 @@ class Repairer:
             logger.exception("repairing %s failed unexpectedly", _label(first))
             defect = InternalError(f"repairing {_label(first)} failed inside cdir; the replicator's log says more")
             return [self._failed(item, defect) for item in items]
+
+    async def _work_apart(self, items: Sequence[catalog_service_pb2.DebtItem]) -> list[catalog_service_pb2.DebtOutcome]:
+        """Do items one by one, side by side; the callers bound their number."""
+        async with asyncio.TaskGroup() as tasks:
+            working = [tasks.create_task(self.work([item])) for item in items]
+        return [outcome for task in working for outcome in task.result()]
 
     def hand_back(self, item: catalog_service_pb2.DebtItem, reason: str) -> catalog_service_pb2.DebtOutcome:
         """Return the outcome of an item that was claimed and not worked on."""
@@ -177,6 +197,35 @@ class Repairer:
         self._progress.copied += 1
         self._progress.copied_bytes += version.size
         return self._done(item, stored.etag, stored.checksum, stored.acl if stored.HasField("acl") else None)
+
+    async def _copy_together(
+        self, items: Sequence[catalog_service_pb2.DebtItem]
+    ) -> list[catalog_service_pb2.DebtOutcome]:
+        """Copy small contents by few calls. Nothing that lies at a target is replaced: that, and whatever else stands
+        in the way of an item, is left to :meth:`_copy`."""
+        crash_point("repair.before_copy")
+        contents = await self._small_reads.read_each([(item.version, item.sources) for item in items])
+        ready = [(item, data) for item, data in zip(items, contents, strict=True) if data is not None]
+        objects = [
+            adapter_service_pb2.SmallObject(
+                key=item.target_key,
+                modified=item.version.modified,
+                only_if_absent=True,
+                data=data,
+                acl=item.acl if item.HasField("acl") else None,
+            )
+            for item, data in ready
+        ]
+        outcomes: list[catalog_service_pb2.DebtOutcome] = []
+        stored = await self._small_writes.write_each(_ref(items[0].replica), objects)
+        crash_point("repair.after_copy")
+        for (item, data), info in zip(ready, stored, strict=True):
+            if isinstance(info, adapter_service_pb2.ObjectInfo) and info.size == len(data):
+                self._progress.copied += 1
+                self._progress.copied_bytes += len(data)
+                outcomes.append(self._done(item, info.etag, info.checksum, info.acl if info.HasField("acl") else None))
+        done = {outcome.debt_id for outcome in outcomes}
+        return [*outcomes, *await self._work_apart([item for item in items if item.debt_id not in done])]
 
     async def _copy_stream(
         self, item: catalog_service_pb2.DebtItem, target: catalog_service_pb2.WriteTarget, content: OpenContent
@@ -348,6 +397,24 @@ class Repairer:
 
     # --- inspect ------------------------------------------------------------------------------------------------------
 
+    async def _inspect_together(
+        self, items: Sequence[catalog_service_pb2.DebtItem]
+    ) -> list[catalog_service_pb2.DebtOutcome]:
+        """Inspect what is there, after what is not there was told by its folder's listing."""
+        gone = await self._absence.gone(_ref(items[0].replica), [item.replica.key for item in items])
+        outcomes: list[catalog_service_pb2.DebtOutcome] = []
+        there: list[catalog_service_pb2.DebtItem] = []
+        for item in items:
+            key, provider = item.replica.key, item.replica.provider
+            if key in gone:
+                missing = NotFound(f"nothing is at {key} at provider {provider}")
+                outcomes.append(self._found(item, entry_pb2.REPLICA_STATE_MISSING, missing))
+            else:
+                there.append(item)
+        for start in range(0, len(there), _INSPECTED_AT_ONCE):
+            outcomes += await self._work_apart(there[start : start + _INSPECTED_AT_ONCE])
+        return outcomes
+
     async def _inspect(self, item: catalog_service_pb2.DebtItem) -> catalog_service_pb2.DebtOutcome:
         """Look at the object and read it whole: only then is it known to be right."""
         replica, version = item.replica, item.version
@@ -379,6 +446,23 @@ class Repairer:
         except IntegrityError as damage:
             return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, damage)
         return self._done(item, info.etag, info.checksum)
+
+
+def shares_calls(item: catalog_service_pb2.DebtItem) -> bool:
+    """Whether an item may be done together with others of its kind at the same provider.
+
+    A copy only where it is small, its target is free as far as is known, and nothing has gone wrong with it before.
+    """
+    match item.kind:
+        case catalog_service_pb2.DEBT_KIND_REMOVE:
+            return True
+        case catalog_service_pb2.DEBT_KIND_INSPECT:
+            return item.version.size <= BLOCK_SIZE
+        case catalog_service_pb2.DEBT_KIND_COPY:
+            fresh = not item.replica.attempts and item.replica.state != entry_pb2.REPLICA_STATE_CORRUPT
+            return fresh and not item.HasField("occupant") and item.version.size <= SMALL_CONTENT
+        case _:
+            return False
 
 
 async def _nowhere_else() -> Sequence[entry_pb2.Replica]:

@@ -30,6 +30,8 @@ from cdir_replicator.servicer import ReplicatorServicer
 from cdir_runtime.background import run_forever
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.reader import VerifiedReader
+from cdir_transfer.small_reads import SmallReads
+from cdir_transfer.small_writes import SmallWrites
 from cdir_transfer.snapshots import SnapshotStore
 from cdir_transfer.writer import ProviderWriter
 
@@ -51,8 +53,8 @@ class Replicator:
     """The roles and what they share. Each role's ``once`` does what is due; :meth:`run` keeps all of them going.
 
     Any number of replicators can work on one catalog: what each does is leased under its ``owner`` id.
-    ``scan_calls_per_minute`` is what looking for outside edits may cost each provider; ``lease_seconds`` how long debt
-    that it claimed is left to it after the last that was heard of it.
+    ``scan_calls_per_minute`` is what looking for outside edits may cost each provider; ``lease_seconds`` how long
+    debt, and copies to prove, that it claimed are left to it after the last that was heard of it.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class Replicator:
         )
         notes = Notes(catalog, self.health.suspect)
         pace = ProviderHealth()
-        reader = VerifiedReader(adapters, pace, notes)
+        reader = VerifiedReader(adapters, pace, notes, background=True)
         repairer = Repairer(
             catalog,
             adapters,
             reader,
-            ProviderWriter(adapters, pace, notes),
+            ProviderWriter(adapters, pace, notes, background=True),
+            SmallReads(adapters, pace, notes, background=True),
+            SmallWrites(adapters, pace, background=True),
             notes,
             self.progress,
             Lookout(catalog, adapters, self.scan.wake),
@@ -109,7 +113,7 @@ class Replicator:
         self.evacuate = EvacuateRole(catalog, self.wake)
         self.scrub = ScrubRole(
             catalog,
-            Prover(catalog, adapters, reader, notes, owner=self.owner),
+            Prover(catalog, adapters, reader, notes, owner=self.owner, lease_seconds=lease_seconds),
             self.progress,
             avoid=self.health.unfit,
             on_found=self.wake,

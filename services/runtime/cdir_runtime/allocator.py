@@ -14,7 +14,7 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 _MMAP_ABOVE_BYTES: Final = 5 << 20
-_KEEP_FREE_BYTES: Final = 64 << 20
+_KEEP_FREE_BYTES: Final = 16 << 20
 _ARENAS: Final = 2
 
 
@@ -37,7 +37,7 @@ def keep_freed_memory() -> None:
 
     By default each buffer of some MiB is mapped anew and unmapped when freed, and the kernel clears every page of it
     again: half a million page faults for a gigabyte read. Here blocks of 4 MiB are kept, and what is larger, and rarer,
-    is given back. The cost is at most 64 MiB of free memory kept for each of two arenas. Does nothing on systems
+    is given back. The cost is at most 16 MiB of free memory kept for each of two arenas. Does nothing on systems
     without glibc. Parameters as in ``<malloc.h>``, see mallopt(3).
     """
     if sys.platform != "linux":

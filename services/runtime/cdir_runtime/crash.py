@@ -14,7 +14,7 @@ from typing import Final
 
 from cdir.errors import ConfigInvalid
 
-__all__ = ["POINTS", "VARIABLE", "arm", "crash_point"]
+__all__ = ["POINTS", "VARIABLE", "arm", "crash_point", "die", "disarm"]
 
 VARIABLE: Final = "CDIR_CRASH_AT"
 
@@ -85,7 +85,17 @@ def arm(service: str, environment: Mapping[str, str]) -> None:
     _armed[name] = int(count or "1")
 
 
+def disarm() -> None:
+    """Let no point end this process."""
+    _armed.clear()
+
+
 def _pass(name: str) -> None:
     _armed[name] -= 1
     if _armed[name] <= 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
+
+
+def die() -> None:
+    """End this process at once, as ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)

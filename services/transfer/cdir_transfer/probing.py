@@ -50,7 +50,7 @@ class Probing:
 
     async def _ask(self, provider_id: str) -> None:
         request = adapter_service_pb2.CheckMarkRequest(
-            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id)
+            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id), once=True
         )
         try:
             with translated():

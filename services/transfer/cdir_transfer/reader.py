@@ -43,17 +43,21 @@ __all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
 ResolveAgain = Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]
 """Asks the catalog where the replicas of the same version are now; raises NotFound when the path no longer has it."""
 
-_DEADLINE_SECONDS: Final = 30.0
+_HUNG_SECONDS: Final = 600.0
+_SLOWEST_RATE: Final = 256
 _RUN_PATIENCE: Final = 1.0
 """Seconds that the next block of a run may take at least before it is given up."""
 _KEPT_WAITING: Final = 5.0
 """Seconds: whoever takes the next block of a run later than this may be the reason why its request has ended."""
-_SLOWEST_RATE: Final = 256 << 10
 
 
 def transfer_deadline(size: int) -> float:
-    """Seconds that a call moving ``size`` bytes may take: 30, and the time that 256 KiB/s need."""
-    return _DEADLINE_SECONDS + size / _SLOWEST_RATE
+    """Seconds after which a call that moves ``size`` bytes is taken for hung: 600, and the time that 256 bytes/s need.
+
+    The adapters end a call whose provider no longer moves, long before. They alone can: they know what waits its turn,
+    as calls to a provider with a bandwidth do, and what is slow but moves.
+    """
+    return _HUNG_SECONDS + size / _SLOWEST_RATE
 
 
 class VerifiedReader:
@@ -62,7 +66,7 @@ class VerifiedReader:
     ``window`` is the most blocks under way for one content at one provider; ``spare_blocks`` the most blocks read ahead
     in the whole process, in blocks of 4 MiB. Every content can always have one block under way, and once more where it
     is overdue, so memory is bounded by twice the number of open contents plus ``spare_blocks``, and no content waits
-    for another.
+    for another. What it reads in the ``background`` holds back for what others wait for.
     """
 
     def __init__(
@@ -73,7 +77,9 @@ class VerifiedReader:
         *,
         window: int = 4,
         spare_blocks: int = 24,
+        background: bool = False,
     ) -> None:
+        self._background = background
         self._adapters = adapters
         self._health = health
         self._observer = observer
@@ -100,7 +106,7 @@ class VerifiedReader:
         self._overtaking.asked()
         self._health.paces.asked(provider_id, length)
         request = adapter_service_pb2.FetchObjectRequest(
-            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
+            provider=self._ref(replica),
             key=key,
             offset=offset,
             length=max(length, 1),
@@ -130,7 +136,7 @@ class VerifiedReader:
         self._overtaking.asked()
         self._health.paces.asked(provider_id, BLOCK_SIZE)
         request = adapter_service_pb2.ReadObjectRequest(
-            provider=adapter_service_pb2.ProviderRef(provider_id=provider_id, revision=replica.provider_revision),
+            provider=self._ref(replica),
             key=replica.key,
             offset=offset,
             length=length,
@@ -161,6 +167,11 @@ class VerifiedReader:
                 yield data
         finally:
             call.cancel()
+
+    def _ref(self, replica: entry_pb2.Replica) -> adapter_service_pb2.ProviderRef:
+        return adapter_service_pb2.ProviderRef(
+            provider_id=replica.provider_id, revision=replica.provider_revision, background=self._background
+        )
 
     def run_patience(self, provider_id: str) -> float:
         """Seconds after which the next block of a run is given up."""

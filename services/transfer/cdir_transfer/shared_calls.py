@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-__all__ = ["SMALL_CONTENT", "SharedCalls"]
+__all__ = ["OBJECTS_IN_CALL", "SMALL_CONTENT", "SharedCalls"]
 
 SMALL_CONTENT: Final = 256 << 10
 """Bytes of the largest content that shares a call. Of larger ones the transfer costs more than the call."""
+
+OBJECTS_IN_CALL: Final = 16
+"""Most objects of one call: as many as adapters read or store side by side."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -56,7 +59,7 @@ class SharedCalls(Generic[Item, Outcome]):
         self,
         call: Callable[[str, Sequence[Item]], Awaitable[Sequence[Outcome | None]]],
         *,
-        items: int = 16,
+        items: int = OBJECTS_IN_CALL,
         calls: int = 8,
         leaving_cancels: bool = False,
     ) -> None:

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -41,13 +42,13 @@ RecordDisplaced = Callable[[catalog_service_pb2.ReplicaObservation], Awaitable[N
 
 _QUEUE_PIECES: Final = 4
 _BUFFERED_BYTES: Final = 8 << 20
-_STALL_SECONDS: Final = 60.0
-"""A provider that takes no piece for this long is given up even when there is no other."""
 _MOVE_SECONDS: Final = 300.0
 """A provider without a rename of its own copies, which takes time with the size."""
-_FINISH_SECONDS: Final = 120.0
-_FINISH_RATE: Final = 32 << 20
-"""Finishing a large object may cost the provider a pass over it: time for that, in bytes per second."""
+
+_LOOK_SECONDS: Final = 0.25
+"""Between two looks at whether the providers that are waited for have become suspect."""
+_DOUBTED_SECONDS: Final = 1.5
+"""A provider that stays suspect for so long was asked by then, and did not answer."""
 
 _COMMIT: Final = None
 _Item = bytes | None
@@ -60,6 +61,7 @@ class ProviderWriter:
     ``patience`` is for how many seconds a target may hold up the others in total before it is cut loose.
     ``slowdown`` allows a target that is slow but moves to cost more than that: this many times what the transfer takes
     without it. 0 means that only ``patience`` counts. With ``small``, small contents share calls.
+    What it writes in the ``background`` holds back for what others wait for.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class ProviderWriter:
         small: SmallWrites | None = None,
         patience: float = 20.0,
         slowdown: float = 3.0,
+        background: bool = False,
     ) -> None:
+        self.background = background
         self.small = small
         self.adapters = adapters
         self.health = health
@@ -87,11 +91,17 @@ class ProviderWriter:
         modified: Timestamp,
         needed: int,
         record_displaced: RecordDisplaced,
+        spares: Iterable[catalog_service_pb2.WriteTarget] = (),
     ) -> Copies:
-        """Begin to store a whole content of at most 4 MiB at every target; :class:`Copies` says how it goes on."""
-        return Copies(
-            self, [_WholeBranch(self, target, modified, record_displaced, data) for target in targets], needed
-        )
+        """Begin to store a whole content of at most 4 MiB at every target; :class:`Copies` says how it goes on.
+
+        ``spares`` are targets that are written to as well as soon as it may be that too few of the others answer.
+        """
+
+        def begin(target: catalog_service_pb2.WriteTarget) -> Branch:
+            return _WholeBranch(self, target, modified, record_displaced, data)
+
+        return Copies(self, [begin(target) for target in targets], needed, [partial(begin, spare) for spare in spares])
 
     def stream(
         self,
@@ -152,7 +162,9 @@ class Branch(ABC):
     @property
     def _ref(self) -> adapter_service_pb2.ProviderRef:
         return adapter_service_pb2.ProviderRef(
-            provider_id=self.target.provider_id, revision=self.target.provider_revision
+            provider_id=self.target.provider_id,
+            revision=self.target.provider_revision,
+            background=self._writer.background,
         )
 
     def _header(self, size: int | None) -> adapter_service_pb2.ObjectHeader:
@@ -322,11 +334,11 @@ class _StreamBranch(Branch):
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
         try:
-            async with asyncio.timeout(_STALL_SECONDS) as guard:
+            async with asyncio.timeout(transfer_deadline(0)) as guard:
                 response = await self._writer.adapters.WriteObject(self._steps(guard))
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"provider {self.target.provider} took no data for {_STALL_SECONDS:.0f} seconds",
+                f"provider {self.target.provider} took no data for {transfer_deadline(0):.0f} seconds",
                 provider=self.target.provider,
             ) from error
         return response.info, self._sent
@@ -343,10 +355,11 @@ class _StreamBranch(Branch):
             item = self._queue.popleft()
             self.taken.set()
             if item is _COMMIT:
-                _reschedule(guard, clock() + _FINISH_SECONDS + self._sent / _FINISH_RATE)
+                # much of it may be on its way still, and finishing a large object may cost the provider a pass over it
+                _reschedule(guard, clock() + transfer_deadline(self._sent))
                 yield adapter_service_pb2.WriteObjectRequest(commit=adapter_service_pb2.ObjectCommit(size=self._sent))
                 return
-            _reschedule(guard, clock() + _STALL_SECONDS)
+            _reschedule(guard, clock() + transfer_deadline(len(item)))
             self._sent += len(item)
             yield adapter_service_pb2.WriteObjectRequest(data=item)
 
@@ -363,9 +376,16 @@ class Copies:
     ``needed`` is how many copies the content needs to count as stored.
     """
 
-    def __init__(self, writer: ProviderWriter, branches: Sequence[Branch], needed: int) -> None:
-        self.branches = branches
+    def __init__(
+        self,
+        writer: ProviderWriter,
+        branches: Iterable[Branch],
+        needed: int,
+        spares: Iterable[Callable[[], Branch]] = (),
+    ) -> None:
+        self.branches = list(branches)
         self.needed = needed
+        self._spares = list(spares)
         self.patience = writer.patience
         self.slowdown = writer.slowdown
         self._writer = writer
@@ -395,27 +415,32 @@ class Copies:
     @property
     def hopeless(self) -> bool:
         """Whether ``needed`` can no longer be reached."""
-        return sum(branch.pending or branch.stored is not None for branch in self.branches) < self.needed
+        hopes = sum(branch.pending or branch.stored is not None for branch in self.branches)
+        return hopes + len(self._spares) < self.needed
 
     async def minimum(self) -> bool:
         """Wait until ``needed`` copies are durable, or cannot be any more; return which. Others stay under way."""
         while len(self.stored) < self.needed and not self.hopeless:
-            await self._any_done(None)
+            await self._next_needed()
         return len(self.stored) >= self.needed
 
     async def settled(self) -> bool:
         """Wait until every branch has ended or was cut loose; return whether ``needed`` copies are durable."""
-        while pending := self.pending:
-            if self.hopeless:
-                break
+        doubted: dict[str, float] = {}
+        while not self.hopeless:
             if len(self.stored) < self.needed:
-                await self._any_done(None)
+                await self._next_needed()
                 continue
+            if not (pending := self.pending):
+                break
             if (left := self._patience_left()) <= 0:
                 await self._cut_loose(pending)
                 break
+            if dead := self._given_up(doubted):
+                await self._cut_loose(dead)
+                continue
             began = time.monotonic()
-            await self._any_done(left)
+            await self._any_done(min(left, _LOOK_SECONDS))
             self._held_up += time.monotonic() - began
         self._raise_defects()
         return len(self.stored) >= self.needed
@@ -438,6 +463,27 @@ class Copies:
     def _patience_left(self) -> float:
         without = time.monotonic() - self._began - self._held_up
         return self.patience + self.slowdown * without - self._held_up
+
+    async def _next_needed(self) -> None:
+        """Wait for a copy while there are too few, and turn to the spares when too few may come."""
+        hopes = [one for one in self.pending if not self._writer.health.suspect(one.target.provider_id)]
+        if self._spares and len(self.stored) + len(hopes) < self.needed:
+            self.branches += [begin() for begin in self._spares]
+            self._spares.clear()
+        await self._any_done(_LOOK_SECONDS if self._spares else None)
+
+    def _given_up(self, doubted: dict[str, float]) -> list[Branch]:
+        """Return the branches whose provider took nothing, is suspect, and stayed so when it was asked whether it is
+        there. ``doubted`` keeps since when each is suspect."""
+        now = time.monotonic()
+        suspects = {
+            one.target.provider_id: one
+            for one in self.pending
+            if one.silent and self._writer.health.suspect(one.target.provider_id)
+        }
+        for gone in doubted.keys() - suspects.keys():
+            del doubted[gone]
+        return [one for name, one in suspects.items() if now - doubted.setdefault(name, now) >= _DOUBTED_SECONDS]
 
     async def _any_done(self, timeout: float | None) -> None:
         await asyncio.wait(

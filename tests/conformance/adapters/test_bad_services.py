@@ -7,8 +7,8 @@ asked anything, and none sees a secret.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -109,6 +109,7 @@ def attempts(adapter: Adapter) -> dict[str, Callable[[], Awaitable[object]]]:
         "fetch": lambda: adapter.fetch("object"),
         "fetch a range": lambda: adapter.fetch("object", range=ByteRange(0, 7)),
         "write": lambda: adapter.write("object", b"content", size=7, modified=MODIFIED),
+        "copy": lambda: adapter.copy("object", "other"),
         "delete": lambda: adapter.delete("object"),
     }
 
@@ -123,11 +124,6 @@ async def refused(attempt: Callable[[], Awaitable[object]], what: str) -> CdirEr
     assert SECRET not in said, what
     assert TOKEN not in said, what
     return caught.value
-
-
-def shown_to(asked: list[web.BaseRequest]) -> str:
-    """All that a server was told in addresses and headers."""
-    return "\n".join(f"{request.raw_path} {dict(request.headers)}" for request in asked)
 
 
 # ---------------------------------------------------------------------- certificates
@@ -194,7 +190,6 @@ async def test_redirect_to_another_host(kind: Kind, status: int) -> None:
                     error = await refused(attempt, what)
                     assert isinstance(error, ConfigInvalid), (what, error)
         assert stolen == []
-        assert not re.search(f"authorization|signature|{SECRET}|{TOKEN}", shown_to(stolen), re.IGNORECASE)
 
 
 @every_kind
@@ -215,6 +210,28 @@ async def test_redirect_out_of_tls(kind: Kind, tmp_path: Path) -> None:
                     error = await refused(attempt, what)
                     assert isinstance(error, ConfigInvalid), (what, error)
         assert heard == []
+
+
+# ---------------------------------------------------------------------- other people's credentials
+
+
+@every_kind
+async def test_credentials_that_were_not_given_to_the_provider(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the user keeps for other programs go to no service, and do not take the place of the given ones."""
+    kept = tmp_path / "netrc"
+    kept.write_text("default login somebody password from-netrc\n")
+    kept.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(kept))
+    theirs = base64.b64encode(b"somebody:from-netrc").decode()
+    async with serving(after_signing_in(lambda _: web.Response(status=503))) as (url, asked), kind.open(url) as adapter:
+        for what, attempt in attempts(adapter).items():
+            asked.clear()
+            await refused(attempt, what)
+            assert asked, what
+            for request in asked:
+                assert theirs not in str(dict(request.headers)), what
 
 
 # ---------------------------------------------------------------------- answers that are none

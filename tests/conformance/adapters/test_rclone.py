@@ -91,6 +91,8 @@ class TestLocal(RcloneConformance):
     @classmethod
     async def adapter(cls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Adapter]:
         cls.root = tmp_path_factory.mktemp("local") / "root ] [x"
+        (cls.root / ".cdir").mkdir(parents=True)
+        (cls.root / ".cdir/provider").write_bytes(b"{}")
         async for adapter in cls.opened({"type": "local", "root": str(cls.root)}):
             yield adapter
 

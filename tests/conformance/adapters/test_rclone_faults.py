@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -33,6 +34,7 @@ from cdir.errors import (
 from cdir_adapters.adapter import ObjectKind
 from cdir_adapters.providers.rclone import RcloneAdapter, program, wire
 from cdir_adapters.registry import open_adapter, split_secrets
+from cdir_adapters.sentinel import MARK_KEY
 from cdir_adapters.testing.trial import MIB, MODIFIED, failing, pattern, stalling, stream
 from servers import asyncssh_sftp, rclone_s3, rclone_webdav, wsgidav_server
 from servers.asyncssh_sftp import AsyncSshSftpServer, asyncssh_sftp_server
@@ -66,6 +68,9 @@ async def opened() -> AsyncIterator[Open]:
 
 
 def local(folder: Path, **more: str) -> dict[str, str]:
+    """Options for a folder; it is marked."""
+    (folder / ".cdir").mkdir(parents=True, exist_ok=True)
+    (folder / ".cdir/provider").write_bytes(b"{}")
     return {"type": "local", "root": str(folder), **more}
 
 
@@ -374,7 +379,7 @@ async def test_room_for_files_on_their_way(tmp_path: Path, opened: Open) -> None
         assert not [task for task in (second, third, small) if task.done()]
         given_up.cancel()
         go.set()
-    assert await keys_of(adapter) == ["first", "second", "small", "third"]
+    assert await keys_of(adapter) == [MARK_KEY, "first", "second", "small", "third"]
     assert await get(adapter, "third") == first
     assert staged(adapter) == []
 
@@ -416,15 +421,49 @@ async def test_root_that_went_away_is_an_error(tmp_path: Path, opened: Open) -> 
     root = tmp_path / "root"
     adapter = opened(local(root))
     with pytest.raises(NotFound):
+        await adapter.stat("file")
+    for unmounted in (root / ".cdir", root):
+        shutil.rmtree(unmounted)
+        for call in (
+            *(adapter.stat("file"), adapter.fetch("file"), adapter.delete("file"), put(adapter, "file", b"new")),
+            *(adapter.make_directory("folder"), adapter.move("file", "folder/file"), adapter.stat("folder/file")),
+        ):
+            with pytest.raises(ProviderUnavailable, match="disk mounted"):
+                await call
+    with pytest.raises(ProviderUnavailable):
+        await keys_of(adapter)
+    with pytest.raises(NotFound):
         await adapter.check()
+    assert not root.exists()
     await adapter.prepare()
     with pytest.raises(NotFound):
-        await adapter.stat("file")
-    root.rmdir()
-    for call in (adapter.stat("file"), adapter.fetch("file"), adapter.delete("file"), keys_of(adapter)):
-        with pytest.raises(ProviderUnavailable, match="does not exist"):
+        await adapter.fetch(MARK_KEY)
+    await put(adapter, MARK_KEY, b"{}")
+    await put(adapter, "folder/file", b"new")
+
+
+async def test_root_that_goes_away_during_a_write_is_not_made_anew(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    adapter = opened(local(root))
+    await put(adapter, "folder/file", b"old")
+    transfer = adapter._wire.transfer
+
+    async def meanwhile(*arguments: Any) -> None:
+        root.rename(elsewhere)
+        await transfer(*arguments)
+
+    monkeypatch.setattr(adapter._wire, "transfer", meanwhile)
+    for call in (
+        put(adapter, "folder/new", b"new"),
+        put(adapter, "another/new", bytes(9 * MIB)),
+        adapter.move("folder/file", "further/file"),
+    ):
+        with pytest.raises(ProviderUnavailable):
             await call
-    assert not root.exists()
+        assert not root.exists()
+        elsewhere.rename(root)
 
 
 def entry(name: str, path: str | None = None, **more: Any) -> dict[str, Any]:

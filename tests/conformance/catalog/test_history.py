@@ -191,6 +191,15 @@ async def test_what_cannot_be_restored(
         await _restorable(mirrored, path, **fields)
 
 
+@pytest.mark.parametrize("fields", [{}, {"generation": 1}])
+async def test_a_directory_in_the_place_of_a_removed_file_is_named(mirrored: Driver, fields: dict[str, Any]) -> None:
+    await mirrored.write("/x")
+    await mirrored.remove("/x")
+    await mirrored.make_directory("/x")
+    with pytest.raises(IsDirectory, match="is a directory now; move it away"):
+        await _restorable(mirrored, "/x", **fields)
+
+
 async def test_a_directory_at_a_time_needs_recursive(mirrored: Driver) -> None:
     await mirrored.write("/d/file")
     with pytest.raises(IsDirectory):

@@ -112,6 +112,35 @@ async def test_a_lease_that_was_lost_proves_nothing(mirrored: Driver) -> None:
     assert (await mirrored.replicas("/x"))["a"].proven.ToNanoseconds() > before.ToNanoseconds()
 
 
+async def test_a_lease_is_renewed_by_its_owner_alone(mirrored: Driver) -> None:
+    await mirrored.write("/x")
+    (item,) = await _claim(mirrored, lease_seconds=60)
+
+    async def renewed(owner: str, seconds: float) -> list[int]:
+        request = scrub_pb2.RenewProofsRequest(owner=owner, proof_ids=[item.proof_id], lease_seconds=seconds)
+        return list((await mirrored.call("RenewProofs", request)).lost)
+
+    assert await renewed("other", 1e-3) == [item.proof_id]
+    assert await _claim(mirrored, owner="other") == []
+    assert await renewed("prover", 1e-3) == []
+    again: list[scrub_pb2.ProofItem] = []
+    async with asyncio.timeout(60):
+        while not again:
+            again = await _claim(mirrored, owner="other")
+    assert [one.proof_id for one in again] == [item.proof_id]
+    assert await renewed("prover", 60) == [item.proof_id], "one that has ended stays so"
+    assert await _finish(mirrored, again, owner="other") == 1
+    assert await renewed("other", 60) == [item.proof_id], "one ends with the proof"
+
+
+async def test_a_lease_on_a_copy_that_is_owed_by_now_is_not_renewed(mirrored: Driver) -> None:
+    await mirrored.write("/x")
+    (item,) = await _claim(mirrored, lease_seconds=60)
+    await mirrored.remove("/x")
+    request = scrub_pb2.RenewProofsRequest(owner="prover", proof_ids=[item.proof_id], lease_seconds=60)
+    assert list((await mirrored.call("RenewProofs", request)).lost) == [item.proof_id]
+
+
 async def test_provers_never_get_the_same_copy(mirrored: Driver) -> None:
     for number in range(12):
         await mirrored.write(f"/f{number}")

@@ -10,6 +10,8 @@ from cdir.errors import InvalidArgument, NotFound
 from cdir.v1 import catalog_service_pb2 as catalog
 from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2, provider_pb2, scan_pb2
+from cdir_catalog.clock import SECOND, now_ns
+from cdir_catalog.store import scans
 
 _EVERYWHERE = {"a": "OK", "b": "OK", "c": "OK"}
 _CORRUPT = entry_pb2.REPLICA_STATE_CORRUPT
@@ -605,6 +607,27 @@ async def test_where_something_happened_is_looked_at_soon(mirrored: Driver) -> N
     whole = next(one for one in scans if one.prefix == "" and one.provider == "a")
     assert (busy.provider, busy.recursive) == ("a", False)
     assert busy.due.seconds < whole.due.seconds
+
+
+async def test_what_somebody_asked_for_comes_before_what_is_only_due(
+    mirrored: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scan(mirrored, "a", listed("d/x"))
+    monkeypatch.setattr(scans, "now_ns", lambda: now_ns() + 3600 * SECOND)
+    await mirrored.call("MakeScanDue", scan_pb2.MakeScanDueRequest(path="/", provider="a"))
+    asked = await claim(mirrored, "a")
+    assert asked is not None
+    assert (asked.prefix, asked.recursive) == ("", True)
+    late = scan_pb2.FinishScanRequest(scan_id=asked.scan_id, owner="scanner", cursor="d/x")
+    await mirrored.call("FinishScan", late)
+    again = await claim(mirrored, "a")
+    assert again is not None
+    assert (again.scan_id, again.cursor) == (asked.scan_id, "d/x")
+    done = scan_pb2.FinishScanRequest(scan_id=asked.scan_id, owner="scanner", complete=True)
+    await mirrored.call("FinishScan", done)
+    due = await claim(mirrored, "a")
+    assert due is not None
+    assert (due.prefix, due.recursive) == ("d", False)
 
 
 async def test_a_provider_that_does_not_answer_is_not_scanned(mirrored: Driver) -> None:

@@ -25,6 +25,7 @@ from cdir_adapters.layers import (
     LimitSettings,
     MetricsAdapter,
     RateLimitAdapter,
+    RetryAdapter,
     RetrySettings,
     TimeoutAdapter,
     TimeoutSettings,
@@ -222,6 +223,15 @@ class TestBreaker:
         faulty.fail("stat", GONE)
         with pytest.raises(ProviderUnavailable):
             await breaker.stat("k")
+        with pytest.raises(ProviderUnavailable):
+            await breaker.stat("k")
+        assert faulty.calls["stat"] == 1
+
+    async def test_the_one_that_tries_is_not_tried_again(self, faulty, now):
+        breaker = BreakerAdapter(RetryAdapter(faulty), BreakerSettings(failures=1, pause=5.0), clock=lambda: now[0])
+        breaker.failed()
+        now[0] += 5
+        faulty.fail("stat", GONE, times=9)
         with pytest.raises(ProviderUnavailable):
             await breaker.stat("k")
         assert faulty.calls["stat"] == 1

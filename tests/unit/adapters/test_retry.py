@@ -5,6 +5,7 @@ import pytest
 from cdir.errors import AlreadyExists, NotFound, PermissionDenied, ProviderUnavailable, RateLimited, Retry
 from cdir_adapters.adapter import WriteMode
 from cdir_adapters.layers import RetryAdapter, RetrySettings
+from cdir_adapters.layers.retry import tried_once
 from cdir_adapters.providers.memory import MemoryAdapter
 from cdir_adapters.testing.faults import FaultyAdapter
 
@@ -162,3 +163,15 @@ async def test_pauses_are_drawn_between_nothing_and_the_limit(faulty, clock):
     assert len(clock.slept) == 8
     for number, slept in enumerate(clock.slept):
         assert 0 <= slept <= min(RetrySettings().first_delay * 2**number, RetrySettings().longest_delay)
+
+
+async def test_who_only_asks_whether_it_is_back_does_not_try_again(retrying, faulty, clock):
+    faulty.fail("check", GONE, times=3)
+    with tried_once():
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable) as raised:
+                await retrying.check()
+            assert raised.value.retry is Retry.EXHAUSTED
+    assert not clock.slept
+    await retrying.check()
+    assert len(clock.slept) == 1

@@ -100,6 +100,13 @@ class FaultyAdapters(AdapterServicer):
             raise trouble.error
         return trouble
 
+    async def StatObject(self, request: adapter_service_pb2.StatObjectRequest, context: Any) -> Any:
+        """Moves no content: in trouble only where the trouble names it."""
+        trouble = self.troubles.get(request.provider.provider_id)
+        if trouble is not None and trouble.methods is not None:
+            await self._meet("StatObject", request.provider.provider_id, write=False)
+        return await super().StatObject(request, context)
+
     async def FetchObject(self, request: adapter_service_pb2.FetchObjectRequest, context: Any) -> Any:
         trouble = await self._meet("FetchObject", request.provider.provider_id, write=False)
         response = await super().FetchObject(request, context)

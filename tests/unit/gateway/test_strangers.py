@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -122,3 +123,14 @@ async def test_a_link_holds_no_content_and_is_replaced(harness: Harness) -> None
     (harness.root("a") / "dir/file").symlink_to("elsewhere")
     await harness.put("/dir/file", OURS)
     assert await contents(harness) == [OURS]
+
+
+async def test_a_provider_that_does_not_answer_is_not_looked_at_for_long(harness: Harness) -> None:
+    for name in "abc":
+        await harness.add_provider(name)
+    trouble = harness.trouble("a", stalls=True, methods={"StatObject"})
+    async with asyncio.timeout(30):  # a look may take a minute elsewhere
+        stored = await harness.put("/dir/file", LARGE, streamed=True)
+    assert trouble.met.is_set()
+    assert stored.entry.owed == 1
+    assert harness.files("a") == {}

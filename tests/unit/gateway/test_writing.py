@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,9 @@ from cdir.errors import (
 from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, entry_pb2, provider_pb2
 from cdir.v1 import directory_service_pb2 as pb
+from cdir_gateway import write_stream
 from cdir_transfer.digest import BLOCK_SIZE
+from cdir_transfer.writer import FanOut, ProviderWriter
 from unit.gateway.harness import MODIFIED, Harness, open_harness
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
@@ -398,3 +401,38 @@ async def test_local_files_are_refused_where_callers_may_be_elsewhere(tmp_path: 
         assert failure.reason == "UNSUPPORTED"
         with translated():
             assert not (await harness.directory.GetServer(pb.GetServerRequest())).local_files
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_large_local_sources_wait_until_there_is_room_for_what_all_providers_hold_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    size = BLOCK_SIZE + 1
+    monkeypatch.setattr(write_stream, "_LARGE_BYTES", 2 * 3 * size)
+    open_now: set[FanOut] = set()
+    most = 0
+    stream = ProviderWriter.stream
+
+    def counted(self: ProviderWriter, *arguments: Any, **named: Any) -> FanOut:
+        nonlocal most
+        open_now.difference_update([one for one in open_now if not one.pending])
+        made = stream(self, *arguments, **named)
+        open_now.add(made)
+        most = max(most, len(open_now))
+        return made
+
+    monkeypatch.setattr(ProviderWriter, "stream", counted)
+    async with open_harness(tmp_path) as trio:
+        for name in "abc":
+            await trio.add_provider(name)
+        if refused:
+            for name in "abc":
+                trio.trouble(name, error=QuotaExceeded("full"), after=1)
+        steps = []
+        for number in range(6):
+            source = tmp_path / f"source-{number}"
+            source.write_bytes(os.urandom(size))
+            steps.append(from_local(number, f"/{number}", source_of(source)))
+        news = await trio.write(steps)
+        assert [results[-1].HasField("failure") for results in news.values()] == [refused] * 6
+    assert most == 2

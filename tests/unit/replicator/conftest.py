@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Bench:
     folder: Path
     home_id: str
     replicator: Replicator
+    vault: Vault
     providers: dict[str, adapter_service_pb2.ProviderRef] = dataclasses.field(default_factory=dict)
 
     @property
@@ -69,13 +70,21 @@ class Bench:
     def root(self, name: str) -> Path:
         return self.folder / name
 
-    async def add_provider(self, name: str, kind: str = "local") -> None:
-        options = {"root": str(self.root(name))} if kind == "local" else {}
+    async def add_provider(
+        self, name: str, kind: str = "local", options: Mapping[str, str] | None = None, **secrets: str
+    ) -> None:
+        options = {"root": str(self.root(name))} if kind == "local" else dict(options or {})
         provider_id = uuid.uuid4().hex
+        sealed = await self.vault.seal(secrets, provider_id) if secrets else b""
         with translated():
             probed = await self.adapters.ProbeProvider(
                 adapter_service_pb2.ProbeProviderRequest(
-                    provider_id=provider_id, home_id=self.home_id, name=name, kind=kind, options=options
+                    provider_id=provider_id,
+                    home_id=self.home_id,
+                    name=name,
+                    kind=kind,
+                    options=options,
+                    sealed_secrets=sealed,
                 )
             )
             created = await self.catalog.CreateProvider(
@@ -88,7 +97,8 @@ class Bench:
                             options=options,
                             priority=100,
                             capability=probed.capability,
-                        )
+                        ),
+                        sealed_secrets=sealed,
                     )
                 )
             )
@@ -277,7 +287,8 @@ async def bench(tmp_path: Path, new_catalog: Path) -> AsyncIterator[Bench]:
         catalog = await stack.enter_async_context(open_catalog(f"sqlite:///{tmp_path}/catalog/catalog.db"))
         catalog_channel = await stack.enter_async_context(LoopbackChannel())
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, catalog_channel)
-        adapters = await stack.enter_async_context(open_adapters(catalog_channel, Vault.unkept()))
+        vault = Vault.unkept()
+        adapters = await stack.enter_async_context(open_adapters(catalog_channel, vault))
         adapters_channel = await stack.enter_async_context(LoopbackChannel())
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, adapters_channel)
         stub = catalog_service_pb2_grpc.CatalogServiceStub(catalog_channel)
@@ -288,6 +299,7 @@ async def bench(tmp_path: Path, new_catalog: Path) -> AsyncIterator[Bench]:
             folder=tmp_path,
             home_id=identity.home_id,
             replicator=Replicator(catalog_channel, adapters_channel),
+            vault=vault,
         )
         for name in ("a", "b", "c"):
             await bench.add_provider(name)

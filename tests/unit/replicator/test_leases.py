@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cdir.errors import CdirError, Conflict, ProviderUnavailable
-from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2
+from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, catalog_service_pb2, scrub_pb2
 from cdir_replicator.service import Replicator
 from cdir_runtime.loopback import LoopbackChannel
 from cdir_transfer.leases import kept_alive
@@ -69,6 +69,28 @@ class HeldWrites(adapter_service_pb2_grpc.AdapterServiceServicer):
             yield page
 
 
+class HeldReads(HeldWrites):
+    """The same, at which reads are held instead."""
+
+    async def PutObject(self, request: adapter_service_pb2.PutObjectRequest, context: Any) -> Any:
+        return await self.inner.PutObject(request)
+
+    async def FetchObject(self, request: adapter_service_pb2.FetchObjectRequest, context: Any) -> Any:
+        await self._hold()
+        return await self.inner.FetchObject(request)
+
+
+@asynccontextmanager
+async def held_reads(bench: Bench) -> AsyncIterator[tuple[Replicator, HeldReads]]:
+    """Give a replicator whose reads are held."""
+    reads = HeldReads(bench.adapters)
+    async with LoopbackChannel() as channel:
+        adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(reads, channel)
+        replicator = Replicator(bench.catalog_channel, channel, lease_seconds=LEASE)
+        await replicator.health.once()
+        yield replicator, reads
+
+
 @asynccontextmanager
 async def held_writes(bench: Bench) -> AsyncIterator[tuple[LoopbackChannel, HeldWrites]]:
     """Give a channel to the bench's adapters on which writes are held."""
@@ -87,6 +109,17 @@ async def running(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def scrub_at_a(replicator: Replicator) -> scrub_pb2.ScrubProgress:
+    """Have every copy at provider ``a`` proven; returns the last word."""
+    async with asyncio.timeout(HANG), asyncio.TaskGroup() as serving:
+        steps = replicator.scrub.scrub(scrub_pb2.ScrubTreeRequest(path="/", provider="a"))
+        said = [await anext(steps)]
+        serving.create_task(replicator.scrub.serve())
+        said += [step async for step in steps]
+    assert said[-1].done
+    return said[-1]
 
 
 def lease_ends(bench: Bench, table: str) -> set[int]:
@@ -135,6 +168,32 @@ async def test_work_whose_lease_was_lost_stops(bench: Bench) -> None:
     assert (writes.written, replicator.progress.copied, replicator.progress.active) == (0, 0, 0)
     assert bench.replicator.progress.copied == 1
     assert bench.files("c") == {"file": b"content"}
+
+
+async def test_a_copy_that_takes_longer_to_read_than_its_lease_is_proven_once(bench: Bench) -> None:
+    await bench.write("/file", b"content")
+    await bench.write("/other", b"other content")
+    async with held_reads(bench) as (replicator, reads), running(scrub_at_a(replicator)) as scrubbing:
+        await bench.until(lambda: reads.waiting == 2)
+        await until_outlived(bench, "replicas")
+        assert (await scrub_at_a(bench.replicator)).proven == 0, "another one took it"
+        reads.let_go.set()
+        found = await asyncio.wait_for(scrubbing, HANG)
+    assert (found.proven, found.failed, found.corrupt) == (2, 0, 0)
+    assert lease_ends(bench, "replicas") == set()
+
+
+async def test_a_copy_that_is_replaced_is_read_no_further(bench: Bench) -> None:
+    await bench.write("/file", b"content")
+    await bench.write("/other", b"other content")
+    async with held_reads(bench) as (replicator, reads), running(scrub_at_a(replicator)) as scrubbing:
+        await bench.until(lambda: reads.waiting == 2)
+        await bench.remove("/file")
+        await bench.until(lambda: reads.waiting == 1)
+        reads.let_go.set()
+        found = await asyncio.wait_for(scrubbing, HANG)
+    assert (found.proven, found.failed, found.corrupt) == (1, 0, 0)
+    assert lease_ends(bench, "replicas") == set()
 
 
 async def test_a_snapshot_that_takes_longer_than_its_lease_is_made_once(bench: Bench) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -39,10 +40,17 @@ class Bench:
             record_displaced=self.record,
         )
 
-    def put(self, targets: list[catalog_service_pb2.WriteTarget], data: bytes, needed: int = 1) -> Copies:
+    def put(
+        self,
+        targets: list[catalog_service_pb2.WriteTarget],
+        data: bytes,
+        needed: int = 1,
+        spares: Sequence[catalog_service_pb2.WriteTarget] = (),
+    ) -> Copies:
         return self.writer.put(
             targets,
             data,
+            spares=spares,
             modified=Timestamp(seconds=1_600_000_000),
             needed=needed,
             record_displaced=self.record,
@@ -149,6 +157,51 @@ async def test_a_whole_content_does_not_wait_for_a_stalled_target(providers: Any
     assert await copies.settled()
     assert [copy.provider_id for copy in copies.stored] == [providers.harness.ids["a"]]
     assert copies.touched == [providers.harness.ids["b"]]
+
+
+async def test_a_target_that_is_dead_is_not_waited_for_as_long_as_a_slow_one(providers: Any) -> None:
+    providers.harness.trouble("b", stalls=True)
+    copies = Bench(providers, patience=10 * HANG).put([providers.target(name) for name in "ab"], b"x")
+    providers.health.failed(providers.harness.ids["b"])
+    async with asyncio.timeout(HANG):
+        assert await copies.settled()
+    assert [copy.provider_id for copy in copies.stored] == [providers.harness.ids["a"]]
+    assert copies.touched == [providers.harness.ids["b"]]
+
+
+async def test_a_target_that_was_suspect_and_answers_is_waited_for(providers: Any) -> None:
+    providers.harness.trouble("b", stalls=True)
+    copies = Bench(providers, patience=10 * HANG).put([providers.target(name) for name in "ab"], b"x")
+    providers.health.failed(providers.harness.ids["b"])
+    settled = asyncio.create_task(copies.settled())
+    await asyncio.sleep(0.5)
+    providers.health.answered(providers.harness.ids["b"])
+    await asyncio.wait([settled], timeout=2.0)
+    assert [branch.target.provider for branch in copies.pending] == ["b"]
+    settled.cancel()
+    await asyncio.wait([settled])
+    await copies.abandon()
+
+
+@pytest.mark.parametrize("trouble", [{"stalls": True}, {"error": ProviderUnavailable("gone", provider="b")}])
+async def test_a_spare_takes_the_place_of_one_that_may_not_come(providers: Any, trouble: dict[str, Any]) -> None:
+    providers.harness.trouble("b", **trouble)
+    targets = [providers.target(name) for name in "abc"]
+    copies = Bench(providers).put(targets[:2], b"x", needed=2, spares=targets[2:])
+    if "stalls" in trouble:
+        providers.health.failed(providers.harness.ids["b"])
+    async with asyncio.timeout(HANG):
+        assert await copies.minimum()
+    assert {copy.provider_id for copy in copies.stored} == {providers.harness.ids[name] for name in "ac"}
+    await copies.abandon()
+
+
+async def test_a_spare_is_left_alone_while_the_others_answer(providers: Any) -> None:
+    targets = [providers.target(name) for name in "abc"]
+    copies = Bench(providers).put(targets[:2], b"x", needed=2, spares=targets[2:])
+    assert await copies.settled()
+    assert len(copies.branches) == 2
+    assert providers.harness.files("c") == {}
 
 
 async def test_a_slow_target_that_moves_is_waited_for(providers: Any) -> None:

@@ -53,6 +53,7 @@ def stack(
     *,
     capability: Capability | None = None,
     bandwidth: int = 0,
+    behind: Adapter | None = None,
 ) -> Adapter:
     """Return ``adapter`` as production uses it. From the outside in:
 
@@ -66,14 +67,19 @@ def stack(
     * *timeout* bounds one attempt;
     * *verify* is innermost, so that the others see only answers that hold.
 
-    ``bandwidth`` is in bytes per second each way; 0 is no limit beyond that of ``settings``. Closing the stack closes
-    the adapter.
+    ``bandwidth`` is in bytes per second each way; 0 is no limit beyond that of ``settings``. With ``behind``, another
+    stack over the same adapter, this one shares its limits and serves the background: calls that hold back for those to
+    the other one. Closing the stack closes the adapter.
     """
     settings = settings or LayerSettings()
     limits = dataclasses.replace(settings.limits, bandwidth=bandwidth) if bandwidth else settings.limits
     stacked: Adapter = VerifyAdapter(adapter)
     stacked = TimeoutAdapter(stacked, settings.timeout)
-    stacked = RateLimitAdapter(stacked, limits)
+    others = None if behind is None else find_layer(behind, RateLimitAdapter)
+    if others is None:
+        stacked = RateLimitAdapter(stacked, limits)
+    else:
+        stacked = RateLimitAdapter(stacked, shared=others.limits, background=True)
     stacked = RetryAdapter(stacked, settings.retry)
     stacked = BreakerAdapter(stacked, settings.breaker)
     stacked = MetricsAdapter(stacked)

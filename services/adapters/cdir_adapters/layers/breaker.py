@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from datetime import datetime
 
 from cdir.errors import CdirError, DeadlineExceeded, ProviderUnavailable
@@ -29,6 +29,7 @@ from cdir_adapters.adapter import (
     Usage,
     WriteMode,
 )
+from cdir_adapters.layers.retry import tried_once
 from cdir_adapters.layers.wrapper import WatchedSource, WrapperAdapter, closing
 
 __all__ = ["BreakerAdapter", "BreakerSettings", "BreakerState"]
@@ -48,7 +49,7 @@ class BreakerSettings:
     failures: int = 5
     """Calls in a row that must find the provider unavailable before it is left alone."""
     pause: float = 1.0
-    """Seconds until one call may try again."""
+    """Seconds until one call may try again, a single time."""
 
 
 class _CountedReadStream(ReadStream):
@@ -124,7 +125,8 @@ class BreakerAdapter(WrapperAdapter):
         """Let a call pass and learn from how it ends. A cancelled one teaches nothing, nor do a source's own errors."""
         trying = False if always else self._enter()
         try:
-            yield
+            with tried_once() if trying else nullcontext():
+                yield
         except (ProviderUnavailable, DeadlineExceeded) as error:
             if source is None or source.error is not error:
                 self.failed()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
-from cdir.errors import CdirError
+from cdir.errors import CdirError, IntegrityError, RateLimited
 from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import (
     FULL,
@@ -26,9 +26,12 @@ from cdir_adapters.adapter import (
     Usage,
     WriteMode,
 )
+from cdir_adapters.layers.lines import Line
+from cdir_adapters.layers.places import Places
 from cdir_adapters.layers.wrapper import WrapperAdapter, closing
+from cdir_adapters.sentinel import MARK_KEY
 
-__all__ = ["OBJECTS_IN_BATCH", "LimitSettings", "RateLimitAdapter"]
+__all__ = ["OBJECTS_IN_BATCH", "LimitSettings", "Limits", "RateLimitAdapter"]
 
 
 OBJECTS_IN_BATCH: Final = 16
@@ -38,41 +41,97 @@ OBJECTS_IN_BATCH: Final = 16
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
     concurrency: int = 32
-    """Calls at once that change something, as many that do not, and as many objects each that are read or stored in
-    batches."""
+    """Calls at once that change something, as many that do not, and to begin with as many objects each that are read or
+    stored in batches."""
+    batched: int = 128
+    """Most objects at once that are read in batches, and as many that are stored in them, where that makes none slower;
+    each may take a connection. Below ``concurrency`` it says nothing."""
     calls: float | None = None
     """Calls a second; ``None`` is no limit."""
     bandwidth: float | None = None
     """Bytes a second to send, and as many to receive; ``None`` is no limit."""
 
 
+_PORTION_SECONDS: Final = 0.25
+"""How long the bytes last that a transfer takes of the bandwidth at once, before it is another one's turn."""
+_LEAST_REQUEST: Final = 64 << 10
+"""Bytes that are asked for in one request at least, however slow: each request costs a provider something."""
+
+
 class _Bucket:
     """Tokens that come at a steady rate; up to a second's worth is saved up. Served in the order of asking."""
 
-    __slots__ = ("_due", "_rate")
+    __slots__ = ("_due", "rate")
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
+        self.rate = rate
         self._due = 0.0
 
     async def take(self, tokens: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._due = max(self._due, now - 1.0) + tokens / self._rate
+        seconds = tokens / self.rate
+        self._due = max(self._due, now - 1.0) + seconds
         if self._due > now:
-            await asyncio.sleep(self._due - now)
+            try:
+                await asyncio.sleep(self._due - now)
+            except asyncio.CancelledError:
+                self._due -= seconds  # who leaves makes nobody wait
+                raise
 
 
-class _Slowed:
-    """A source that keeps to the bandwidth."""
+class _Bandwidth(_Bucket):
+    """Bytes, shared evenly by the transfers under way: each takes a portion at a time, so a small one is soon done."""
 
-    def __init__(self, source: AsyncIterable[bytes], bucket: _Bucket) -> None:
-        self._source = source
-        self._bucket = bucket
+    __slots__ = ("_background", "portion")
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._source:
-            await self._bucket.take(len(piece))
-            yield piece
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+        self.portion = max(int(rate * _PORTION_SECONDS), 1)
+        self._background = asyncio.Lock()
+
+    def is_soon(self, size: int) -> bool:
+        """Whether so many bytes may go at once: no more than what is saved up at most."""
+        return size <= self.rate
+
+    async def passed(self, size: int, *, background: bool) -> None:
+        """Wait until so many bytes may have passed. All transfers in the background share what one has."""
+        for start in range(0, size, self.portion):
+            portion = min(self.portion, size - start)
+            if background:
+                async with self._background:
+                    await self.take(portion)
+            else:
+                await self.take(portion)
+
+    async def slowed(self, source: Source, *, background: bool) -> AsyncIterator[bytes]:
+        """Yield a source in portions, each when it may go."""
+        async for piece in _one(source) if isinstance(source, bytes) else source:
+            for start in range(0, len(piece), self.portion):
+                portion = piece[start : start + self.portion]
+                await self.passed(len(portion), background=background)
+                yield portion
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+class Limits:
+    """What the calls to one provider share, through however many stacks they go."""
+
+    def __init__(self, settings: LimitSettings) -> None:
+        most = max(settings.batched, settings.concurrency)
+        batches = max(most // OBJECTS_IN_BATCH, 1)
+        self.looking = Line(settings.concurrency)
+        self.changing = Line(settings.concurrency)
+        self.fetches = Line(batches)
+        self.stores = Line(batches)
+        self.fetched = Places(settings.concurrency, most)
+        """For the objects of the batches that have a place in ``fetches``."""
+        self.stored = Places(settings.concurrency, most)
+        self.calls = _Bucket(settings.calls) if settings.calls else None
+        self.sent = _Bandwidth(settings.bandwidth) if settings.bandwidth else None
+        self.received = _Bandwidth(settings.bandwidth) if settings.bandwidth else None
 
 
 class _LimitedReadStream(ReadStream):
@@ -93,20 +152,33 @@ class RateLimitAdapter(WrapperAdapter):
 
     Calls that change something and calls that look wait in two lines, since a write may have to wait for a read at the
     same provider (copying by way of this process); a read waits for no one. Between its pieces a read or a listing
-    holds no place, however long its consumer takes.
+    holds no place, however long its consumer takes. Checking the provider waits in no line: how busy it is kept says
+    nothing about whether it is there.
+
+    With a bandwidth, what takes longer than a second is sent in small pieces and read in small requests, so that no
+    transfer holds up the others and none comes in a burst.
+
+    A layer that is ``background`` serves calls that nobody waits for: they hold back for the others.
     """
 
-    def __init__(self, inner: Adapter, settings: LimitSettings | None = None) -> None:
+    def __init__(
+        self,
+        inner: Adapter,
+        settings: LimitSettings | None = None,
+        *,
+        shared: Limits | None = None,
+        background: bool = False,
+    ) -> None:
+        """``shared`` are the limits of another stack for the same provider; then ``settings`` say nothing."""
         super().__init__(inner)
-        self.settings = settings or LimitSettings()
-        self.looking = asyncio.Semaphore(self.settings.concurrency)
-        self.changing = asyncio.Semaphore(self.settings.concurrency)
-        batches = max(self.settings.concurrency // OBJECTS_IN_BATCH, 1)
-        self._fetches = asyncio.Semaphore(batches)
-        self._stores = asyncio.Semaphore(batches)
-        self._calls = _Bucket(self.settings.calls) if self.settings.calls else None
-        self._sent = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
-        self._received = _Bucket(self.settings.bandwidth) if self.settings.bandwidth else None
+        self.limits = shared or Limits(settings or LimitSettings())
+        self._background = background
+        lines = (self.limits.looking, self.limits.changing, self.limits.fetches, self.limits.stores)
+        self.looking, self.changing, self._fetches, self._stores = (
+            line.background if background else line.foreground for line in lines
+        )
+        self._fetched, self._stored = self.limits.fetched, self.limits.stored
+        self._calls, self._sent, self._received = self.limits.calls, self.limits.sent, self.limits.received
 
     async def _may_call(self) -> None:
         if self._calls is not None:
@@ -114,7 +186,7 @@ class RateLimitAdapter(WrapperAdapter):
 
     async def received(self, size: int) -> None:
         if self._received is not None:
-            await self._received.take(size)
+            await self._received.passed(size, background=self._background)
 
     async def check(self) -> None:
         await self._may_call()
@@ -146,17 +218,47 @@ class RateLimitAdapter(WrapperAdapter):
             yield _LimitedReadStream(self, stream)
 
     async def fetch(self, key: str, *, range: ByteRange = FULL, if_match: str | None = None) -> FetchedObject:
+        if key == MARK_KEY:
+            await self._may_call()
+            return await self.inner.fetch(key, range=range, if_match=if_match)
+        if self._received is None or range.length is None or self._received.is_soon(range.length):
+            return await self._fetch(key, range, if_match)
+        step = max(int(self._received.rate), _LEAST_REQUEST)
+        return await self._fetch_slowly(key, range, range.length, if_match, step)
+
+    async def _fetch(self, key: str, range: ByteRange, if_match: str | None) -> FetchedObject:
         async with self.looking:
             await self._may_call()
             found = await self.inner.fetch(key, range=range, if_match=if_match)
         await self.received(len(found.data))
         return found
 
+    async def _fetch_slowly(
+        self, key: str, range: ByteRange, length: int, if_match: str | None, step: int
+    ) -> FetchedObject:
+        """Fetch in requests of ``step`` bytes: none is left waiting half answered, which services do not bear long."""
+        found = await self._fetch(key, ByteRange(range.offset, min(step, length)), if_match)
+        info, parts = found.info, [found.data]
+        end = min(range.offset + length, info.size)
+        position = range.offset + len(found.data)
+        while position < end:
+            part = await self._fetch(key, ByteRange(position, min(step, end - position)), if_match)
+            if (part.info.size, part.info.etag) != (info.size, info.etag) or not part.data:
+                provider = self.info.name
+                raise IntegrityError(f"{key} at provider {provider} was changed while it was read", provider=provider)
+            parts.append(part.data)
+            position += len(part.data)
+        return FetchedObject(info, b"".join(parts))
+
     async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
-        async with self._fetches:
+        if self._received is not None and not self._received.is_soon(sum(one.length for one in beginnings)):
+            return await Adapter.fetch_each(self, beginnings)
+        async with self._fetches, self._fetched.taken(len(beginnings)):
             if self._calls is not None:
                 await self._calls.take(len(beginnings))
             found = await self.inner.fetch_each(beginnings)
+            if any(isinstance(one, RateLimited) for one in found):
+                self._fetched.refused()
         await self.received(sum(len(one.data) for one in found if not isinstance(one, CdirError)))
         return found
 
@@ -175,10 +277,10 @@ class RateLimitAdapter(WrapperAdapter):
         async with self.changing:
             await self._may_call()
             if self._sent is not None:
-                if isinstance(source, bytes):
-                    await self._sent.take(len(source))
+                if isinstance(source, bytes) and self._sent.is_soon(len(source)):
+                    await self._sent.passed(len(source), background=self._background)
                 else:
-                    source = _Slowed(source, self._sent)
+                    source = self._sent.slowed(source, background=self._background)
             return await self.inner.write(
                 key,
                 source,
@@ -191,12 +293,18 @@ class RateLimitAdapter(WrapperAdapter):
             )
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
-        async with self._stores:
+        size = sum(len(one.data) for one in objects)
+        if self._sent is not None and not self._sent.is_soon(size):
+            return await Adapter.write_each(self, objects)
+        async with self._stores, self._stored.taken(len(objects)):
             if self._calls is not None:
                 await self._calls.take(len(objects))
             if self._sent is not None:
-                await self._sent.take(sum(len(one.data) for one in objects))
-            return await self.inner.write_each(objects)
+                await self._sent.passed(size, background=self._background)
+            stored = await self.inner.write_each(objects)
+            if any(isinstance(one, RateLimited) for one in stored):
+                self._stored.refused()
+            return stored
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         async with self.changing:

@@ -9,8 +9,9 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeVar
 
@@ -31,9 +32,21 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.layers.wrapper import WrapperAdapter, closing
 
-__all__ = ["RetryAdapter", "RetrySettings"]
+__all__ = ["RetryAdapter", "RetrySettings", "tried_once"]
 
 T = TypeVar("T")
+
+_once: ContextVar[bool] = ContextVar("cdir_adapters.tried_once", default=False)
+
+
+@contextmanager
+def tried_once() -> Iterator[None]:
+    """What fails within is not tried again: it only asks whether the provider is back."""
+    token = _once.set(True)
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,8 @@ class _Attempts:
         settings = self._layer.settings
         if error.retry is not Retry.LATER:
             raise error
+        if _once.get():
+            raise error.exhausted() from error
         delay = self._layer.jitter() * min(settings.first_delay * 2 ** (self.number - 1), settings.longest_delay)
         if error.retry_after is not None:
             delay = max(delay, error.retry_after)

@@ -45,25 +45,27 @@ class TimeoutSettings:
     copy: float = 900.0
     """Seconds for copying, moving or reading an object inside the provider, which takes as long as its disks need."""
     slowest: float = 64 * 1024.0
-    """Bytes a second: an object that is sent or fetched whole gets this much longer than ``call`` for its size."""
+    """Bytes a second: an object that is sent or fetched whole gets this much longer than ``call`` for its size, and a
+    piece of a stream than ``progress``."""
 
 
 class _PacedSource:
     """A source whose pieces tell that the write gets on. While the source itself is waited for, no time runs."""
 
-    def __init__(self, source: AsyncIterable[bytes], limit: asyncio.Timeout, seconds: float) -> None:
+    def __init__(self, source: AsyncIterable[bytes], limit: asyncio.Timeout, settings: TimeoutSettings) -> None:
         self._source = source
         self._limit = limit
-        self._seconds = seconds
+        self._settings = settings
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
+        seconds = self._settings.progress
         self._limit.reschedule(None)
         async for piece in self._source:
-            self._limit.reschedule(loop.time() + self._seconds)
+            self._limit.reschedule(loop.time() + seconds + len(piece) / self._settings.slowest)
             yield piece
             self._limit.reschedule(None)
-        self._limit.reschedule(loop.time() + self._seconds)
+        self._limit.reschedule(loop.time() + seconds)
 
 
 class _PacedReadStream(ReadStream):
@@ -156,7 +158,7 @@ class TimeoutAdapter(WrapperAdapter):
             async with limit:
                 return await self.inner.write(
                     key,
-                    source if isinstance(source, bytes) else _PacedSource(source, limit, seconds),
+                    source if isinstance(source, bytes) else _PacedSource(source, limit, self.settings),
                     size=size,
                     modified=modified,
                     mode=mode,

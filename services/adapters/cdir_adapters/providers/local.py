@@ -86,6 +86,7 @@ class LocalAdapter(Adapter):
         move=True,
         directories=True,
         list_recursive=True,
+        list_current=True,
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(microseconds=1),

@@ -34,6 +34,7 @@ from cdir.errors import (
     QuotaExceeded,
 )
 from cdir_adapters.adapter import ObjectInfo, ObjectKind, Usage, WriteMode
+from cdir_adapters.sentinel import MARK_KEY, PROBE_PREFIX
 
 __all__ = [
     "DIRECTORY",
@@ -48,9 +49,6 @@ __all__ = [
 ]
 
 SENTINEL_FOLDER = ".cdir"
-SENTINEL_KEY = f"{SENTINEL_FOLDER}/provider"
-PROBE_PREFIX = f"{SENTINEL_FOLDER}/probe-"
-"""Where the capability probe works, before the sentinel is written."""
 
 TEMPORARY = ".cdir-tmp-"
 """How the names of unfinished writes begin. They lie beside their targets, since a rename works only within a disk."""
@@ -155,10 +153,10 @@ class Tree:
             if error.errno in NOT_THERE:
                 raise self._not_mounted() from error
             raise
-        if key == SENTINEL_KEY or key.startswith(PROBE_PREFIX):
+        if key == MARK_KEY or key.startswith(PROBE_PREFIX):
             return root
         try:
-            os.stat(SENTINEL_KEY, dir_fd=root, follow_symlinks=False)
+            os.stat(MARK_KEY, dir_fd=root, follow_symlinks=False)
         except OSError as error:
             os.close(root)
             if error.errno in NOT_THERE:
@@ -360,7 +358,7 @@ class Tree:
 
     def usage(self) -> Usage:
         # asked before the sentinel is written, too
-        root = self.open_root(SENTINEL_KEY)
+        root = self.open_root(MARK_KEY)
         try:
             disk = os.fstatvfs(root)
         finally:

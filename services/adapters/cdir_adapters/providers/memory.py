@@ -71,6 +71,7 @@ class MemoryAdapter(Adapter):
         move=True,
         list_recursive=True,
         list_ordered=True,
+        list_current=True,
         metadata=True,
         modified_settable=True,
         modified_listed=True,

@@ -45,6 +45,8 @@ _LONGEST_GRANTEE: Final = 1024
 
 _OWED = entry_pb2.ACL_STATE_OWED
 
+_ROOT_ACL = sa.select(workspaces.c.acl).where(workspaces.c.id == sa.bindparam("workspace"))
+
 
 def acl_message(stored: bytes | None) -> entry_pb2.Acl | None:
     """Return what a column ``acl`` holds."""
@@ -53,7 +55,7 @@ def acl_message(stored: bytes | None) -> entry_pb2.Acl | None:
 
 def root_acl(connection: Connection, workspace_id: int) -> bytes | None:
     """Return the ACL that is set on the root of a workspace."""
-    stored: bytes | None = connection.scalar(sa.select(workspaces.c.acl).where(workspaces.c.id == workspace_id))
+    stored: bytes | None = connection.scalar(_ROOT_ACL, {"workspace": workspace_id})
     return stored
 
 

@@ -14,7 +14,7 @@ from cdir.status import to_failure
 from cdir.v1 import scan_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.keys import is_temporary
-from cdir_catalog.schema import entries, intents, providers
+from cdir_catalog.schema import entries, intents
 from cdir_catalog.store.copies import MISSING, Content, Copy
 from cdir_catalog.store.entries import Tree, ancestors, check_path, find_entries, find_removed, live, owed_counts
 from cdir_catalog.store.intents import check_batch
@@ -23,7 +23,7 @@ from cdir_catalog.store.listed import Found
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.outside import Finding, take_over
 from cdir_catalog.store.pairs import pairs_table
-from cdir_catalog.store.providers import RegisteredProvider, find_provider, load_providers
+from cdir_catalog.store.providers import RegisteredProvider, load_providers, provider_by_id
 from cdir_catalog.store.workspaces import ensure_workspaces
 from cdir_catalog.wire import DIRECTORY, entry_message
 
@@ -35,7 +35,7 @@ def adopt_objects(
 ) -> scan_pb2.AdoptObjectsResponse:
     """CatalogService.AdoptObjects."""
     check_batch(request.objects)
-    provider = find_provider(connection, providers.c.provider_id == request.provider_id)
+    provider = provider_by_id(connection, request.provider_id)
     if provider is None:
         raise NotFound(f"there is no provider {request.provider_id!r}", provider=request.provider_id)
     workspace_id = ensure_workspaces(connection, [request.workspace])[request.workspace]

@@ -59,6 +59,12 @@ class _Wish:
     folded: str
 
 
+_INSERT = intents.insert()
+_UNDER_WAY = sa.select(intents).where(
+    intents.c.workspace_id == sa.bindparam("workspace"), intents.c.folded.in_(sa.bindparam("paths", expanding=True))
+)
+
+
 def begin_writes(
     connection: Connection, request: catalog_service_pb2.BeginWritesRequest, author: str
 ) -> catalog_service_pb2.BeginWritesResponse:
@@ -82,7 +88,7 @@ def begin_writes(
     for workspace, wishes in by_workspace.items():
         _Beginning(connection, ids[workspace], wishes, owner, author, now, until).run(results, rows)
     if rows:
-        connection.execute(intents.insert(), rows)
+        connection.execute(_INSERT, rows)
     return catalog_service_pb2.BeginWritesResponse(results=[result for result in results if result is not None])
 
 
@@ -145,13 +151,11 @@ class _Beginning:
 
     def _live_intents(self) -> dict[str, _UnderWay]:
         """Return the writes under way, by folded path; intents that have lapsed are undone here."""
-        query = sa.select(intents).where(
-            intents.c.workspace_id == self._workspace_id, intents.c.folded.in_({wish.folded for wish in self._wishes})
-        )
+        wanted = {"workspace": self._workspace_id, "paths": sorted({wish.folded for wish in self._wishes})}
         present: dict[str, _UnderWay] = {}
         lapsed = []
         paths = {wish.intent.path for wish in self._wishes}
-        for row in self._connection.execute(query):
+        for row in self._connection.execute(_UNDER_WAY, wanted):
             if row.lease_until <= self._now and row.path in paths:
                 lapsed.append(row)
             else:

@@ -57,9 +57,12 @@ def changes_after(connection: Connection, workspace: str, revision: int) -> list
     ]
 
 
+_HOME = sa.select(identity.c.home_id)
+
+
 def get_identity(
     connection: Connection, _request: catalog_service_pb2.GetIdentityRequest
 ) -> catalog_service_pb2.GetIdentityResponse:
     """CatalogService.GetIdentity."""
-    home_id = connection.execute(sa.select(identity.c.home_id)).scalar_one()
+    home_id = connection.execute(_HOME).scalar_one()
     return catalog_service_pb2.GetIdentityResponse(home_id=home_id)

@@ -41,21 +41,25 @@ _WRITING_GRACE = 20 * SECOND
 """How long a write that goes on after its commit is left alone before somebody looks what became of it."""
 
 
+_INTENTS = (
+    sa.select(intents, workspaces.c.name.label("workspace"))
+    .join(workspaces, workspaces.c.id == intents.c.workspace_id)
+    .where(intents.c.version_id.in_(sa.bindparam("ids", expanding=True)))
+)
+_INSERT = versions.insert()
+_SET_VERSION = entries.update().where(entries.c.id == sa.bindparam("row"))
+
+
 def commit_writes(
     connection: Connection, request: catalog_service_pb2.CommitWritesRequest, _author: str
 ) -> catalog_service_pb2.CommitWritesResponse:
     """CatalogService.CommitWrites."""
     check_batch(request.commitments)
     ids = [commitment.version_id for commitment in request.commitments]
-    query = (
-        sa.select(intents, workspaces.c.name.label("workspace"))
-        .join(workspaces, workspaces.c.id == intents.c.workspace_id)
-        .where(intents.c.version_id.in_(ids))
-    )
-    found = connection.execute(query).all()
+    found = connection.execute(_INTENTS, {"ids": ids}).all()
     lock_workspaces(connection, {row.workspace_id for row in found})
     if connection.dialect.name == "postgresql":
-        found = connection.execute(query).all()  # as they are now that nobody else can change them
+        found = connection.execute(_INTENTS, {"ids": ids}).all()  # as they are now that nobody else can change them
     present = {row.version_id: row for row in found}
     by_workspace: dict[int, list[tuple[int, Any, catalog_service_pb2.WriteCommitment]]] = defaultdict(list)
     results: list[catalog_service_pb2.CommittedWrite | None] = [None] * len(ids)
@@ -287,9 +291,9 @@ class _Commit:
                     acl=self._acls[row.path],
                 )
             )
-        self._connection.execute(versions.insert(), inserted)
+        self._connection.execute(_INSERT, inserted)
         self._connection.execute(
-            entries.update().where(entries.c.id == sa.bindparam("row")),
+            _SET_VERSION,
             [{"row": one.entry_id, "version_id": one.id} for one in contents],
         )
         return contents

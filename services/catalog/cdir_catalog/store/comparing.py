@@ -17,7 +17,7 @@ from cdir.paths import RESERVED_ROOT_NAME, key_of
 from cdir.v1 import adapter_service_pb2, scan_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.keys import ASIDE_PREFIX, is_temporary, place_of
-from cdir_catalog.schema import entries, intents, providers, replicas, versions
+from cdir_catalog.schema import entries, intents, replicas, versions
 from cdir_catalog.store.copies import MISSING, OK
 from cdir_catalog.store.entries import live
 from cdir_catalog.store.judging import Judge
@@ -26,7 +26,7 @@ from cdir_catalog.store.listed import Found, Likeness, Yardstick
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.losses import guard, missed_count, most_lost
 from cdir_catalog.store.outside import take_over
-from cdir_catalog.store.providers import RegisteredProvider, find_provider, load_providers
+from cdir_catalog.store.providers import RegisteredProvider, load_providers, provider_by_id
 from cdir_catalog.store.scans import hold_scan, warm
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, find_workspaces
 from cdir_catalog.wire import FILE, from_timestamp, timestamp
@@ -116,7 +116,7 @@ def compare_listing(
         raise InvalidArgument("as_of is missing: without it nobody can tell what changed since the listing began")
     if sum(len(one.objects) for one in request.ranges) > _MOST_OBJECTS:
         raise InvalidArgument(f"more than {_MOST_OBJECTS} objects in one call")
-    provider = find_provider(connection, providers.c.provider_id == request.provider_id)
+    provider = provider_by_id(connection, request.provider_id)
     if provider is None:
         raise NotFound("there is no such provider any more", provider=request.provider_id)
     if request.scan_id and hold_scan(connection, request.scan_id, request.owner) is None:

@@ -132,6 +132,7 @@ class _Finding:
     def of_generation(self, generation: int) -> Any:
         """Return the content of that generation."""
         if self._is_directory:
+            self._require_no_file_before()
             raise IsDirectory(f"{self._path!r} is a directory and has no generations; name a time", path=self._path)
         entry = self._live or self._removed
         if entry is None:
@@ -169,6 +170,7 @@ class _Finding:
         )
         if last is None:
             if self._is_directory:
+                self._require_no_file_before()
                 raise NotFound(f"nothing that was removed below {self._path!r} is kept", path=self._path)
             raise _never_known(self._path)
         self._check_recursive(recursive)
@@ -261,6 +263,14 @@ class _Finding:
             self._connection.scalar(moved.where(condition).limit(1)) is not None
             for condition in subtree_ranges(self._path, None, table=locations)
         )
+
+    def _require_no_file_before(self) -> None:
+        """Raise IsDirectory when the directory stands where a file was removed that is kept."""
+        if self._removed is not None:
+            raise IsDirectory(
+                f"{self._path!r} is a directory now; move it away (`cdir mv`) to bring back the file that was removed",
+                path=self._path,
+            )
 
     # -- both ---------------------------------------------------------------------------------------------------------
 

@@ -161,6 +161,16 @@ def release_owner(
     return catalog_service_pb2.ReleaseOwnerResponse()
 
 
+_LAPSED = (
+    sa.select(intents, workspaces.c.name.label("workspace"))
+    .join(workspaces, workspaces.c.id == intents.c.workspace_id)
+    .where(intents.c.lease_until <= sa.bindparam("now"))
+    .order_by(intents.c.lease_until, intents.c.version_id)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .with_for_update(skip_locked=True, of=intents)
+)
+
+
 def claim_lapsed_writes(
     connection: Connection, request: catalog_service_pb2.ClaimLapsedWritesRequest, _author: str
 ) -> catalog_service_pb2.ClaimLapsedWritesResponse:
@@ -168,14 +178,8 @@ def claim_lapsed_writes(
     now = now_ns()
     owner = check_owner(request.owner)
     until = lease_end(now, request.lease_seconds)
-    rows = connection.execute(
-        sa.select(intents, workspaces.c.name.label("workspace"))
-        .join(workspaces, workspaces.c.id == intents.c.workspace_id)
-        .where(intents.c.lease_until <= now)
-        .order_by(intents.c.lease_until, intents.c.version_id)
-        .limit(min(request.limit or 100, _MAX_BATCH))
-        .with_for_update(skip_locked=True, of=intents)
-    ).all()
+    limit = min(request.limit or 100, _MAX_BATCH)
+    rows = connection.execute(_LAPSED, {"now": now, "most": limit}).all()
     if not rows:
         return catalog_service_pb2.ClaimLapsedWritesResponse()
     connection.execute(

@@ -16,11 +16,11 @@ from cdir.paths import join_path
 from cdir.v1 import check_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.keys import ASIDE_PREFIX
-from cdir_catalog.schema import entries, intents, providers, replicas, versions, workspaces
+from cdir_catalog.schema import entries, intents, replicas, versions, workspaces
 from cdir_catalog.store.copies import OK, UNKNOWN, Copy
 from cdir_catalog.store.intents import check_batch, target_ids
 from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
-from cdir_catalog.store.providers import RegisteredProvider, find_provider
+from cdir_catalog.store.providers import RegisteredProvider, provider_by_id
 from cdir_catalog.store.replica_messages import replica_message
 from cdir_catalog.wire import version_message
 
@@ -32,7 +32,7 @@ _MOST_DIGEST_BYTES = 1 << 20
 
 
 def _provider(connection: Connection, provider_id: str) -> RegisteredProvider:
-    found = find_provider(connection, providers.c.provider_id == provider_id)
+    found = provider_by_id(connection, provider_id)
     if found is None:
         raise NotFound("this provider is not registered any more", provider=provider_id)
     return found

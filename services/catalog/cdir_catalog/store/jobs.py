@@ -150,17 +150,20 @@ def rename_jobs(connection: Connection, old: str, new: str) -> None:
     connection.execute(jobs.update().where(jobs.c.subject == old, jobs.c.state == _RUNNING).values(subject=new))
 
 
+_RUN = sa.select(jobs).where(jobs.c.state == _RUNNING).order_by(jobs.c.id)
+_ENDED = (
+    sa.select(jobs).where(jobs.c.state != _RUNNING).order_by(jobs.c.ended_at.desc(), jobs.c.id.desc()).limit(_LISTED)
+)
+
+
 def list_jobs(
     connection: Connection, request: provider_service_pb2.ListJobsRequest
 ) -> provider_service_pb2.ListJobsResponse:
     """ProviderService.ListJobs."""
-    query = sa.select(jobs)
-    if request.job_id:
-        query = query.where(jobs.c.job_id == request.job_id)
-    running = connection.execute(query.where(jobs.c.state == _RUNNING).order_by(jobs.c.id)).all()
+    chosen = [jobs.c.job_id == request.job_id] if request.job_id else []
+    running = connection.execute(_RUN.where(*chosen) if chosen else _RUN).all()
     ended: list[Any] = []
     if not request.running:
-        newest = query.where(jobs.c.state != _RUNNING).order_by(jobs.c.ended_at.desc(), jobs.c.id.desc())
-        ended = list(connection.execute(newest.limit(_LISTED)))
+        ended = list(connection.execute(_ENDED.where(*chosen) if chosen else _ENDED))
     now = now_ns()
     return provider_service_pb2.ListJobsResponse(jobs=[job_message(row, now) for row in [*running, *ended]])

@@ -35,6 +35,9 @@ _MARKS = tuple(_NAMES.index(name) for name in ("key", "actual", "etag", "checksu
 """What identifies the object at a copy's key: when one of these changes, earlier listings say nothing about it."""
 
 _UPDATE = replicas.update().where(replicas.c.id == sa.bindparam("row"))
+_DELETE = replicas.delete().where(replicas.c.id.in_(sa.bindparam("rows", expanding=True)))
+_INSERT = replicas.insert()
+_LOG = changes.insert()
 
 _chosen: sa.BindParameter[Any] = sa.bindparam("chosen", expanding=True)
 
@@ -257,11 +260,11 @@ class Ledger:
         for copy in self.leftovers:
             self._save_copy(copy, None, updated, deleted, inserted)
         if deleted:
-            self.connection.execute(replicas.delete().where(replicas.c.id.in_(deleted)))
+            self.connection.execute(_DELETE, {"rows": deleted})
         if updated:
             self.connection.execute(_UPDATE, updated)
         if inserted:
-            self.connection.execute(replicas.insert(), inserted)
+            self.connection.execute(_INSERT, inserted)
 
     def _save_copy(
         self,
@@ -333,7 +336,7 @@ class Ledger:
             if logged:
                 first = revision - len(logged) + 1
                 self.connection.execute(
-                    changes.insert(),
+                    _LOG,
                     [
                         {
                             **change._asdict(),

@@ -28,17 +28,31 @@ from cdir_catalog.wire import DIRECTORY
 __all__ = ["finish_debt", "make_due", "record_replicas"]
 
 
+_OBSERVED = (
+    sa.select(versions.c.id, versions.c.version_id, entries.c.workspace_id)
+    .join(entries, entries.c.id == versions.c.entry_id)
+    .where(versions.c.version_id.in_(sa.bindparam("versions", expanding=True)))
+)
+_REGISTERED = sa.select(providers)
+_WRITING = sa.select(intents.c.key).where(intents.c.key.in_(sa.bindparam("keys", expanding=True)))
+_HELD = sa.select(*COPY_COLUMNS).where(replicas.c.id.in_(sa.bindparam("rows", expanding=True)))
+_HELD_NOW = _HELD.with_for_update()
+_OCCUPANTS = sa.select(
+    replicas.c.id, replicas.c.version_id, replicas.c.provider_id, replicas.c.lease_owner, replicas.c.lease_key
+).where(
+    replicas.c.lease_key.in_(sa.bindparam("keys", expanding=True)),
+    replicas.c.lease_kind == OCCUPANT_LEASE,
+)
+
+
 def record_replicas(
     connection: Connection, request: catalog_service_pb2.RecordReplicasRequest, _author: str
 ) -> catalog_service_pb2.RecordReplicasResponse:
     """CatalogService.RecordReplicas."""
     check_batch(request.observations)
     now = now_ns()
-    rows = connection.execute(
-        sa.select(versions.c.id, versions.c.version_id, entries.c.workspace_id)
-        .join(entries, entries.c.id == versions.c.entry_id)
-        .where(versions.c.version_id.in_({one.version_id for one in request.observations}))
-    ).all()
+    wanted = sorted({one.version_id for one in request.observations})
+    rows = connection.execute(_OBSERVED, {"versions": wanted}).all()
     if not rows:
         return catalog_service_pb2.RecordReplicasResponse()
     lock_workspaces(connection, {row.workspace_id for row in rows})
@@ -47,14 +61,11 @@ def record_replicas(
     there = ledger.load_keys(renamed)
     ledger.load(row.id for row in rows)
     contents = {content.version_id: content for content in ledger.contents.values()}
-    registered = connection.execute(sa.select(providers)).all()
+    registered = connection.execute(_REGISTERED).all()
     row_ids = {row.provider_id: row.id for row in registered}
     guarded = {row.provider_id for row in registered if row.guard}
-    writing = set(
-        connection.scalars(
-            sa.select(intents.c.key).where(intents.c.key.in_({one.natural_key for one in contents.values()}))
-        )
-    )
+    natural = sorted({one.natural_key for one in contents.values()})
+    writing = set(connection.scalars(_WRITING, {"keys": natural}))
     for observation in request.observations:
         content = contents.get(observation.version_id)
         copy = None if content is None else content.at(row_ids.get(observation.provider_id, 0))
@@ -143,10 +154,11 @@ def finish_debt(
     check_batch(request.outcomes)
     now = now_ns()
     outcomes = {outcome.debt_id: outcome for outcome in request.outcomes}
-    query = sa.select(*COPY_COLUMNS).where(replicas.c.id.in_(outcomes))
-    rows = connection.execute(query).all()
+    chosen = {"rows": list(outcomes)}
+    rows = connection.execute(_HELD, chosen).all()
     lock_workspaces(connection, {row.workspace_id for row in rows})
-    rows = connection.execute(query.with_for_update()).all()
+    if connection.dialect.name == "postgresql":
+        rows = connection.execute(_HELD_NOW, chosen).all()  # as they are now that nobody else can change them
     held = [row for row in rows if row.lease_owner is not None and row.lease_owner == outcomes[row.id].owner]
     held = [row for row in held if row.lease_kind != OCCUPANT_LEASE]
     if not held:
@@ -189,14 +201,8 @@ class _FollowUp:
 def _release_occupants(connection: Connection, ledger: Ledger, held: Iterable[Any]) -> None:
     """End the leases on copies that made room."""
     wanted = {(row.lease_owner, row.provider_id, row.lease_key) for row in held}
-    rows = connection.execute(
-        sa.select(
-            replicas.c.id, replicas.c.version_id, replicas.c.provider_id, replicas.c.lease_owner, replicas.c.lease_key
-        ).where(
-            replicas.c.lease_key.in_({key for _, _, key in wanted}),
-            replicas.c.lease_kind == OCCUPANT_LEASE,
-        )
-    ).all()
+    keys = sorted({key for _, _, key in wanted if key is not None})
+    rows = connection.execute(_OCCUPANTS, {"keys": keys}).all() if keys else []
     mine = [row for row in rows if (row.lease_owner, row.provider_id, row.lease_key) in wanted]
     ledger.load(row.version_id for row in mine if row.version_id is not None)
     for row in mine:

@@ -16,14 +16,14 @@ from cdir.errors import InvalidArgument, NotFound
 from cdir.paths import join_path
 from cdir.v1 import catalog_service_pb2, scrub_pb2
 from cdir_catalog.clock import now_ns
-from cdir_catalog.schema import counters, entries, is_settled, providers, replicas, versions, workspaces
+from cdir_catalog.schema import counters, entries, is_settled, replicas, versions, workspaces
 from cdir_catalog.store.intents import check_batch, check_owner, lease_end
 from cdir_catalog.store.ledger import COPY_COLUMNS, copy_of
-from cdir_catalog.store.providers import RegisteredProvider, find_provider, load_providers
+from cdir_catalog.store.providers import RegisteredProvider, load_providers, provider_by_id
 from cdir_catalog.store.replica_messages import replica_message
 from cdir_catalog.wire import from_timestamp, timestamp, version_message
 
-__all__ = ["claim_proofs", "finish_proofs", "oldest_proof", "prove_objects", "read_proofs"]
+__all__ = ["claim_proofs", "finish_proofs", "oldest_proof", "prove_objects", "read_proofs", "renew_proofs"]
 
 _DEFAULT_LIMIT = 100
 _LARGEST_LIMIT = 1000
@@ -35,7 +35,7 @@ _PROOF = catalog_service_pb2.DEBT_KIND_INSPECT
 
 
 def _provider(connection: Connection, provider_id: str) -> RegisteredProvider:
-    found = find_provider(connection, providers.c.provider_id == provider_id)
+    found = provider_by_id(connection, provider_id)
     if found is None:
         raise NotFound("this provider is not registered any more", provider=provider_id)
     return found
@@ -113,6 +113,27 @@ def _items(
             )
         )
     return items
+
+
+def renew_proofs(
+    connection: Connection, request: scrub_pb2.RenewProofsRequest, _author: str
+) -> scrub_pb2.RenewProofsResponse:
+    """CatalogService.RenewProofs."""
+    check_batch(request.proof_ids)
+    now = now_ns()
+    until = lease_end(now, request.lease_seconds, _DEFAULT_LEASE_SECONDS)
+    held = sa.and_(
+        replicas.c.lease_owner == check_owner(request.owner),
+        replicas.c.lease_kind == _PROOF,
+        replicas.c.lease_until > now,
+        # what became owed meanwhile waits for the end of the lease
+        is_settled,
+        replicas.c.key == replicas.c.lease_key,
+    )
+    mine = sa.select(replicas.c.id).where(replicas.c.id.in_(request.proof_ids), held).with_for_update()
+    renewed = set(connection.scalars(mine))
+    connection.execute(replicas.update().where(replicas.c.id.in_(renewed)).values(lease_until=until))
+    return scrub_pb2.RenewProofsResponse(lost=sorted(set(request.proof_ids) - renewed))
 
 
 def finish_proofs(
@@ -207,14 +228,18 @@ _PROVEN_FIRST = (
     .order_by(replicas.c.proven_at)
     .limit(1)
 )
+_here = replicas.c.workspace_id == sa.bindparam("workspace")
+_NEVER_PROVEN_HERE, _PROVEN_FIRST_HERE = _NEVER_PROVEN.where(_here), _PROVEN_FIRST.where(_here)
 
 
-def oldest_proof(connection: Connection, provider: int, *conditions: sa.ColumnElement[bool]) -> tuple[int | None, bool]:
-    """Return when the copy proven longest ago was proven, and whether there is one that never was."""
-    chosen = {"provider": provider}
-    if connection.scalar(_NEVER_PROVEN.where(*conditions), chosen) is not None:
+def oldest_proof(connection: Connection, provider: int, workspace_id: int | None = None) -> tuple[int | None, bool]:
+    """Return when the copy proven longest ago was proven, and whether there is one that never was; of one workspace or
+    of all."""
+    chosen = {"provider": provider, "workspace": workspace_id}
+    everywhere = workspace_id is None
+    if connection.scalar(_NEVER_PROVEN if everywhere else _NEVER_PROVEN_HERE, chosen) is not None:
         return None, True
-    oldest: int | None = connection.scalar(_PROVEN_FIRST.where(*conditions), chosen)
+    oldest: int | None = connection.scalar(_PROVEN_FIRST if everywhere else _PROVEN_FIRST_HERE, chosen)
     return oldest, False
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "find_provider",
     "heirs_of",
     "load_providers",
+    "provider_by_id",
     "read_providers",
     "record_of",
     "record_provider_states",
@@ -140,6 +141,7 @@ def _registered(row: Any) -> RegisteredProvider:
 
 
 _ALL = sa.select(providers)
+_BY_ID = _ALL.where(providers.c.provider_id == sa.bindparam("chosen"))
 
 
 def load_providers(connection: Connection) -> list[RegisteredProvider]:
@@ -156,6 +158,12 @@ def heirs_of(registered: list[RegisteredProvider]) -> dict[int, set[int]]:
 
 def find_provider(connection: Connection, condition: sa.ColumnElement[bool]) -> RegisteredProvider | None:
     row = connection.execute(sa.select(providers).where(condition)).first()
+    return None if row is None else _registered(row)
+
+
+def provider_by_id(connection: Connection, provider_id: str) -> RegisteredProvider | None:
+    """Return the provider with this id that never changes; ``None`` when it is not registered."""
+    row = connection.execute(_BY_ID, {"chosen": provider_id}).first()
     return None if row is None else _registered(row)
 
 
@@ -188,7 +196,7 @@ def create_provider(
     change_configuration(connection)
     provider = request.provider.provider
     _check_name(connection, provider)
-    if find_provider(connection, providers.c.provider_id == provider.provider_id) is not None:
+    if provider_by_id(connection, provider.provider_id) is not None:
         raise AlreadyExists(f"the provider id of {provider.name!r} is registered already", provider=provider.name)
     connection.execute(
         providers.insert().values(
@@ -204,7 +212,7 @@ def create_provider(
         )
     )
     place_all_anew(connection)
-    stored = find_provider(connection, providers.c.provider_id == provider.provider_id)
+    stored = provider_by_id(connection, provider.provider_id)
     assert stored is not None
     return catalog_service_pb2.CreateProviderResponse(provider=stored.message())
 
@@ -345,12 +353,12 @@ def read_providers(
     connection: Connection, request: catalog_service_pb2.ReadProvidersRequest
 ) -> catalog_service_pb2.ReadProvidersResponse:
     """CatalogService.ReadProviders."""
-    query = _ALL
-    if request.provider_id:
-        query = query.where(providers.c.provider_id == request.provider_id)
+    query = _BY_ID if request.provider_id else _ALL
     if request.name:
         query = query.where(providers.c.name == request.name)
-    found = [(_registered(row), row.sealed_secrets) for row in connection.execute(query)]
+    found = [
+        (_registered(row), row.sealed_secrets) for row in connection.execute(query, {"chosen": request.provider_id})
+    ]
     found.sort(key=lambda pair: pair[0].sort_key)
     return catalog_service_pb2.ReadProvidersResponse(
         providers=[

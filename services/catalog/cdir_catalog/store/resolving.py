@@ -117,7 +117,7 @@ class _Resolving:
     def _resolve_older(self, path: str, generation: int) -> catalog_service_pb2.ResolvedEntry:
         version = self._older.get((path, generation))
         if version is None:
-            raise NotFound(f"no version {generation} of {path!r} is kept", path=path)
+            raise NotFound(f"no generation {generation} of {path!r} is kept; see `cdir versions {path}`", path=path)
         resolved = catalog_service_pb2.ResolvedEntry()
         resolved.entry.workspace, resolved.entry.path, resolved.entry.kind = self._workspace, path, FILE
         resolved.entry.size, resolved.entry.sha256 = version.size, version.sha256
@@ -138,10 +138,16 @@ class _Resolving:
         )
 
 
+_VERSIONS = sa.select(versions).where(versions.c.id.in_(sa.bindparam("rows", expanding=True)))
+_KEPT = (
+    sa.select(versions).where(versions.c.entry_id == sa.bindparam("entry"), kept).order_by(versions.c.generation.desc())
+)
+
+
 def _versions(connection: Connection, row_ids: list[int]) -> dict[int, Any]:
     if not row_ids:
         return {}
-    return {row.id: row for row in connection.execute(sa.select(versions).where(versions.c.id.in_(row_ids)))}
+    return {row.id: row for row in connection.execute(_VERSIONS, {"rows": row_ids})}
 
 
 def list_versions(
@@ -160,9 +166,7 @@ def list_versions(
     row = present or find_removed(connection, workspace_id, [path]).get(path)
     if row is None:
         raise not_found(path)
-    rows = connection.execute(
-        sa.select(versions).where(versions.c.entry_id == row.id, kept).order_by(versions.c.generation.desc())
-    )
+    rows = connection.execute(_KEPT, {"entry": row.id})
     return directory_service_pb2.ListVersionsResponse(versions=[version_message(one) for one in rows])
 
 

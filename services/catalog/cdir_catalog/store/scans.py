@@ -31,6 +31,9 @@ _WHOLE = 600 * SECOND
 _SELDOM = 24 * 3600 * SECOND
 """Intervals: of a directory in which something happened, of a whole provider in which something did, the longest."""
 
+_ASKED = 0
+"""The interval of what somebody asked for: it goes before what is only due, until a pass has answered it."""
+
 _MOST_BUSY = 200
 """At most so many parts of one provider are looked at for themselves."""
 
@@ -56,9 +59,21 @@ def _insert(connection: Connection, provider: int, prefix: str, recursive: bool,
     )
 
 
+_PART = (
+    sa.select(scans)
+    .where(
+        scans.c.provider_id == sa.bindparam("provider"),
+        scans.c.prefix == sa.bindparam("part"),
+        scans.c.recursive == sa.bindparam("whether_recursive"),
+    )
+    .with_for_update()
+)
+
+
 def _find(connection: Connection, provider: int, prefix: str, recursive: bool) -> Any | None:
-    condition = sa.and_(scans.c.provider_id == provider, scans.c.prefix == prefix, scans.c.recursive == int(recursive))
-    return connection.execute(sa.select(scans).where(condition).with_for_update()).first()
+    return connection.execute(
+        _PART, {"provider": provider, "part": prefix, "whether_recursive": int(recursive)}
+    ).first()
 
 
 def _message(row: Any, provider: RegisteredProvider, now: int) -> scan_pb2.Scan:
@@ -86,6 +101,8 @@ _HOLD = (
     .where(scans.c.id == sa.bindparam("scan"))
     .values(lease_until=sa.bindparam("until"), counts=sa.bindparam("total"))
 )
+_CHANGE = scans.update().where(scans.c.id == sa.bindparam("scan")).returning(*scans.c)
+"""Sets the columns that are given."""
 _MINE = scans.c.provider_id.in_(sa.bindparam("eligible", expanding=True))
 _now = sa.bindparam("now", type_=sa.BigInteger())
 _NEXT_TO_CLAIM = (
@@ -96,7 +113,7 @@ _NEXT_TO_CLAIM = (
         # a lapsed lease is a pass that somebody has to go on with
         sa.or_(scans.c.due_at <= _now, scans.c.lease_until.is_not(None)),
     )
-    .order_by(scans.c.due_at, scans.c.id)
+    .order_by(scans.c.interval != _ASKED, scans.c.due_at, scans.c.id)
     .limit(1)
     .with_for_update(skip_locked=True)
 )
@@ -131,7 +148,7 @@ def claim_scan(connection: Connection, request: scan_pb2.ClaimScanRequest, _auth
         values["due_at"] = now + _SELDOM
     if not row.under_way:
         values.update(under_way=1, counts=b"", error="", cursor="")
-    claimed = connection.execute(scans.update().where(scans.c.id == row.id).values(**values).returning(*scans.c)).one()
+    claimed = connection.execute(_CHANGE, {"scan": row.id, **values}).one()
     return scan_pb2.ClaimScanResponse(scan=_message(claimed, eligible[row.provider_id], now))
 
 
@@ -169,7 +186,7 @@ def warm(connection: Connection, provider: int, directories: Iterable[str], now:
         row = _find(connection, provider, directory, recursive=False)
         if row is not None:
             due = min(row.due_at, now + _BUSY)
-            connection.execute(scans.update().where(scans.c.id == row.id).values(interval=_BUSY, due_at=due))
+            connection.execute(_CHANGE, {"scan": row.id, "interval": min(row.interval, _BUSY), "due_at": due})
         elif room > 0:
             room -= 1
             _insert(connection, provider, directory, False, now + _BUSY, _BUSY)
@@ -198,7 +215,7 @@ def finish_scan(
         prune_vacancies(connection, now)
     values: dict[str, Any] = {"lease_owner": None, "lease_until": None}
     values |= _ended(row, now, refused=bool(refused)) if request.complete else _interrupted(row, request, now)
-    ended = connection.execute(scans.update().where(scans.c.id == row.id).values(**values).returning(*scans.c)).one()
+    ended = connection.execute(_CHANGE, {"scan": row.id, **values}).one()
     if ended.interval >= _SELDOM and not _is_whole(row):
         connection.execute(scans.delete().where(scans.c.id == row.id))  # the whole is looked at as often
     return scan_pb2.FinishScanResponse(refused=refused, scan=_message(ended, provider, now))
@@ -214,11 +231,11 @@ def _ended(row: Any, now: int, *, refused: bool) -> dict[str, Any]:
     if counts.adopted or counts.changed or counts.put_back or counts.missing or counts.suspected:
         interval = shortest
     else:
-        interval = min(_SELDOM, row.interval * 2)
+        interval = min(_SELDOM, max(shortest, row.interval * 2))
     # what could not be judged, or must not be believed yet, is looked at soon
     due = now + (_BUSY if refused or counts.postponed else interval)
     if row.due_at <= now:
-        due = row.due_at  # somebody has asked for another pass meanwhile
+        interval, due = row.interval, row.due_at  # somebody has asked for another pass meanwhile
     return {"interval": interval, "due_at": due, "passes": row.passes + 1, "under_way": 0, "cursor": "", "error": ""}
 
 
@@ -231,21 +248,23 @@ def _interrupted(row: Any, request: scan_pb2.FinishScanRequest, now: int) -> dic
     return values | {"due_at": due}
 
 
+_MISSED = (
+    sa.select(replicas.c.version_id, replicas.c.key)
+    .where(replicas.c.provider_id == sa.bindparam("provider"), is_missed, replicas.c.key > sa.bindparam("after"))
+    .order_by(replicas.c.key, replicas.c.id)
+    .limit(BATCH)
+)
+_MISSED_WITHIN = _MISSED.where(replicas.c.key < sa.bindparam("until"))
+
+
 def _missed_within(connection: Connection, row: Any) -> list[int]:
     """Return the versions whose copies the scan has missed, one more than a batch at most."""
-    query = (
-        sa.select(replicas.c.version_id, replicas.c.key)
-        .where(replicas.c.provider_id == row.provider_id, is_missed)
-        .order_by(replicas.c.key, replicas.c.id)
-        .limit(BATCH)
-    )
     begin = f"{row.prefix}/" if row.prefix else ""
-    if row.prefix:
-        query = query.where(replicas.c.key < f"{row.prefix}0")
+    query = _MISSED_WITHIN if row.prefix else _MISSED
     found: list[int] = []
     after = begin
     while len(found) <= BATCH:
-        page = connection.execute(query.where(replicas.c.key > after)).all()
+        page = connection.execute(query, {"provider": row.provider_id, "after": after, "until": f"{row.prefix}0"}).all()
         found += [one.version_id for one in page if row.recursive or "/" not in one.key[len(begin) :]]
         if len(page) < BATCH:
             break
@@ -272,13 +291,12 @@ def make_scan_due(
                 _insert(connection, provider.id, prefix, recursive, now, _BUSY if prefix else _WHOLE)
                 row = _find(connection, provider.id, prefix, recursive)
             assert row is not None
-            values: dict[str, Any] = {"due_at": now}
+            values: dict[str, Any] = {"due_at": now, "interval": _ASKED}
             held = row.lease_until is not None and row.lease_until > now
             if row.under_way and not held:
                 # nobody is at the pass that was broken off: begun anew, it answers the request
                 values.update(under_way=0, cursor="", lease_owner=None, lease_until=None)
-            changed = scans.update().where(scans.c.id == row.id).values(**values).returning(*scans.c)
-            row = connection.execute(changed).one()
+            row = connection.execute(_CHANGE, {"scan": row.id, **values}).one()
             message = _message(row, provider, now)
             # a pass under way began before the request, and does not answer it
             message.passes += row.under_way
@@ -298,12 +316,13 @@ def _parts(connection: Connection, workspace: str, path: str) -> list[tuple[str,
     return [(own, True)] if row.kind == DIRECTORY else [beside]
 
 
+_IN_ORDER = sa.select(scans).order_by(scans.c.provider_id, scans.c.prefix, scans.c.recursive)
+_NAMED = _IN_ORDER.where(scans.c.id.in_(sa.bindparam("ids", expanding=True)))
+
+
 def read_scans(connection: Connection, request: scan_pb2.ReadScansRequest) -> scan_pb2.ReadScansResponse:
     """CatalogService.ReadScans."""
     now = now_ns()
     registered = {provider.id: provider for provider in load_providers(connection)}
-    query = sa.select(scans).order_by(scans.c.provider_id, scans.c.prefix, scans.c.recursive)
-    if request.scan_ids:
-        query = query.where(scans.c.id.in_(request.scan_ids))
-    rows = connection.execute(query).all()
+    rows = connection.execute(_NAMED if request.scan_ids else _IN_ORDER, {"ids": list(request.scan_ids)}).all()
     return scan_pb2.ReadScansResponse(scans=[_message(row, registered[row.provider_id], now) for row in rows])

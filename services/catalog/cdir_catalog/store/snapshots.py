@@ -58,18 +58,17 @@ class _State(NamedTuple):
         return sum(self.revisions.values())
 
 
+_CONFIGURATION = (
+    sa.select(
+        providers.c.provider_id, providers.c.name, providers.c.record, providers.c.sealed_secrets, providers.c.paused
+    ).order_by(providers.c.provider_id),
+    sa.select(policies).order_by(policies.c.workspace_id, policies.c.path),
+)
+
+
 def _configuration(connection: Connection) -> str:
     digest = hashlib.sha256()
-    for query in (
-        sa.select(
-            providers.c.provider_id,
-            providers.c.name,
-            providers.c.record,
-            providers.c.sealed_secrets,
-            providers.c.paused,
-        ).order_by(providers.c.provider_id),
-        sa.select(policies).order_by(policies.c.workspace_id, policies.c.path),
-    ):
+    for query in _CONFIGURATION:
         for row in connection.execute(query):
             digest.update(repr(tuple(row)).encode())
     return digest.hexdigest()[:16]

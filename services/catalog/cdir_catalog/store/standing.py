@@ -29,8 +29,7 @@ def oldest_proofs(
     """Return for each provider (by row id) when its good copy that was proven longest ago was proven, and whether one
     never was. For a whole workspace older contents count too: each is then one step into an index."""
     if path == "/":
-        here = replicas.c.workspace_id == workspace_id
-        return {provider: oldest_proof(connection, provider, here) for provider in registered}
+        return {provider: oldest_proof(connection, provider, workspace_id) for provider in registered}
     never = sa.case((replicas.c.proven_at.is_(None), 1), else_=0)
     rows = connection.execute(
         sa.select(replicas.c.provider_id, sa.func.min(replicas.c.proven_at), sa.func.max(never))

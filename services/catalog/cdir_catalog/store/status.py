@@ -91,20 +91,20 @@ def _add_exit(
         status.files_left = evacuation.files_left
 
 
+_TOTALS = sa.select(workspaces.c.files, workspaces.c.bytes).where(workspaces.c.id == sa.bindparam("workspace"))
+_COUNTERS = sa.select(
+    counters.c.provider_id,
+    counters.c.files,
+    counters.c.bytes,
+    counters.c.owed,
+    counters.c.quarantined,
+    counters.c.removals,
+).where(counters.c.workspace_id == sa.bindparam("workspace"))
+
+
 def _whole(connection: Connection, workspace_id: int) -> tuple[int, int, dict[int, Contribution]]:
-    totals: Any = connection.execute(
-        sa.select(workspaces.c.files, workspaces.c.bytes).where(workspaces.c.id == workspace_id)
-    ).one()
-    rows = connection.execute(
-        sa.select(
-            counters.c.provider_id,
-            counters.c.files,
-            counters.c.bytes,
-            counters.c.owed,
-            counters.c.quarantined,
-            counters.c.removals,
-        ).where(counters.c.workspace_id == workspace_id)
-    )
+    totals: Any = connection.execute(_TOTALS, {"workspace": workspace_id}).one()
+    rows = connection.execute(_COUNTERS, {"workspace": workspace_id})
     return totals.files, totals.bytes, {row[0]: Contribution(*row[1:]) for row in rows}
 
 

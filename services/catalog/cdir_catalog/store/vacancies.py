@@ -44,9 +44,12 @@ def note_vacancies(connection: Connection, emptied: Iterable[tuple[int, str, Cop
         )
 
 
+_PRUNE = vacancies.delete().where(vacancies.c.at < sa.bindparam("before"))
+
+
 def prune_vacancies(connection: Connection, now: int) -> None:
     """Forget what is too long ago to matter."""
-    connection.execute(vacancies.delete().where(vacancies.c.at < now - _REMEMBERED))
+    connection.execute(_PRUNE, {"before": now - _REMEMBERED})
 
 
 class Vacancies:

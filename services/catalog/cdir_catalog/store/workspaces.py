@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -45,6 +47,11 @@ def ensure_workspaces(connection: Connection, names: Iterable[str]) -> dict[str,
     return find_workspaces(connection, wanted)
 
 
+@functools.cache
+def _last_id(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0))
+
+
 def reserve_ids(connection: Connection, table: sa.Table, count: int) -> list[int]:
     """Return ids for ``count`` new rows of ``table``; nobody else gets them."""
     if count == 0:
@@ -52,5 +59,5 @@ def reserve_ids(connection: Connection, table: sa.Table, count: int) -> list[int
     if connection.dialect.name == "postgresql":
         sequence = sa.func.nextval(f"{table.name}_id_seq")
         return list(connection.scalars(sa.select(sequence).select_from(sa.func.generate_series(1, count))))
-    last = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0))) or 0
+    last: int = connection.scalar(_last_id(table)) or 0
     return list(range(last + 1, last + count + 1))

@@ -145,7 +145,9 @@ class HealthRole:
 
     async def _check(self, provider: provider_pb2.Provider, watched: _Watched) -> None:
         health = watched.health
-        request = adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider))
+        # one failure of a provider that answers may be chance, and takes it out of use; the others are asked often
+        once = health.state not in _ANSWERING
+        request = adapter_service_pb2.CheckMarkRequest(provider=provider_ref(provider), once=once)
         try:
             with translated():
                 response = await self._adapters.CheckMark(request, timeout=CHECK_SECONDS)

@@ -11,17 +11,20 @@ import dataclasses
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from cdir.errors import CdirError
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc
 from cdir_replicator.notes import Notes
-from cdir_replicator.planner import Admission, Job, Limits, crowded
+from cdir_replicator.planner import LARGE_BYTES, Admission, Job, Limits, crowded
 from cdir_replicator.progress import Progress
-from cdir_replicator.repair import Repairer
+from cdir_replicator.repair import Repairer, shares_calls
 from cdir_runtime.crash import crash_point
+from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.leases import RENEWALS
+from cdir_transfer.shared_calls import OBJECTS_IN_CALL
 
 __all__ = ["LEASE_SECONDS", "PropagateRole"]
 
@@ -44,8 +47,12 @@ _CLAIM = 200
 _MOST_WAITING = 400
 """No new work is claimed while more than this is waiting."""
 
-_REMOVALS = 200
-"""Most objects of one removing call."""
+_TOGETHER = {
+    catalog_service_pb2.DEBT_KIND_REMOVE: 200,
+    catalog_service_pb2.DEBT_KIND_INSPECT: 200,
+    catalog_service_pb2.DEBT_KIND_COPY: OBJECTS_IN_CALL,
+}
+"""Most items of one piece of work, for the kinds of which several can share calls."""
 
 _OUTCOMES = 1000
 _RENEWALS = 1000
@@ -192,12 +199,17 @@ class PropagateRole:
         made = 0
         # an item that is at work already comes again when its lease ran out: this claim has renewed it
         new = [item for item in response.items if item.debt_id not in self._at_work]
-        for items in _grouped(new):
+        groups = deque(_grouped(new))
+        while groups:
+            items = groups.popleft()
             claimed = _Claimed(items, _job(items), now)
             if self._admission.reserve(claimed.job):
                 self._waiting.append(claimed)
                 self._at_work.update(item.debt_id for item in items)
                 made += 1
+            elif len(items) > 1:
+                # one of them has to wait, not all
+                groups.extendleft([item] for item in reversed(items))
             else:
                 self._hand_back(items, "other work on the same name comes first")
         return made
@@ -263,16 +275,19 @@ class PropagateRole:
             all_of_them or len(self._outcomes) >= _REPORT_COUNT or now - self._reported >= _REPORT_SECONDS
         ):
             return
-        # copies found bad come first: they must not be offered as sources of what is claimed next
-        await self._flush_notes()
         while self._outcomes:
             batch = self._outcomes[:_OUTCOMES]
+            # copies found bad come first: they must not be offered as sources of what is claimed next
+            await self._flush_notes()
             crash_point("repair.before_finish")
             with translated():
                 await self._catalog.FinishDebt(
                     catalog_service_pb2.FinishDebtRequest(outcomes=batch), timeout=_CATALOG_SECONDS
                 )
             del self._outcomes[: len(batch)]
+            if any(outcome.state for outcome in batch):
+                # what was found is owed by now
+                self._claim_at = 0.0
         self._reported = time.monotonic()
 
     async def _flush_notes(self) -> None:
@@ -297,27 +312,51 @@ class PropagateRole:
 
 
 def _grouped(items: Sequence[catalog_service_pb2.DebtItem]) -> list[list[catalog_service_pb2.DebtItem]]:
-    """Group the removals of each provider; everything else stands alone. The order is kept as far as that goes."""
+    """Group what can share calls, by provider; everything else stands alone. The order is kept as far as that goes."""
     groups: list[list[catalog_service_pb2.DebtItem]] = []
-    removals: dict[str, list[catalog_service_pb2.DebtItem]] = {}
+    open_groups: dict[tuple[int, str], _Group] = {}
     for item in items:
-        if item.kind != catalog_service_pb2.DEBT_KIND_REMOVE:
+        if not shares_calls(item):
             groups.append([item])
             continue
-        group = removals.get(item.replica.provider_id)
-        if group is None or len(group) >= _REMOVALS:
-            group = removals[item.replica.provider_id] = []
-            groups.append(group)
-        group.append(item)
+        which = item.kind, item.replica.provider_id
+        group = open_groups.get(which)
+        if group is None or not group.takes(item):
+            group = open_groups[which] = _Group()
+            groups.append(group.items)
+        group.add(item)
     return groups
+
+
+class _Group:
+    """Items that will be one piece of work."""
+
+    def __init__(self) -> None:
+        self.items: list[catalog_service_pb2.DebtItem] = []
+        self._keys: set[str] = set()
+        self._size = 0
+
+    def takes(self, item: catalog_service_pb2.DebtItem) -> bool:
+        """Whether one more fits: together they must not become large, and none may concern another one's keys."""
+        if len(self.items) >= _TOGETHER[item.kind] or self._size >= LARGE_BYTES - BLOCK_SIZE:
+            return False
+        return self._keys.isdisjoint(_keys(item))
+
+    def add(self, item: catalog_service_pb2.DebtItem) -> None:
+        self.items.append(item)
+        self._keys |= _keys(item)
+        self._size += item.version.size if _moves_bytes(item) else 0
+
+
+def _moves_bytes(item: catalog_service_pb2.DebtItem) -> bool:
+    return item.kind in {catalog_service_pb2.DEBT_KIND_COPY, catalog_service_pb2.DEBT_KIND_INSPECT}
 
 
 def _job(items: Sequence[catalog_service_pb2.DebtItem]) -> Job:
     first = items[0]
-    moves_bytes = first.kind in {catalog_service_pb2.DEBT_KIND_COPY, catalog_service_pb2.DEBT_KIND_INSPECT}
     return Job(
         provider_id=first.replica.provider_id,
-        size=first.version.size if moves_bytes else 0,
+        size=sum(item.version.size for item in items if _moves_bytes(item)),
         keys=frozenset(itertools.chain.from_iterable(_keys(item) for item in items)),
     )
 

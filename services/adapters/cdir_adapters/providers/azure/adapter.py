@@ -95,6 +95,7 @@ class AzureAdapter(Adapter):
         copy=True,
         list_recursive=True,
         list_ordered=True,
+        list_current=True,
         metadata=True,
         modified_settable=True,
         modified_listed=True,

@@ -20,6 +20,7 @@ from yarl import URL
 from cdir.errors import ConfigInvalid
 from cdir_adapters.providers.azure.faults import ERROR_BODY
 from cdir_adapters.providers.azure.settings import AzureSettings
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["Connections"]
 
@@ -138,7 +139,7 @@ class Connections:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_IDLE_TIMEOUT),
                 connector=aiohttp.TCPConnector(limit=_POOL, ssl=trusted),
                 response_class=_Answer,
-                trust_env=True,
+                proxy=proxy_for(URL(self._settings.endpoint)),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # a blob that was stored compressed is read as it was stored
                 auto_decompress=False,

@@ -91,6 +91,7 @@ class FtpAdapter(Adapter):
         write_atomic=True,
         move=True,
         directories=True,
+        list_current=True,
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(seconds=1),

@@ -93,6 +93,8 @@ class SignIn:
                 self._session = requests.Session()
                 # credentials go to nobody but the address that they name
                 self._session.max_redirects = 0
+                # else what .netrc says of the address would be sent there too
+                self._session.auth = lambda request: request
             # told with each request: what the environment names would count for more than what the session is told
             request = functools.partial(Request(self._session), timeout=_TIMEOUT, verify=self._settings.ca_file)
             self._credentials.refresh(request)

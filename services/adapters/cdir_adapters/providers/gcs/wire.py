@@ -19,6 +19,7 @@ from cdir.errors import ConfigInvalid, NotFound
 from cdir_adapters.providers.gcs.faults import Fault, Faults, fault_of_answer
 from cdir_adapters.providers.gcs.settings import GcsSettings
 from cdir_adapters.providers.gcs.signin import SignIn, Token
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["MAX_ANSWER", "Pieces", "Request", "Wire"]
 
@@ -105,7 +106,7 @@ class Wire:
                             total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_IDLE_TIMEOUT
                         ),
                         connector=aiohttp.TCPConnector(limit=_POOL, ssl=await self._trusted()),
-                        trust_env=True,
+                        proxy=proxy_for(URL(self._settings.endpoint)),
                         cookie_jar=aiohttp.DummyCookieJar(),
                         # an object that was stored compressed is read as it was stored
                         auto_decompress=False,

@@ -42,6 +42,7 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.capability import Capability, ChecksumKind
+from cdir_adapters.providers.rclone.disk import Disk
 from cdir_adapters.providers.rclone.faults import Faults
 from cdir_adapters.providers.rclone.objects import began, info_of, suffix
 from cdir_adapters.providers.rclone.program import Program
@@ -98,6 +99,8 @@ class RcloneAdapter(Adapter):
         self._uploads = asyncio.Semaphore(_UPLOADS)
         self._writers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: Backend | None = None
+        self._disk: Disk | None = None
+        """The root, where it is a folder of this machine."""
 
     def __repr__(self) -> str:
         return f"RcloneAdapter({self.info.name!r}, {self.info.location!r})"
@@ -107,6 +110,8 @@ class RcloneAdapter(Adapter):
         backend = await self._wire.ready()
         if self._known is None:
             self._known = backend
+            if backend.folder is not None:
+                self._disk = Disk(f"{backend.folder}{self._settings.base}", self._faults)
             has = backend.features
             kept = backend.precision is not None
             self.capability = dataclasses.replace(
@@ -145,15 +150,23 @@ class RcloneAdapter(Adapter):
         if not await self._wire.is_folder(self._path(""), ""):
             await self._wire.call("operations/mkdir", self._at(""), "making the root", "")
 
-    async def _require_root(self) -> None:
+    async def _require_root(self, key: str) -> None:
         """Raise ProviderUnavailable when the root is missing: then nothing is known of what should lie in it."""
-        if not await self._wire.is_folder(self._path(""), ""):
+        if self._disk is not None:
+            await self._disk.require(key)
+        elif not await self._wire.is_folder(self._path(""), ""):
             raise self._faults.unavailable(f"the folder {self.info.location} does not exist", "looking at the root")
 
-    async def _require_disk(self, backend: Backend) -> None:
-        """Of folders of this machine, :meth:`_require_root`: rclone would make the root anew where a disk is away."""
-        if "IsLocal" in backend.features:
-            await self._require_root()
+    @asynccontextmanager
+    async def _place(self, key: str) -> AsyncIterator[str]:
+        """Give the path by which ``key`` is written. Raises ProviderUnavailable as :meth:`_require_root` does."""
+        if self._disk is None:
+            yield self._path(key)
+            return
+        async with self._disk.held(key) as folder:
+            # from the remote's own root, where that is the root of this machine: else rclone takes no other path
+            held = self._known is not None and self._known.folder == "/"
+            yield f"{folder[1:]}/{spelled(key)}" if held else self._path(key)
 
     # ------------------------------------------------------------------ looking
 
@@ -164,7 +177,7 @@ class RcloneAdapter(Adapter):
             return found
         if self.capability.directories and await self._wire.is_folder(self._path(key), key):
             return ObjectInfo(key=key, size=0, kind=ObjectKind.DIRECTORY)
-        await self._require_root()
+        await self._require_root(key)
         raise self._missing(key)
 
     async def _file(self, key: str) -> ObjectInfo | None:
@@ -220,7 +233,7 @@ class RcloneAdapter(Adapter):
                             yield info
             except (NotFound, NotDirectory):
                 # it went away since the folder above was listed, or was never there, or nothing is
-                await self._require_root()
+                await self._require_root(folder)
 
     def _name_of(self, item: Mapping[str, Any], path: str, folder: str) -> str:
         """Return the name of something listed. Raises ProviderUnavailable when it lies somewhere else."""
@@ -325,13 +338,12 @@ class RcloneAdapter(Adapter):
         staging = self._staging.staged(
             self._program.staging, source, size, key, modified, None if checksum is None else checksum.value
         )
-        async with staging as staged, self._writer(key), self._uploads:
-            await self._require_disk(backend)
+        async with staging as staged, self._writer(key), self._uploads, self._place(key) as place:
             if "DuplicateFiles" in backend.features:
                 await self._require_place(key)
             try:
                 if backend.shows_whole_files or "Move" not in backend.features:
-                    await self._upload(staged, key, key)
+                    await self._upload(staged, place, key)
                 else:
                     await self._upload_aside(staged, key)
             except CdirError as error:
@@ -339,6 +351,7 @@ class RcloneAdapter(Adapter):
             return await self._stored(key, staged, modified.astimezone(UTC), backend)
 
     async def _upload(self, staged: Staged, place: str, key: str) -> None:
+        """Upload to the path ``place``."""
         call = {"srcFs": str(self._program.staging), "srcRemote": staged.name, **self._to(place)}
         await self._wire.transfer("operations/copyfile", call, _STORING, key)
 
@@ -349,10 +362,10 @@ class RcloneAdapter(Adapter):
         """
         folder, slash, _ = key.rpartition("/")
         aside = f"{folder}{slash}.{secrets.token_hex(4)}{suffix()}"
-        renaming = {"srcFs": self._settings.fs, "srcRemote": self._path(aside), **self._to(key)}
+        renaming = {"srcFs": self._settings.fs, "srcRemote": self._path(aside), **self._to(self._path(key))}
         replacing = False
         try:
-            await self._upload(staged, aside, key)
+            await self._upload(staged, self._path(aside), key)
             replacing = await self._file(key) is not None
             await self._wire.transfer("operations/movefile", renaming, _STORING, key)
         except BaseException:
@@ -370,11 +383,10 @@ class RcloneAdapter(Adapter):
         except (CdirError, TimeoutError) as error:
             logger.warning("provider %s: %s remains of a write of %s (%s)", self.info.name, aside, key, error)
 
-    def _to(self, key: str) -> dict[str, Any]:
-        at = self._at(key)
+    def _to(self, place: str) -> dict[str, Any]:
         return {
-            "dstFs": at["fs"],
-            "dstRemote": at["remote"],
+            "dstFs": self._settings.fs,
+            "dstRemote": place,
             "_config": {**_CHANGING, "PartialSuffix": suffix()},
         }
 
@@ -389,7 +401,7 @@ class RcloneAdapter(Adapter):
         """What lies at ``key`` after a write. rclone has compared it by itself, as far as the service states sums."""
         info = await self._file(key)
         if info is None:
-            await self._require_root()
+            await self._require_root(key)
             raise IntegrityError(f"provider {self.info.name} said that it stored {key}, and nothing is there", key=key)
         other = (
             info.checksum.value != staged.digest
@@ -468,7 +480,7 @@ class RcloneAdapter(Adapter):
         except (NotFound, IsDirectory):
             if self.capability.directories and await self._wire.is_folder(self._path(key), key):
                 raise self._is_folder(key) from None
-            await self._require_root()
+            await self._require_root(key)
 
     async def copy(self, source: str, target: str) -> ObjectInfo:
         await self._ready()
@@ -488,14 +500,15 @@ class RcloneAdapter(Adapter):
         if source == target:
             return before
         at = self._at(source)
-        call = {"srcFs": at["fs"], "srcRemote": at["remote"], **self._to(target)}
-        async with self._writer(target), self._uploads:
+        async with self._writer(target), self._uploads, self._place(target) as place:
+            call = {"srcFs": at["fs"], "srcRemote": at["remote"], **self._to(place)}
             if self._known is not None and "DuplicateFiles" in self._known.features:
                 await self._require_place(target)
             try:
                 await self._wire.transfer(method, call, doing, target)
             except CdirError as error:
                 if isinstance(error, NotFound) and await self._file(source) is None:
+                    await self._require_root(source)
                     raise self._missing(source) from None
                 raise await self._explained(error, target) from None
             after = await self._file(target)
@@ -506,11 +519,12 @@ class RcloneAdapter(Adapter):
         return after
 
     async def make_directory(self, key: str) -> None:
-        backend = await self._ready()
+        await self._ready()
         require(self, self.capability.directories, "directories")
-        await self._require_disk(backend)
         try:
-            await self._wire.call("operations/mkdir", self._at(key), "making a folder", key)
+            async with self._place(key) as place:
+                call = {"fs": self._settings.fs, "remote": place.rstrip("/")}
+                await self._wire.call("operations/mkdir", call, "making a folder", key)
         except (ProviderUnavailable, NotFound):
             if await self._file(key) is not None or await self._is_below_file(key):
                 raise NotDirectory(f"{key} at provider {self.info.name} is not a folder", key=key) from None
@@ -527,7 +541,7 @@ class RcloneAdapter(Adapter):
                 async for _ in entries:
                     raise DirectoryNotEmpty(f"{key} at provider {self.info.name} is not empty", key=key)
         except NotFound:
-            await self._require_root()
+            await self._require_root(key)
             return
         with suppress(NotFound):
             await self._wire.call("operations/rmdir", self._at(key), "removing a folder", key)

@@ -53,6 +53,8 @@ class Backend:
     precision: timedelta | None
     checksum: ChecksumKind | None
     """One that the service states by itself; ``None`` where rclone would have to read the file for it."""
+    folder: str | None = None
+    """Where the remote's own root lies on this machine, ending with a slash; ``None`` of everything else."""
 
     @property
     def shows_whole_files(self) -> bool:
@@ -75,7 +77,12 @@ class Backend:
             # rclone says a hundred years of services that keep no times
             step if step < _YEAR else None,
             ChecksumKind(stated) if stated is not None and "SlowHash" not in features else None,
+            _folder(str(told.get("Root") or "")) if "IsLocal" in features else None,
         )
+
+
+def _folder(root: str) -> str | None:
+    return f"{root.rstrip('/')}/" if root.startswith("/") else None
 
 
 @dataclasses.dataclass(slots=True)

@@ -54,7 +54,7 @@ from cdir_adapters.providers.s3.headers import (
 from cdir_adapters.providers.s3.listing import Listing
 from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, part_sizes, parts_in_flight, parts_of
 from cdir_adapters.providers.s3.settings import S3Settings
-from cdir_adapters.providers.s3.single import SourceFailed, put_streamed
+from cdir_adapters.providers.s3.single import MOST_WHOLE, PutPace, SourceFailed, put_streamed
 from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
 from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, CurlWire, Head, Opened, Wire, cut_short
 from cdir_adapters.registry import OptionValue
@@ -73,8 +73,6 @@ from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["S3Adapter"]
 
-_MULTIPART_ABOVE = 16 * 1024 * 1024
-"""Larger objects are sent in parts."""
 _COPY_LIMIT = 5 * 1024**3
 """The most that one copy request takes; larger objects are copied in parts of :data:`_COPY_PART`."""
 _COPY_PART = 1024**3
@@ -98,6 +96,7 @@ class S3Adapter(Adapter):
         copy=True,
         list_recursive=True,
         list_ordered=True,
+        list_current=True,
         metadata=True,
         acl=True,
         acl_grants=True,
@@ -124,6 +123,7 @@ class S3Adapter(Adapter):
         self._boto = boto = BotoWire(self._connections, self._faults, settings)
         # it signs in one way only
         self._wire: Wire = boto if settings.signature_v2 else CurlWire(self._connections, self._faults, settings, boto)
+        self._pace = PutPace()
         self._acls = AclWire(self._connections, self._faults, settings.bucket)
         self._stated = self.capability.checksums
         self._etags_are_md5: bool | None = None
@@ -323,7 +323,7 @@ class S3Adapter(Adapter):
         condition = Condition(absent=mode is WriteMode.CREATE, etag=if_match)
         kept = self._profile.metadata
         headers = encode_metadata(modified, metadata) if kept else {}
-        if isinstance(source, bytes) and len(source) <= _MULTIPART_ABOVE:
+        if isinstance(source, bytes) and len(source) <= MOST_WHOLE:
             stored = await self._put(key, await collect(source, size, key), headers, condition, access)
         else:
             stored = await self._write_stream(key, source, size, headers, condition, access)
@@ -338,7 +338,8 @@ class S3Adapter(Adapter):
         condition: Condition,
         access: Access | None,
     ) -> ObjectInfo:
-        if size is not None and size <= _MULTIPART_ABOVE:
+        whole = self._pace.whole if self._profile.multipart else MOST_WHOLE
+        if size is not None and size <= whole:
             return await self._put(key, await collect(source, size, key), headers, condition, access)
         pieces = exactly(source, size, key)
         async with contextlib.aclosing(pieces):
@@ -351,7 +352,7 @@ class S3Adapter(Adapter):
             async for piece in pieces:
                 begun.append(piece)
                 length += len(piece)
-                if length > _MULTIPART_ABOVE:
+                if length > whole:
                     return await self._write_parts(key, chained(begun, pieces), None, headers, condition, access)
             return await self._put(key, b"".join(begun), headers, condition, access)
 
@@ -370,7 +371,8 @@ class S3Adapter(Adapter):
                     etag = await sending
                     digest = hash_inline(hashlib.md5, data).hexdigest()
                 else:
-                    etag, digest = await asyncio.gather(sending, asyncio.to_thread(md5_of, data))
+                    with self._pace.measured(len(data)):
+                        etag, digest = await asyncio.gather(sending, asyncio.to_thread(md5_of, data))
             return await self._settle(key, len(data), etag, digest, functools.partial(self._prove, key, data))
 
         stored, taken = await self._acls.send_with(access, send)

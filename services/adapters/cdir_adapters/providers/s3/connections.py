@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import ssl
 from collections.abc import Mapping
@@ -17,13 +16,13 @@ import aiobotocore.session
 import aiohttp
 import botocore.exceptions
 import botocore.handlers
-import botocore.loaders
 from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.credentials import ReadOnlyCredentials
 from yarl import URL
 
 from cdir.errors import ConfigInvalid
+from cdir_adapters.providers.s3.descriptions import descriptions
 from cdir_adapters.providers.s3.faults import LONGEST_ANSWER, Redirected
 from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
@@ -37,6 +36,7 @@ from cdir_adapters.providers.s3.signing import (
 )
 from cdir_adapters.providers.s3.small_requests import ERROR_BODY, Answer, SmallRequests
 from cdir_adapters.providers.s3.threads import RangeReaders
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["Connections"]
 
@@ -50,19 +50,6 @@ _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
 _POOL = 32
 """Connections kept for aiobotocore."""
-
-
-@functools.cache
-def _loader() -> botocore.loaders.Loader:
-    """The descriptions of the service, read once per process: half a megabyte of JSON."""
-    loader = botocore.loaders.create_loader()
-    loader.load_service_model("s3", "service-2")
-    loader.load_service_model("s3", "endpoint-rule-set-1")
-    loader.load_data("endpoints")
-    loader.load_data("partitions")
-    loader.load_data("sdk-default-configuration")
-    loader.load_data("_retry")
-    return loader
 
 
 async def _refuse_redirect(_: object, __: object, told: aiohttp.TraceRequestRedirectParams) -> None:
@@ -192,6 +179,7 @@ class Connections:
     async def http(self) -> aiohttp.ClientSession:
         """A plain HTTP client to store with, for what :meth:`signed` makes."""
         if self._http is None:
+            client = await self.client()
             async with self._making:
                 if self._http is None:
                     trusted = await self._trusted()
@@ -200,7 +188,7 @@ class Connections:
                         aiohttp.ClientSession(
                             timeout=timeout,
                             connector=aiohttp.TCPConnector(limit=_POOL, ssl=trusted or True),
-                            trust_env=True,
+                            proxy=proxy_for(URL(client.meta.endpoint_url)),
                             cookie_jar=aiohttp.DummyCookieJar(),
                         )
                     )
@@ -284,7 +272,7 @@ class Connections:
 
     async def _make_client(self) -> Any:
         await self._trusted()
-        self._session.register_component("data_loader", await asyncio.to_thread(_loader))
+        self._session.register_component("data_loader", await asyncio.to_thread(descriptions))
         # a time that cannot be read is one that is not told, no reason to fail
         self._session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
         settings = self._settings

@@ -1,10 +1,13 @@
-"""Large objects in one request, for services that take no parts: sent as they come, their size told before."""
+"""Objects in one request: up to which size that is the better way; and large ones, for services that take no parts,
+sent as they come, their size told before."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
@@ -13,9 +16,10 @@ from aiohttp.abc import AbstractStreamWriter
 from cdir.errors import CdirError
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Faults, fault_of_answer
+from cdir_adapters.providers.s3.multipart import MIN_PART
 from cdir_adapters.providers.s3.wire import Condition
 
-__all__ = ["SourceFailed", "put_streamed"]
+__all__ = ["MOST_WHOLE", "PutPace", "SourceFailed", "put_streamed"]
 
 _STORING: Final = "storing an object"
 _URL_VALID: Final = 3600
@@ -24,6 +28,43 @@ _INLINE_DIGEST = 256 * 1024
 """Up to this many bytes a digest takes less time than handing it to a thread is worth."""
 _WRITE_SIZE = 512 * 1024
 """Bytes given to the socket at once, so that other transfers get their turn."""
+
+
+MOST_WHOLE: Final = 16 * 1024 * 1024
+"""Larger objects are sent in parts wherever a service takes them."""
+_LONG: Final = 4.0
+"""Seconds in one request from which on the round trips that parts cost are worth it."""
+_TELLING: Final = 1024 * 1024
+"""Bytes of a request whose time is mostly the line's."""
+_NEWEST: Final = 0.3
+"""Share of the newest sample in the moving average."""
+
+
+class PutPace:
+    """How fast objects get to the service in one request, and so how large they may be for that.
+
+    Where it takes long, parts use two connections, are sent while the rest is still coming, and stay when it breaks
+    off.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rate: float | None = None
+
+    @contextmanager
+    def measured(self, size: int) -> Iterator[None]:
+        """What is awaited within is a request that stores ``size`` bytes."""
+        began = self._clock()
+        yield
+        seconds = self._clock() - began
+        if size >= _TELLING and seconds > 0:
+            rate = size / seconds
+            self._rate = rate if self._rate is None else self._rate + _NEWEST * (rate - self._rate)
+
+    @property
+    def whole(self) -> int:
+        """Bytes of the largest object that is sent in one request."""
+        return MOST_WHOLE if self._rate is None else max(MIN_PART, min(MOST_WHOLE, int(_LONG * self._rate)))
 
 
 class SourceFailed(Exception):

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import ssl
 import threading
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ import urllib3
 
 from cdir_adapters.providers.s3.signing import SignedRequest
 from cdir_adapters.providers.s3.small_requests import Answer
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["LargeBody", "RangeReaders"]
 
@@ -159,7 +159,7 @@ class RangeReaders:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _pool_for(self, request: SignedRequest) -> urllib3.PoolManager:
-        proxy = _proxy_of(request)
+        proxy = str(proxy_for(request.url) or "")
         pool = self._pools.get(proxy)
         if pool is None:
             # reads the certificates of the machine, which takes a while
@@ -175,11 +175,3 @@ class RangeReaders:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for pool in self._pools.values():
             pool.clear()
-
-
-def _proxy_of(request: SignedRequest) -> str:
-    """Return the proxy that the environment names for a request; empty for none."""
-    host = request.url.host or ""
-    if urllib.request.proxy_bypass(f"{host}:{request.url.port}"):
-        return ""
-    return urllib.request.getproxies().get(request.url.scheme, "")

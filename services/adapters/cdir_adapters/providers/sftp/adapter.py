@@ -83,6 +83,7 @@ class SftpAdapter(Adapter):
         copy=True,
         move=True,
         directories=True,
+        list_current=True,
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(seconds=1),

@@ -11,10 +11,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from cdir.errors import CdirError, ConfigInvalid
 from cdir_adapters.providers.swift.faults import SIGNING_IN, Faults, fault_of_answer
 from cdir_adapters.providers.swift.settings import SwiftSettings
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["Account", "SignIn"]
 
@@ -162,7 +164,9 @@ class SignIn:
         """Send the credentials, to nobody but ``url``: a redirect is an error."""
         with self._faults.translated(SIGNING_IN):
             http = await self._http()
-            async with http.request(method, url, headers=headers, data=data, allow_redirects=False) as answer:
+            async with http.request(
+                method, url, headers=headers, data=data, allow_redirects=False, proxy=proxy_for(URL(url))
+            ) as answer:
                 if answer.status not in {200, 201, 204}:
                     fault = await fault_of_answer(answer, self._settings.secrets)
                     raise self._faults.error(fault, SIGNING_IN)

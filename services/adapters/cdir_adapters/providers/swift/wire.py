@@ -18,6 +18,7 @@ from cdir.errors import ConfigInvalid, NotFound, PermissionDenied
 from cdir_adapters.providers.swift.faults import Faults, fault_of_answer
 from cdir_adapters.providers.swift.settings import SwiftSettings
 from cdir_adapters.providers.swift.signin import Account, SignIn
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["Pieces", "Request", "Wire"]
 
@@ -87,7 +88,6 @@ class Wire:
                     self._http = aiohttp.ClientSession(
                         timeout=_timeout(_IDLE_TIMEOUT),
                         connector=aiohttp.TCPConnector(limit=_POOL, ssl=await self._trusted()),
-                        trust_env=True,
                         cookie_jar=aiohttp.DummyCookieJar(),
                         # an object that was stored compressed is read as it was stored
                         auto_decompress=False,
@@ -145,15 +145,17 @@ class Wire:
         url = f"{account.url}/{quote(request.path)}" if request.path else account.url
         if request.query:
             url += "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in request.query.items())
+        target = URL(url, encoded=True)
         with self._faults.translated(request.doing, request.key):
             http = await self.http()
             return await http.request(
                 request.method,
-                URL(url, encoded=True),
+                target,
                 headers={"Accept-Encoding": "identity", **request.headers, "X-Auth-Token": account.token},
                 data=None if request.data is None else _Body(request.data),
                 # the token goes to nobody else
                 allow_redirects=False,
+                proxy=proxy_for(target),
                 timeout=_timeout(request.idle),
             )
 

@@ -70,6 +70,7 @@ class WebdavAdapter(Adapter):
         copy=True,
         move=True,
         directories=True,
+        list_current=True,
         modified_settable=True,
         modified_listed=True,
         modified_precision=timedelta(seconds=1),

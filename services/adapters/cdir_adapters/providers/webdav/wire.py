@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from cdir_adapters.providers.webdav.bodies import Content
 from cdir_adapters.providers.webdav.faults import Fault, Faults, is_redirect
 from cdir_adapters.providers.webdav.multistatus import MultistatusError, MultistatusParser, Response
 from cdir_adapters.providers.webdav.settings import WebdavSettings
+from cdir_adapters.proxies import proxy_for
 
 __all__ = ["MovedToFolder", "Reply", "Wire"]
 
@@ -212,8 +212,7 @@ class Wire:
             headers=headers,
             middlewares=middlewares,
             connector=aiohttp.TCPConnector(limit=_POOL, keepalive_timeout=_KEPT, ssl=tls),
-            # not trust_env: that would also send credentials of .netrc, which nobody has given to this provider
-            proxy=self._proxy(),
+            proxy=proxy_for(URL(settings.origin)),
             cookie_jar=aiohttp.DummyCookieJar(),
             # a file that was stored compressed is read as it was stored
             auto_decompress=False,
@@ -231,14 +230,6 @@ class Wire:
                 " check ca_file",
                 option="ca_file",
             ) from None
-
-    def _proxy(self) -> URL | None:
-        """The proxy that the environment names for the server, as everywhere."""
-        origin = URL(self._settings.origin)
-        if origin.host is None or urllib.request.proxy_bypass(origin.host):
-            return None
-        proxy = urllib.request.getproxies().get(origin.scheme)
-        return URL(proxy) if proxy else None
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
