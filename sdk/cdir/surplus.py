@@ -129,7 +129,7 @@ class Surplus:
         self._files = 0
         """Of the surplus."""
         self._total = 0
-        """Files of the target."""
+        """Files of the target, those that the sync will have copied to it included."""
         self._sources = 0
         """Files of the source."""
         self._database: sqlite3.Connection | None = None
@@ -158,7 +158,9 @@ class Surplus:
             await self._run(_add_sources, paths)
         async for items in _batches(_items(self._client, self._target)):
             await self._run(_add_targets, [item for item in items if not item.path.startswith(f"{_OWN}/")])
-        self._files, self._total, self._sources = await self._run(_settle)
+        self._files, total, self._sources = await self._run(_settle)
+        # what was only renamed is there twice once the sync has copied it
+        self._total = max(total, self._files + self._sources)
 
     def held_back(self, failed: Iterable[Failed] = ()) -> CdirError | None:
         """Return why nothing may be removed, after a transfer in which ``failed`` were not transferred."""

@@ -95,7 +95,10 @@ class Repairer:
         try:
             match first.kind:
                 case catalog_service_pb2.DEBT_KIND_COPY:
-                    return [await self._copy(first)] if len(items) == 1 else await self._copy_together(items)
+                    crash_point("repair.before_copy")
+                    made = [await self._copy(first)] if len(items) == 1 else await self._copy_together(items)
+                    crash_point("repair.after_copy")
+                    return made
                 case catalog_service_pb2.DEBT_KIND_RELOCATE:
                     return [await self._relocate(first)]
                 case catalog_service_pb2.DEBT_KIND_INSPECT:
@@ -175,7 +178,6 @@ class Repairer:
         version = item.version
         target = _target(item, free=await self._lookout.find_free(item))
         content = self._reader.open(version, item.sources, self._resolver(item), label=_label(item))
-        crash_point("repair.before_copy")
         try:
             if version.size <= BLOCK_SIZE:
                 data = await content.whole()
@@ -193,7 +195,6 @@ class Repairer:
             for provider in content.changed:
                 await self._lookout.ask_for_scan(item, provider)
             raise
-        crash_point("repair.after_copy")
         self._progress.copied += 1
         self._progress.copied_bytes += version.size
         return self._done(item, stored.etag, stored.checksum, stored.acl if stored.HasField("acl") else None)
@@ -203,7 +204,6 @@ class Repairer:
     ) -> list[catalog_service_pb2.DebtOutcome]:
         """Copy small contents by few calls. Nothing that lies at a target is replaced: that, and whatever else stands
         in the way of an item, is left to :meth:`_copy`."""
-        crash_point("repair.before_copy")
         contents = await self._small_reads.read_each([(item.version, item.sources) for item in items])
         ready = [(item, data) for item, data in zip(items, contents, strict=True) if data is not None]
         objects = [
@@ -218,7 +218,6 @@ class Repairer:
         ]
         outcomes: list[catalog_service_pb2.DebtOutcome] = []
         stored = await self._small_writes.write_each(_ref(items[0].replica), objects)
-        crash_point("repair.after_copy")
         for (item, data), info in zip(ready, stored, strict=True):
             if isinstance(info, adapter_service_pb2.ObjectInfo) and info.size == len(data):
                 self._progress.copied += 1

@@ -326,8 +326,8 @@ def _says_not_authenticated(_: web.BaseRequest) -> web.Response:
 async def test_clock_that_is_a_day_off(name: str, answer: Answers) -> None:
     async with serving(answer) as (url, _), KINDS[name].open(url) as adapter:
         for what, attempt in attempts(adapter).items():
-            if what == "stat" and name.startswith("s3"):
-                continue  # an answer without a body cannot say why
+            if what in {"stat", "copy"} and name.startswith("s3"):
+                continue  # begins with a HEAD, whose answer has no body that could say why
             error = await refused(attempt, what)
             assert isinstance(error, Unauthenticated), (what, error)
             assert "clock" in str(error), what

@@ -20,6 +20,7 @@ from cdir_adapters.adapter import Adapter
 from cdir_adapters.names import ESCAPE, is_key
 from cdir_adapters.providers.rclone.spelling import spelled
 from cdir_adapters.registry import open_adapter
+from cdir_adapters.sentinel import MARK_KEY
 from cdir_adapters.testing.trial import MODIFIED
 from deployments.background import Background
 from servers.rclone_s3 import missing, rclone_binary
@@ -51,6 +52,8 @@ def bridged(background: Background) -> tuple[Adapter, Path]:
     if said := missing():
         pytest.skip(said)
     root = Path(tempfile.mkdtemp(prefix="cdir-"))
+    (root / MARK_KEY).parent.mkdir()
+    (root / MARK_KEY).touch()
     options = {"type": "local", "root": str(root), "parameters": f'encoding="{ENCODING}"'}
     return background.enter(open_adapter("rclone", "r", options)), root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def test_a_command_says_and_returns_what_the_script_does(
 
 
 def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
-    environment = {**os.environ, "CDIR_HOME": str(tmp_path / "home"), "CDIR_ADDRESS": "192.0.2.1:1"}
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_command([SCRIPT, "status"], stdin=b"", environment=environment, within=0.05)
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    with silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "CDIR_HOME": str(tmp_path / "home"), "CDIR_ADDRESS": address}
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_command([SCRIPT, "status"], stdin=b"", environment=environment, within=0.5)

@@ -128,6 +128,8 @@ class RecoverRole:
             target.provider_id
             for target in write.targets
             if not await has_stranger(self._adapters, target, write.intent.modified)
+            # a provider that keeps no times dates what was written to it by its own clock
+            or await self._holds(write.intent, target)
         ]
         abort = catalog_service_pb2.AbortedWrite(version_id=write.version_id, touched=touched)
         crash_point("recover.before_abort")
@@ -191,6 +193,22 @@ class RecoverRole:
         found.stored[target.provider_id] = catalog_service_pb2.StoredCopy(
             provider_id=target.provider_id, etag=stat.info.etag, checksum=stat.info.checksum
         )
+
+    async def _holds(self, intent: catalog_service_pb2.WriteIntent, target: catalog_service_pb2.WriteTarget) -> bool:
+        """Say whether what lies at a target is surely the content that was to be written."""
+        if not intent.sha256:
+            return False
+        ref = adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision)
+        try:
+            with translated():
+                stat = await self._adapters.StatObject(
+                    adapter_service_pb2.StatObjectRequest(provider=ref, key=target.key), timeout=_CALL_SECONDS
+                )
+            if stat.info.directory or stat.info.size != intent.size:
+                return False
+            return (await self._digest(ref, target.key, intent.size)).sha256() == intent.sha256
+        except CdirError:
+            return False
 
     async def _digest(self, ref: adapter_service_pb2.ProviderRef, key: str, size: int) -> ContentDigest:
         digest = ContentDigest()
