@@ -176,7 +176,8 @@ async def test_content_that_goes_on_otherwise(line: Line) -> None:
                 await adapter.write(KEY, stream(changed), size=len(changed), modified=MODIFIED)
             line.parts.clear()
             await adapter.write(KEY, stream(changed), size=len(changed), modified=MODIFIED)
-            assert sorted(line.parts) == [1, 2, 3, 4, 5]
+            # a part of the write that was refused may still have been on its way
+            assert set(line.parts) == {1, 2, 3, 4, 5}
         else:
             await adapter.write(KEY, stream(changed), size=len(changed), modified=MODIFIED)
             assert sorted(line.parts) == [2, 4, 5]

@@ -60,7 +60,8 @@ class Session:
             done = await self._connection.ssh.run(
                 "exec sh -s", input=script.encode(errors="surrogateescape"), encoding=None
             )
-        except asyncssh.ChannelOpenError:
+        except (asyncssh.ChannelOpenError, BrokenPipeError):
+            # there is no shell, or it ended before it had read the script
             return b""
         return done.stdout if isinstance(done.stdout, bytes) and done.exit_status == 0 else b""
 
