@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,16 +55,17 @@ def _lead(arguments: argparse.Namespace) -> int:
     workers = []
     for number in range(jobs):
         count = share + (number < rest)
-        workers.append(_start_worker(arguments, first, count))
+        worker = _start_worker(arguments, first, count)
+        # all are read at once: who is not read from stands still when the pipe is full
+        workers.append((worker, _lines_of(worker)))
         first += count
     runs = struck = 0
     failed: list[int] = []
     broken = 0
     fired: Counter[str] = Counter()
     virtual = 0.0
-    for worker in workers:
-        assert worker.stdout is not None
-        for line in worker.stdout:
+    for worker, lines in workers:
+        while line := lines.get():
             report = json.loads(line)
             runs += 1
             struck += bool(report["fired"])
@@ -108,6 +111,20 @@ def _start_worker(arguments: argparse.Namespace, first: int, count: int) -> subp
         "PYTHONPATH": os.pathsep.join((str(_HERE.parent), str(_HERE / "installed"))),
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _lines_of(worker: subprocess.Popen[str]) -> queue.SimpleQueue[str]:
+    """What a worker prints, line by line; an empty text at the end."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
 
 
 def _show(report: dict[str, Any], arguments: argparse.Namespace) -> None:

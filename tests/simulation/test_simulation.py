@@ -16,7 +16,7 @@ from simulation.scenario import make_scenario
 SCENARIOS = int(os.environ.get("CDIR_TEST_SCENARIOS", "20"))
 """How many large scenarios run where what takes minutes runs too."""
 
-_EVERY_TIME = 350
+_EVERY_TIME = 500
 """How many scenarios every change has to pass. Two processes run them: each needs some seconds to begin."""
 
 _HANGS_SECONDS = 900

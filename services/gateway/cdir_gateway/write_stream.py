@@ -38,7 +38,7 @@ _OPEN_AT_ONCE: Final = 16
 """Files in several steps that a stream may have open. More would have to wait for each other's data, for ever."""
 _WHOLE_BYTES: Final = 64 << 20
 """Bytes of small files in flight in the process."""
-_LARGE_BYTES: Final = 256 << 20
+_LARGE_BYTES: Final = 128 << 20
 """Bytes of large local sources that all writes in the process may hold together. Files in several steps do not wait
 for room: what they would wait for may be behind them in the same stream."""
 _LOCAL_PIECE: Final = 1 << 20
