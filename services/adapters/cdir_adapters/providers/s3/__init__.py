@@ -1,7 +1,7 @@
 """The ``s3`` kind: Amazon S3 and the many services that speak its protocol.
 
 Several client libraries share the work, by what was measured (``bench/s3_client_cost.py``): libcurl does all that is
-small, and listings, at about an eighth of the processor time of aiobotocore; threads with urllib3 read what is large;
+small, at about an eighth of the processor time of aiobotocore, and listings; threads with urllib3 read what is large;
 aiobotocore does what only it can do: buckets, access, uploads part by part, and the old signature version 2.
 """
 

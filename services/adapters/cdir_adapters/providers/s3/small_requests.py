@@ -1,7 +1,7 @@
 """Requests with little to send and little to receive, over libcurl, driven by the event loop itself.
 
-Waking a thread for each, or carrying headers through layers of Python, costs more than the exchange: this takes a third
-of the processor time of other libraries (``bench/s3_client_cost.py``).
+Waking a thread for each, or carrying headers through layers of Python, costs more than the exchange
+(``bench/s3_client_cost.py``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["ERROR_BODY", "Answer", "NoAnswer", "SmallRequests"]
 
 ERROR_BODY: Final = 64 * 1024
 """Bytes of an error's body that are read; the service's own are far shorter."""
-_IN_FLIGHT: Final = 32
-"""Requests at once, and connections kept."""
+_IN_FLIGHT: Final = 128
+"""Requests at once, and connections kept: as many as the layers above let through in batches."""
 _RECEIVED_AT_ONCE: Final = 128 * 1024
 _UNTRUSTED: Final = {pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR}
 
