@@ -22,6 +22,7 @@ from wan.rebuilding import lost_provider
 from wan.report import write_report
 from wan.stage import Stage
 from wan.unchanged import nothing_to_do
+from wan.watching import pushed_changes
 from wan.writes import many_small, one_file
 
 WORKLOADS: dict[str, Callable[[Stage], None]] = {
@@ -31,6 +32,7 @@ WORKLOADS: dict[str, Callable[[Stage], None]] = {
     "P6": provider_fails,
     "P7": lost_provider,
     "P8": nothing_to_do,
+    "P9": pushed_changes,
 }
 CLIENT_CORE, NETWORK_CORE = 0, 1
 

@@ -120,7 +120,7 @@ def _values(measurements: Measurements) -> list[str]:
             figures = by.get(column)
             row.append(f"{statistics.median(figures):.2f}, {max(figures):.2f}" if figures else "")
         rows.append(row)
-    title = "\n### P6 one of three providers fails: median of the repeats, and the highest\n"
+    title = "\n### P6 one of three providers fails, P9 a watcher is idle: median of the repeats, and the highest\n"
     return [title, table(["who, what", *columns], rows), ""]
 
 

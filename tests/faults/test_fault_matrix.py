@@ -21,6 +21,7 @@ from cdir.client import Client
 from cdir.connecting import connect
 from cdir.errors import CdirError
 from cdir.model import EntryKind, Policy
+from cdir.streams import PIECE
 from cdir_adapters.layers import BreakerSettings, LayerSettings, RetrySettings, TimeoutSettings
 from cdir_catalog.service import open_catalog
 from cdir_embedded.composition import compose
@@ -162,6 +163,7 @@ async def _under(world: World, fault: str) -> dict[str, Outcome]:
 
     async def put() -> None:
         await world.write(f"{folder}/put", content)
+        await world.write(f"{folder}/put in pieces", content * (PIECE // len(content) + 1))
 
     async def get() -> None:
         assert await client.read(f"{folder}/get") == world.expected[f"{folder}/get"]

@@ -120,7 +120,7 @@ def test_delete_leaves_what_a_link_may_stand_for_and_copies_kept_for_a_person(
     deployment.cdir("sync", tree, folder)
     (tree / "d001").rename(tmp_path / "elsewhere")
     (tree / "d001").symlink_to(tmp_path / "elsewhere")
-    with cdir.connect_blocking(deployment.address) as client:
+    with cdir.connect_blocking(deployment.address, deployment.environment().get("CDIR_TOKEN")) as client:
         kept = client.write(f"{folder}/both.txt", b"1") and client.write(
             f"{folder}/both.txt", b"2", base_generation=0, on_conflict=OnConflict.KEEP_COPY
         )
