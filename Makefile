@@ -153,6 +153,10 @@ bench-kinds: $(STAMP) ## Processor time of a small put and get for every kind, b
 bench-tail: $(STAMP) ## The slowest of many small reads, simulated.
 	PYTHONPATH=tests $(BIN)/python bench/tail.py $(ARGS)
 
+.PHONY: bench-namespace
+bench-namespace: $(STAMP) ## Operations a second on a tree of 12 440 names, beside rclone's daemon.
+	PYTHONPATH=tests $(BIN)/python bench/namespace.py $(ARGS)
+
 .PHONY: bench-startup
 bench-startup: $(STAMP) ## What starting a command costs.
 	PYTHONPATH=tests $(BIN)/python bench/startup.py $(ARGS)
