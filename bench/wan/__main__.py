@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from wan.failures import provider_fails
@@ -34,6 +34,8 @@ WORKLOADS: dict[str, Callable[[Stage], None]] = {
     "P8": nothing_to_do,
     "P9": pushed_changes,
 }
+WITH_CONDITIONS = ("P1",)
+"""Run once more at servers that honour conditional writes, where a look before each can be saved."""
 CLIENT_CORE, NETWORK_CORE = 0, 1
 
 
@@ -74,32 +76,34 @@ def main() -> None:
     random.seed(asked.seed)
     memory = Path("/dev/shm")
     scratch = Path(tempfile.mkdtemp(prefix="cdir-wan-", dir=asked.folder or (memory if memory.is_dir() else None)))
+    measurements = Measurements(asked.trace)
     try:
-        with on_core(NETWORK_CORE):
-            network = Network(scratch)
-            network.__enter__()
-        try:
-            with on_core(CLIENT_CORE):
-                measurements = measure(scratch, network, asked.only, asked.repeats, asked.trace)
-        finally:
-            network.__exit__(None, None, None)
+        with suppress(KeyboardInterrupt):
+            for conditions in (False, True):
+                names = [name for name in asked.only if not conditions or name in WITH_CONDITIONS]
+                if names:
+                    measure(scratch / f"conditions-{conditions}", conditions, measurements, names, asked.repeats)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     write_report(measurements, repeats=asked.repeats, seed=asked.seed, keep=asked.write)
 
 
-def measure(scratch: Path, network: Network, names: list[str], repeats: int, trace: Path | None) -> Measurements:
+def measure(scratch: Path, conditions: bool, measurements: Measurements, names: list[str], repeats: int) -> None:
     """Run the workloads, all of them once before any of them again. Ctrl-C ends it early; what was measured counts."""
-    measurements = Measurements(network, trace)
-    lines = list(network.lines.values())
-    rclone = Rclone(scratch, lines)
-    with suppress(KeyboardInterrupt), RcloneDaemon(rclone) as daemon, Cdir(scratch, lines) as cdir:
-        stage = Stage(scratch, network, measurements, RawClient(lines), rclone, daemon, cdir)
+    scratch.mkdir()
+    with ExitStack() as stack:
+        with on_core(NETWORK_CORE):
+            network = measurements.network = stack.enter_context(Network(scratch, conditions=conditions))
+        stack.enter_context(on_core(CLIENT_CORE))
+        lines = list(network.lines.values())
+        rclone = Rclone(scratch, lines)
+        daemon = stack.enter_context(RcloneDaemon(rclone))
+        cdir = stack.enter_context(Cdir(scratch, lines))
+        stage = Stage(scratch, network, measurements, RawClient(lines), rclone, daemon, cdir, conditions)
         for stage.repeat in range(repeats):
             for name in names:
-                print(f"{name}, repeat {stage.repeat + 1} of {repeats}", flush=True)
+                print(f"{name}{stage.remark}, repeat {stage.repeat + 1} of {repeats}", flush=True)
                 WORKLOADS[name](stage)
-    return measurements
 
 
 if __name__ == "__main__":

@@ -56,8 +56,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Measurements:
     """Everything that was measured in one go."""
 
-    def __init__(self, network: Network, trace: Path | None) -> None:
-        self._network = network
+    network: Network
+    """What is measured on; to be set before anything runs."""
+
+    def __init__(self, trace: Path | None) -> None:
         self._trace = trace
         self.runs: dict[str, dict[str, list[Measured]]] = {}
         self.values: dict[str, dict[str, list[float]]] = {}
@@ -78,16 +80,16 @@ class Measurements:
 
     def watch(self, title: str, run: Callable[[], float]) -> tuple[float, float, dict[str, dict[str, Any]]]:
         """Run on quiet lines: the seconds, those until the lines are quiet again, and what passed."""
-        self._network.wait_quiet()
-        self._network.take()
+        self.network.wait_quiet()
+        self.network.take()
         begin = time.monotonic()
         seconds = run()
-        quiet = max(self._network.wait_quiet() - begin, seconds)
+        quiet = max(self.network.wait_quiet() - begin, seconds)
         return seconds, quiet, self.traffic(title, begin, seconds)
 
     def traffic(self, title: str, begin: float, seconds: float) -> dict[str, dict[str, Any]]:
         """What passed over the lines since the last call, traced under ``title`` as relative to ``begin``."""
-        traffic = self._network.take()
+        traffic = self.network.take()
         if self._trace is not None:
             self._write_trace(title, begin, seconds, traffic)
         return traffic

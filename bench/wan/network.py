@@ -16,6 +16,7 @@ import boto3
 from botocore.config import Config
 
 from deployments.background import Background
+from servers.moto_s3 import MotoS3Server, moto_s3_server
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from wan.profiles import PROFILES, Profile
 
@@ -32,7 +33,7 @@ _QUIET_WITHIN = 120.0
 class EmulatedLine:
     """The process of one line, and the server behind it."""
 
-    def __init__(self, profile: Profile, server: RcloneS3Server) -> None:
+    def __init__(self, profile: Profile, server: RcloneS3Server | MotoS3Server) -> None:
         self.profile = profile
         self.server = server
         self._process = subprocess.Popen(
@@ -116,9 +117,12 @@ class EmulatedLine:
                 client.delete_object(Bucket=BUCKET, Key=found["Key"])
 
     def holds(self, folder: str) -> int:
-        """How many objects lie in a folder of cdir's bucket; the server keeps each as a file."""
-        where = self.server.root / BUCKET / folder
-        return sum(path.is_file() for path in where.iterdir()) if where.is_dir() else 0
+        """How many objects lie in a folder of cdir's bucket."""
+        if isinstance(self.server, RcloneS3Server):  # which keeps each as a file
+            where = self.server.root / BUCKET / folder
+            return sum(path.is_file() for path in where.iterdir()) if where.is_dir() else 0
+        pages = self.direct().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{folder}/")
+        return sum(page["KeyCount"] for page in pages)
 
     def close(self) -> None:
         """End the process."""
@@ -128,21 +132,28 @@ class EmulatedLine:
 
 
 class Network:
-    """All lines, in the order of the profiles; a context manager."""
+    """All lines, in the order of the profiles; a context manager.
 
-    def __init__(self, scratch: Path) -> None:
+    The servers are rclone's, which cost little; with ``conditions`` moto's, which do what a conditional request says.
+    """
+
+    def __init__(self, scratch: Path, *, conditions: bool) -> None:
         self._scratch = scratch
+        self._conditions = conditions
         self._background = Background()
         self.lines: dict[str, EmulatedLine] = {}
 
     def __enter__(self) -> Self:
         self._background.__enter__()
         for profile in PROFILES:
-            root = self._scratch / f"server-{profile.name}"
-            server = self._background.enter(rclone_s3_server(root=root))
+            started = (
+                moto_s3_server()
+                if self._conditions
+                else rclone_s3_server(root=self._scratch / f"server-{profile.name}")
+            )
+            line = self.lines[profile.name] = EmulatedLine(profile, self._background.enter(started))
             for bucket in (BUCKET, PEER_BUCKET):
-                (root / bucket).mkdir()
-            self.lines[profile.name] = EmulatedLine(profile, server)
+                line.direct().create_bucket(Bucket=bucket)
         return self
 
     def __exit__(

@@ -51,7 +51,9 @@ seen on each line, a few checks of the daemon in the background included; *done*
 * Absolute times: client, servers and lines share one machine of two cores. Only ratios within one run count.
 * Cost of traffic, of requests, of TLS: the lines carry plain HTTP.
 * A provider that is gone before a connection is made: *blackhole* swallows what is sent, but connecting works.
-* Conditional writes: this server does not honour them, so cdir looks before it creates.
+* Conditional writes: these servers do not honour them, so cdir looks before it creates. *Conditions honoured* is the
+  same on other servers (moto), which do, but close each connection: the floor is
+  that of new ones.
 """
 
 

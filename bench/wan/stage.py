@@ -26,12 +26,19 @@ class Stage:
     rclone: Rclone
     rclone_daemon: RcloneDaemon
     cdir: Cdir
+    conditions: bool
+    """Whether the servers are those that honour conditional writes, and close every connection after its answer."""
     repeat: int = 0
 
     @property
     def first(self) -> bool:
         """Whether this is the first repeat."""
         return self.repeat == 0
+
+    @property
+    def remark(self) -> str:
+        """What sets the servers apart, for the names of works."""
+        return ", conditions honoured" if self.conditions else ""
 
 
 def make_tree(folder: Path, count: int, size: int) -> Path:

@@ -27,11 +27,12 @@ def many_small(stage: Stage) -> None:
 
 def _write(stage: Stage, work: str, count: int, size: int, *, patience: bool = True) -> None:
     """``patience`` of ``False`` leaves out those who would take minutes, a few files at a time."""
-    folder = "-".join(work.split()) + f"-{stage.repeat}"
+    work += stage.remark
+    folder = "-".join(work.replace(",", "").split()) + f"-{stage.repeat}"
     source = make_tree(stage.scratch / folder, count, size)
     total = count * size
     cold = {copies: write_floor(total, copies, warm=False) for copies in (2, 3)}
-    warm = {copies: write_floor(total, copies, warm=True) for copies in (2, 3)}
+    warm = {copies: write_floor(total, copies, warm=not stage.conditions) for copies in (2, 3)}
     rclone, daemon, cdir = stage.rclone, stage.rclone_daemon, stage.cdir
     contenders = {
         "raw, 2 copies": Contender(lambda: stage.raw.write(total)[1], cold[2]),
