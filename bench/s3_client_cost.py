@@ -32,7 +32,7 @@ from cdir_adapters.adapter import ByteRange
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Faults
 from cdir_adapters.providers.s3.settings import S3Settings
-from cdir_adapters.providers.s3.wire import BotoWire, Condition, CurlWire, Wire
+from cdir_adapters.providers.s3.wire import BotoWire, Condition, PlainWire, Wire
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 
 SMALL = 10 * 1024
@@ -171,7 +171,7 @@ async def with_our_own(server: RcloneS3Server, objects: int, large: int) -> None
     settings = S3Settings.from_options(server.options(BUCKET))
     connections, faults = Connections(settings), Faults("bench", BUCKET)
     boto = BotoWire(connections, faults, settings)
-    wire = CurlWire(connections, faults, settings, boto)
+    wire = PlainWire(connections, faults, settings, boto)
     data = os.urandom(SMALL)
 
     async def put(index: int) -> None:
@@ -194,10 +194,10 @@ async def with_our_own(server: RcloneS3Server, objects: int, large: int) -> None
 
     async with contextlib.aclosing(connections):
         await put(0)
-        await measure("libcurl, put 10 KiB", "put", objects, each(put, objects))
-        await measure("libcurl, get 10 KiB", "get", objects, each(get, objects))
-        await measure("libcurl, head", "head", objects, each(head, objects))
-        for title, lister in (("libcurl", wire), ("aiobotocore", boto)):
+        await measure("our own, put 10 KiB", "put", objects, each(put, objects))
+        await measure("our own, get 10 KiB", "get", objects, each(get, objects))
+        await measure("our own, head", "head", objects, each(head, objects))
+        for title, lister in (("our own", wire), ("aiobotocore", boto)):
             await lister.list({"prefix": "nothing"})
             listed = min(1000, objects)
             await measure(f"{title}, list 1000", "key", listed, functools.partial(list_all, lister))

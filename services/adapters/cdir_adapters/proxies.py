@@ -14,8 +14,10 @@ __all__ = ["proxy_for"]
 
 
 def proxy_for(url: URL) -> URL | None:
-    """Return the proxy that the environment names for a URL; ``None`` for none."""
+    """Return the proxy that the environment names for a URL; ``None`` for none. Without a scheme, it is ``http``."""
     if url.host is None or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
         return None
     proxy = urllib.request.getproxies().get(url.scheme)
-    return URL(proxy) if proxy else None
+    if not proxy:
+        return None
+    return URL(proxy if "://" in proxy else f"http://{proxy}")

@@ -56,7 +56,7 @@ from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, part_siz
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.single import MOST_WHOLE, PutPace, SourceFailed, put_streamed
 from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
-from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, CurlWire, Head, Opened, Wire, cut_short
+from cdir_adapters.providers.s3.wire import Body, BotoWire, Condition, Head, Opened, PlainWire, Wire, cut_short
 from cdir_adapters.registry import OptionValue
 from cdir_adapters.shapes import (
     BufferedReadStream,
@@ -122,7 +122,7 @@ class S3Adapter(Adapter):
         self._connections = Connections(settings)
         self._boto = boto = BotoWire(self._connections, self._faults, settings)
         # it signs in one way only
-        self._wire: Wire = boto if settings.signature_v2 else CurlWire(self._connections, self._faults, settings, boto)
+        self._wire: Wire = boto if settings.signature_v2 else PlainWire(self._connections, self._faults, settings, boto)
         self._pace = PutPace()
         self._acls = AclWire(self._connections, self._faults, settings.bucket)
         self._stated = self.capability.checksums

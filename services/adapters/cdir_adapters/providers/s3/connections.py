@@ -23,6 +23,7 @@ from yarl import URL
 
 from cdir.errors import ConfigInvalid
 from cdir_adapters.providers.s3.descriptions import descriptions
+from cdir_adapters.providers.s3.exchange import ERROR_BODY, Answer
 from cdir_adapters.providers.s3.faults import LONGEST_ANSWER, Redirected
 from cdir_adapters.providers.s3.headers import parse_time
 from cdir_adapters.providers.s3.settings import S3Settings
@@ -34,9 +35,10 @@ from cdir_adapters.providers.s3.signing import (
     sign_as_sent,
     sign_old,
 )
-from cdir_adapters.providers.s3.small_requests import ERROR_BODY, Answer, SmallRequests
+from cdir_adapters.providers.s3.small_requests import SmallRequests
 from cdir_adapters.providers.s3.threads import RangeReaders
 from cdir_adapters.proxies import proxy_for
+from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["Connections"]
 
@@ -48,6 +50,8 @@ _CONNECT_TIMEOUT = 10
 """Seconds until a connection attempt is given up."""
 _IDLE_TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost. A limit for a whole call is a layer's matter."""
+_INLINE_DIGEST = 256 * 1024
+"""Up to this many bytes a digest takes less time than handing it to a thread is worth."""
 _POOL = 32
 """Connections kept for aiobotocore."""
 
@@ -109,8 +113,6 @@ class _Small(NamedTuple):
     """What sends small requests to one bucket."""
 
     requests: SmallRequests
-    origin: str
-    """The URL of the host."""
     path: str
     """That of the bucket, empty where the host names it."""
     encrypted: bool
@@ -142,27 +144,39 @@ class Connections:
         return self._client
 
     async def send(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes | None, most: int
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        most: int,
+        *,
+        repeatable: bool = True,
     ) -> Answer:
         """Send a small request, signed by version 4; ``path`` is that in the bucket. Raises NoAnswer.
 
         Headers of the service's own have names in lower case. Of a body that succeeds, at most ``most`` bytes are read.
+        One that is ``repeatable`` has the same outcome however often it is sent.
         """
         if self._small is None:
             client = await self.client()
             async with self._making:
                 if self._small is None:
-                    self._small = self._make_small(client.meta.endpoint_url)
+                    self._small = await self._make_small(client.meta.endpoint_url)
         small = self._small
         digest = UNSIGNED
         if body is not None and not small.encrypted:  # nothing else protects the body
-            digest = hashlib.sha256(body).hexdigest()
+            if len(body) <= _INLINE_DIGEST:
+                digest = hash_inline(hashlib.sha256, body).hexdigest()
+            else:
+                digest = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
         path = f"{small.path}{path}" or "/"
-        lines = small.signer.sign(method, path, query, headers, digest, await self._credentials())
-        url = f"{small.origin}{path}?{query}" if query else f"{small.origin}{path}"
-        return await small.requests.send(method, url, lines, body, most)
+        lines = small.signer.sign(method, path, query, headers, digest, self._given or await self._credentials())
+        target = f"{path}?{query}" if query else path
+        return await small.requests.send(method, target, lines, body, most, repeatable=repeatable)
 
-    def _make_small(self, endpoint: str) -> _Small:
+    async def _make_small(self, endpoint: str) -> _Small:
         settings = self._settings
         parts = urlsplit(endpoint)
         encrypted = parts.scheme == "https"
@@ -172,9 +186,19 @@ class Connections:
             path += f"/{settings.bucket}"
         else:
             host = f"{settings.bucket}.{host}"
-        requests = SmallRequests(connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT, ca_file=settings.ca_file)
-        self._closing.push_async_callback(requests.aclose)
-        return _Small(requests, f"{parts.scheme}://{host}", path, encrypted, HeaderSigner(settings.region, host))
+        origin = URL(f"{parts.scheme}://{host}")
+        proxy = proxy_for(origin)
+        if proxy is not None and proxy.scheme not in {"http", "https"}:
+            raise ConfigInvalid(
+                f"s3: the proxy in the environment variable {parts.scheme}_proxy must be an http or https one, not"
+                f" {proxy.scheme}"
+            )
+        trusted = None
+        if encrypted or (proxy is not None and proxy.scheme == "https"):
+            trusted = await self._trusted() or await asyncio.to_thread(ssl.create_default_context)
+        requests = SmallRequests(origin, connect=_CONNECT_TIMEOUT, idle=_IDLE_TIMEOUT, trusted=trusted, proxy=proxy)
+        self._closing.callback(requests.close)
+        return _Small(requests, path, encrypted, HeaderSigner(settings.region, host))
 
     async def http(self) -> aiohttp.ClientSession:
         """A plain HTTP client to store with, for what :meth:`signed` makes."""

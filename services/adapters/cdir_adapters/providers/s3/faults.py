@@ -30,7 +30,7 @@ from cdir.errors import (
     Unauthenticated,
     Unsupported,
 )
-from cdir_adapters.providers.s3.small_requests import ERROR_BODY, NoAnswer
+from cdir_adapters.providers.s3.exchange import ERROR_BODY, NoAnswer
 
 __all__ = ["LONGEST_ANSWER", "Fault", "Faults", "Redirected", "Refused", "fault_of_answer"]
 

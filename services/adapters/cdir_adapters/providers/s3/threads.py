@@ -18,8 +18,8 @@ from typing import Final, TypeVar
 
 import urllib3
 
+from cdir_adapters.providers.s3.exchange import Answer
 from cdir_adapters.providers.s3.signing import SignedRequest
-from cdir_adapters.providers.s3.small_requests import Answer
 from cdir_adapters.proxies import proxy_for
 
 __all__ = ["LargeBody", "RangeReaders"]

@@ -21,15 +21,15 @@ import botocore.exceptions
 from cdir.errors import IntegrityError
 from cdir_adapters.adapter import FULL, ByteRange, ObjectInfo, ReadStream
 from cdir_adapters.providers.s3.connections import Connections
+from cdir_adapters.providers.s3.exchange import ERROR_BODY, Answer
 from cdir_adapters.providers.s3.faults import LONGEST_ANSWER, Fault, Faults, Refused
 from cdir_adapters.providers.s3.headers import MTIME, parse_time
 from cdir_adapters.providers.s3.listing_answer import Listed, ListedObject, NoListing, read_listing
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.signing import METADATA, SignedRequest, metadata_headers, quoted_path
-from cdir_adapters.providers.s3.small_requests import ERROR_BODY, Answer
 from cdir_adapters.providers.s3.threads import LargeBody
 
-__all__ = ["Body", "BotoWire", "Condition", "CurlWire", "Head", "Opened", "Wire", "cut_short"]
+__all__ = ["Body", "BotoWire", "Condition", "Head", "Opened", "PlainWire", "Wire", "cut_short"]
 
 _READING: Final = "reading an object"
 _LOOKING: Final = "looking at an object"
@@ -155,8 +155,8 @@ class Wire(ABC):
         """Copy an object that is small enough for one request, its metadata included."""
 
 
-class CurlWire(Wire):
-    """By requests of its own over libcurl. What is large, or of a length that is not known, is read by ``large``."""
+class PlainWire(Wire):
+    """By requests of its own. What is large, or of a length that is not known, is read by ``large``."""
 
     def __init__(self, connections: Connections, faults: Faults, settings: S3Settings, large: Wire) -> None:
         self._connections = connections
@@ -170,7 +170,8 @@ class CurlWire(Wire):
             headers["If-None-Match"] = "*"
         elif condition.etag is not None:
             headers["If-Match"] = condition.etag
-        answer = await self._send("PUT", key, _STORING, headers, data)
+        # a condition that held the first time does not the second
+        answer = await self._send("PUT", key, _STORING, headers, data, repeatable=not condition)
         return answer.headers.get("etag")
 
     @asynccontextmanager
@@ -248,10 +249,14 @@ class CurlWire(Wire):
         headers: Mapping[str, str] = MappingProxyType({}),
         body: bytes | None = None,
         most: int = 0,
+        *,
+        repeatable: bool = True,
     ) -> Answer:
         """Send a request; return the answer to one that succeeded. Of other bodies than objects enough is read."""
         with self._faults.translated(doing, key):
-            answer = await self._connections.send(method, quoted_path(key), "", headers, body, max(most, ERROR_BODY))
+            answer = await self._connections.send(
+                method, quoted_path(key), "", headers, body, max(most, ERROR_BODY), repeatable=repeatable
+            )
         if answer.status not in _SUCCESS:
             raise self._faults.error(_fault_of(answer), doing, key)
         return answer
