@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
+import aiohttp
 import pytest
 
 from deployments.background import Background
@@ -46,6 +47,8 @@ class Kind:
 
     contents: Callable[[str], dict[str, str]]
     """Digest of every object in a folder, by its key in that."""
+    holds: Callable[[str], bool]
+    """Whether there is any object in a folder yet."""
     leave: Callable[[], None]
     """Make it unreachable."""
     come_back: Callable[[], None]
@@ -70,6 +73,22 @@ async def _page_of_swift(raw: RawSwift, prefix: str, marker: str) -> list[str]:
     return [row["name"] for row in json.loads(answer.body)]
 
 
+async def _anything_in_swift(server: SwiftCluster, folder: str) -> bool:
+    try:
+        async with server.raw() as raw:
+            answer = await raw.ask("GET", BUCKET, query=urlencode({"prefix": f"{folder}/", "limit": "1"}))
+    except aiohttp.ClientResponseError:
+        return False  # it is too busy to sign anybody in
+    return answer.status == 200 and bool(answer.body)
+
+
+async def _anything_in_azure(server: AzuriteServer, folder: str) -> bool:
+    async with server.client(BUCKET) as client:
+        async for _ in client.list_blobs(name_starts_with=f"{folder}/", results_per_page=1):
+            return True
+    return False
+
+
 async def _in_azure(server: AzuriteServer, folder: str) -> dict[str, str]:
     found = {}
     async with server.client(BUCKET) as client:
@@ -79,6 +98,20 @@ async def _in_azure(server: AzuriteServer, folder: str) -> dict[str, str]:
                 digest.update(chunk)
             found[blob.name.removeprefix(f"{folder}/")] = digest.hexdigest()
     return found
+
+
+async def _anything_in_gcs(server: GcsServer, folder: str) -> bool:
+    """In the server's own loop, as it changes what is looked at."""
+    return any(key.startswith(f"{folder}/") for key in server.contents(BUCKET))
+
+
+def _in_apache(folder: Path) -> dict[str, str]:
+    """Without its own temporary files, which it shows to nobody, and leaves when it is killed."""
+    return {key: digest for key, digest in contents(folder).items() if ".davfs.tmp" not in key}
+
+
+def _anything_on_disk(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*") if not path.name.startswith(".cdir-tmp-"))
 
 
 def _in_gcs(server: GcsServer, folder: str) -> dict[str, str]:
@@ -126,33 +159,50 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
         def come_back() -> None:
             elsewhere.rename(root)
 
-        return Kind(lambda folder: contents(root / folder), leave, come_back)
+        return Kind(
+            lambda folder: contents(root / folder), lambda folder: _anything_on_disk(root / folder), leave, come_back
+        )
 
     def served(root: Path, server: ServerProcess) -> Kind:
         return Kind(
             lambda folder: contents(root / folder),
+            lambda folder: _anything_on_disk(root / folder),
             lambda: background.run(server.kill()),
             lambda: background.run(server.restart()),
         )
 
-    def behind(proxy: FaultyProxy, look: Callable[[str], dict[str, str]]) -> Kind:
+    def behind(proxy: FaultyProxy, look: Callable[[str], dict[str, str]], holds: Callable[[str], bool]) -> Kind:
         """Of a server that keeps nothing when it ends."""
 
         def cut_off() -> None:
             proxy.refuse = True
             background.call(proxy.drop_connections)
 
-        return Kind(look, cut_off, proxy.heal)
+        return Kind(look, holds, cut_off, proxy.heal)
 
     return {
         "local": on_disk(disk),
         "s3": served(s3.root / BUCKET, s3),
         "sftp": served(sftp.root, sftp),
-        "webdav": served(dav.root / BUCKET, dav),
+        "webdav": replace(
+            served(dav.root / BUCKET, dav), contents=lambda folder: _in_apache(dav.root / BUCKET / folder)
+        ),
         "ftp": served(ftp.root, ftp),
-        "swift": replace(served(swift.folder, swift), contents=lambda folder: asyncio.run(_in_swift(swift, folder))),
-        "azure": behind(before_azure, lambda folder: asyncio.run(_in_azure(azure, folder))),
-        "gcs": behind(before_gcs, lambda folder: _in_gcs(gcs, folder)),
+        "swift": replace(
+            served(swift.folder, swift),
+            contents=lambda folder: asyncio.run(_in_swift(swift, folder)),
+            holds=lambda folder: asyncio.run(_anything_in_swift(swift, folder)),
+        ),
+        "azure": behind(
+            before_azure,
+            lambda folder: asyncio.run(_in_azure(azure, folder)),
+            lambda folder: asyncio.run(_anything_in_azure(azure, folder)),
+        ),
+        "gcs": behind(
+            before_gcs,
+            lambda folder: _in_gcs(gcs, folder),
+            lambda folder: background.run(_anything_in_gcs(gcs, folder)),
+        ),
         "rclone": on_disk(bridged),
     }
 
@@ -265,7 +315,7 @@ def test_a_kind_that_goes_away_during_a_put_is_healed(
     expected = contents(source)
     running = deployment.begin("put", source, folder, "--recursive", "--output", "json")
     try:
-        eventually(lambda: kind.contents(folder[1:]), pause=0.01)
+        eventually(lambda: kind.holds(folder[1:]), within=120, pause=0.05)
         kind.leave()
         try:
             said, _ = running.communicate(timeout=300)

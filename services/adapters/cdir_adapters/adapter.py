@@ -170,6 +170,11 @@ class Adapter(ABC):
     info: AdapterInfo
     capability: Capability
     """Of the current stack; a layer may change it."""
+    calls_at_once: int | None = None
+    """As many calls of a sort (that look, that change something) as get on at the same time; further ones would wait
+    inside the adapter, where it looks like a provider that is silent. ``None``: as many as the layers let through."""
+    objects_at_once: int | None = None
+    """The same for the small objects of batches."""
 
     @abstractmethod
     async def check(self) -> None:

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from cdir.errors import IntegrityError, PreconditionFailed
 from cdir.v1 import adapter_service_pb2, entry_pb2, scan_pb2
+from cdir_runtime.crc32c import Crc32c
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
 
 __all__ = ["FirstReading", "Learning", "is_same_etag"]
 
-_CHECKSUMS: Final = {"md5", "sha1", "sha256"}
+_CHECKSUMS: Final[Mapping[str, Callable[[], hashlib._Hash | Crc32c]]] = {
+    "md5": partial(hashlib.md5, usedforsecurity=False),
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
+    "sha256": hashlib.sha256,
+    "crc32c": Crc32c,
+}
 """Checksums of whole contents that are compared; of multipart and other kinds the bytes alone say nothing."""
 
 
@@ -96,7 +104,7 @@ class Learning:
         self._reading = reading
         self._digest = ContentDigest()
         self._stated = ""
-        self._checksum: hashlib._Hash | None = None
+        self._checksum: hashlib._Hash | Crc32c | None = None
 
     async def take(self, piece: bytes) -> None:
         """Hash the next piece."""
@@ -104,7 +112,7 @@ class Learning:
             kind, _, value = self._reading.source.checksum.partition(":")
             if kind in _CHECKSUMS:
                 self._stated = value
-                self._checksum = hashlib.new(kind, usedforsecurity=False)
+                self._checksum = _CHECKSUMS[kind]()
         if len(piece) >= INLINE_BYTES:
             await asyncio.to_thread(self._update, piece)
         else:

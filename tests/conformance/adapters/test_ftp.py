@@ -32,7 +32,7 @@ from cdir_adapters.providers.ftp import FtpAdapter
 from cdir_adapters.providers.ftp.listing import Entry, parse_facts, parse_list_line
 from cdir_adapters.providers.ftp.settings import FtpSettings
 from cdir_adapters.testing.conformance import AdapterConformance
-from cdir_adapters.testing.trial import MIB, MODIFIED, failing, pattern, stream
+from cdir_adapters.testing.trial import MIB, MODIFIED, failing, pattern, stalling, stream
 from servers import pyftpd, vsftpd
 from servers.certificates import fingerprint_of
 from servers.faulty_ftp import FaultyFtp, faulty_ftp
@@ -439,6 +439,34 @@ async def test_copies_within_the_server_do_not_wait_for_each_other(plain: PyFtpS
     async with asyncio.timeout(SECONDS):
         await asyncio.gather(*(copy(number) for number in range(6)))
     assert set(files_of(plain.root / "copies").values()) == {len(data)}
+
+
+async def test_large_objects_on_their_way_hold_up_no_small_call(box: Box) -> None:
+    """However many are stored and read at once: a server that is busy with them is no server that does not answer."""
+    data = pattern(3 * MIB)
+    await put(box.adapter, "object", data)
+    reached = asyncio.Event()
+
+    async def read() -> None:
+        async with box.adapter.read("object"):
+            await asyncio.Event().wait()
+
+    held = [
+        asyncio.ensure_future(work)
+        for number in range(6)
+        for work in (
+            box.adapter.write(f"large-{number}", stalling(data, reached), size=2 * len(data), modified=MODIFIED),
+            read(),
+        )
+    ]
+    async with asyncio.timeout(SECONDS):
+        await reached.wait()
+        await asyncio.gather(*(box.adapter.check() for _ in range(4)))
+        await asyncio.gather(*(put(box.adapter, f"small-{number}", b"x") for number in range(4)))
+        assert not any(each.done() for each in held)
+    for each in held:
+        each.cancel()
+    await asyncio.wait(held)
 
 
 async def test_killed_server_leaves_the_old_object_and_recovers(opened: Open) -> None:

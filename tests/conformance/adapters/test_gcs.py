@@ -20,8 +20,9 @@ from cdir.errors import (
     ProviderUnavailable,
     Unauthenticated,
 )
-from cdir_adapters.adapter import ByteRange, ObjectInfo, WriteMode
+from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, WriteMode
 from cdir_adapters.capability import ChecksumKind
+from cdir_adapters.layers import VerifyAdapter
 from cdir_adapters.probe import probe
 from cdir_adapters.providers.gcs import GcsAdapter, listing, upload
 from cdir_adapters.providers.gcs import adapter as gcs_adapter
@@ -102,6 +103,11 @@ async def test_what_is_declared_holds(adapter: GcsAdapter) -> None:
 
 async def put(adapter: GcsAdapter, key: str, data: bytes, **options: Any) -> ObjectInfo:
     return await adapter.write(key, data, size=len(data), modified=MODIFIED, **options)
+
+
+async def get(adapter: Adapter, key: str) -> bytes:
+    async with adapter.read(key) as opened_object:
+        return b"".join([piece async for piece in opened_object])
 
 
 async def put_stream(adapter: GcsAdapter, key: str, data: bytes, size: int | None, **options: Any) -> ObjectInfo:
@@ -237,6 +243,24 @@ async def test_composed_object_has_another_checksum(server: GcsServer, adapter: 
     assert (info.checksum.kind, info.checksum.value) == (ChecksumKind.CRC32C, "e3069283")
     assert (await adapter.copy("whole", "copy")).checksum == info.checksum
     assert (await adapter.fetch("copy")).data == b"123456789"
+
+
+async def test_crc_of_a_composed_object_is_held_against_its_bytes(
+    server: GcsServer, adapter: GcsAdapter, bucket: str
+) -> None:
+    verified = VerifyAdapter(adapter)
+    data = pattern(300_000)
+    stored = server.put(bucket, "whole", data)
+    stored.components = 2
+    assert (await verified.fetch("whole")).data == data
+    assert (await verified.fetch("whole", range=ByteRange(1, 10))).data == data[1:11]
+    assert await get(verified, "whole") == data
+    stored.rot(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(IntegrityError, match="checksum that the provider states"):
+        await verified.fetch("whole")
+    with pytest.raises(IntegrityError, match="checksum that the provider states"):
+        await get(verified, "whole")
+    assert (await verified.fetch("whole", range=ByteRange(1, 10))).data == data[1:11]
 
 
 async def test_copy_in_many_steps(server: GcsServer, adapter: GcsAdapter, bucket: str) -> None:

@@ -38,6 +38,7 @@ from cdir_adapters.registry import validate_options
 from cdir_adapters.testing.conformance import AdapterConformance
 from cdir_adapters.testing.trial import MODIFIED, failing, pattern, stalling, stream
 from servers import swift_cluster
+from servers.faulty_http import Answer, Request, faulty_http
 from servers.requirement import require
 from servers.swift_cluster import RawSwift, SwiftCluster
 
@@ -266,6 +267,39 @@ async def test_failed_write_leaves_the_old_object_and_no_segments(
         await write
     assert await get(adapter, "object") == b"old"
     assert await raw.names(f"{container}_segments") == []
+
+
+@pytest.mark.usefixtures("small_segments")
+async def test_segment_that_is_stored_after_its_write_was_cancelled(
+    opened: Open, swift: SwiftCluster, raw: RawSwift, container: str
+) -> None:
+    """A service that has all of a request carries it out when it comes to that, though nobody waits any more."""
+    sent, late, stored = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def be_late(request: Request) -> Answer:
+        if request.method != "PUT" or not request.target.endswith("/s00000003"):
+            return await request.forward()
+        sent.set()
+        await late.wait()
+        answer = await request.forward()
+        stored.set()
+        return answer
+
+    async with faulty_http(swift.port) as proxy:
+        adapter = opened(storage_url=f"{proxy.endpoint}/v1/AUTH_test")
+        await adapter.prepare()
+        proxy.break_by(be_late)
+        write = asyncio.ensure_future(
+            adapter.write("object", stalling(LARGE, asyncio.Event()), size=len(LARGE) + 1, modified=MODIFIED)
+        )
+        await sent.wait()
+        write.cancel()
+        await asyncio.wait([write], timeout=1.0)
+        late.set()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        await stored.wait()
+        assert await raw.names(f"{container}_segments") == []
 
 
 @pytest.mark.usefixtures("small_segments")

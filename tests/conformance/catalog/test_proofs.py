@@ -174,7 +174,8 @@ async def test_a_copy_that_is_being_proven_can_be_changed(mirrored: Driver, chan
     assert ("a" in owed) == (change != "write"), "a writer has moved the older content aside already"
 
 
-async def test_checksums_prove_without_reading(mirrored: Driver) -> None:
+@pytest.mark.parametrize(("kind", "another"), [("md5", "crc32c"), ("crc32c", "md5")])
+async def test_checksums_prove_without_reading(mirrored: Driver, kind: str, another: str) -> None:
     digest = sha256(b"content").hex()
     entry = await mirrored.write("/x")
     await mirrored.record(
@@ -184,18 +185,21 @@ async def test_checksums_prove_without_reading(mirrored: Driver) -> None:
             key="x",
             state=OK,
             etag='"e"',
-            checksum="md5:0a0b",
+            checksum=f"{kind}:0a0b",
         )
     )
     before = await _oldest(mirrored)
     info = adapter_service_pb2.ObjectInfo
-    assert await _prove(mirrored, info(key="x", size=7, checksum="md5:0A0B"), info(key="stranger", size=1)) == (1, [])
+    assert await _prove(mirrored, info(key="x", size=7, checksum=f"{kind}:0A0B"), info(key="stranger", size=1)) == (
+        1,
+        [],
+    )
     assert await _oldest(mirrored) > before
     assert await _prove(mirrored, info(key="x", size=7, checksum=f"sha256:{digest}")) == (1, [])
-    assert await _prove(mirrored, info(key="x", size=7, checksum="md5:ffff")) == (0, ["x"])
-    assert await _prove(mirrored, info(key="x", size=8, checksum="md5:0a0b")) == (0, ["x"])
+    assert await _prove(mirrored, info(key="x", size=7, checksum=f"{kind}:ffff")) == (0, ["x"])
+    assert await _prove(mirrored, info(key="x", size=8, checksum=f"{kind}:0a0b")) == (0, ["x"])
     assert await _prove(mirrored, info(key="x", size=7)) == (0, [])
-    assert await _prove(mirrored, info(key="x", size=7, checksum="crc32c:ffff")) == (0, [])
+    assert await _prove(mirrored, info(key="x", size=7, checksum=f"{another}:ffff")) == (0, [])
 
 
 async def test_a_listing_from_before_a_write_says_nothing_of_it(mirrored: Driver) -> None:

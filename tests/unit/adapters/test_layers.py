@@ -15,7 +15,7 @@ from cdir.errors import (
     Retry,
     Unsupported,
 )
-from cdir_adapters.adapter import ByteRange, WriteMode
+from cdir_adapters.adapter import ByteRange, SmallObject, WriteMode
 from cdir_adapters.capability import Capability
 from cdir_adapters.layers import (
     BreakerAdapter,
@@ -360,6 +360,37 @@ class TestStack:
         assert faulty.calls["fetch"] == 4
         assert find_layer(stacked, BreakerAdapter).state is BreakerState.OPEN
         assert find_layer(stacked, MetricsAdapter).snapshot().verbs["fetch"].errors == {"PROVIDER_UNAVAILABLE": 5}
+
+    async def test_no_more_calls_than_the_adapter_makes_at_once_are_let_through(self):
+        class Counted(MemoryAdapter):
+            calls_at_once = 2
+            objects_at_once = 3
+            inside = most = 0
+
+            async def _one(self, call):
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                self.inside -= 1
+                return await call
+
+            async def stat(self, key):
+                return await self._one(super().stat(key))
+
+            async def write(self, key, source, **options):
+                return await self._one(super().write(key, source, **options))
+
+        counted = Counted("memory")
+        stacked = stack(counted)
+        behind = stack(counted, behind=stacked)
+        await asyncio.gather(*(put(stacked, key=f"k{number}") for number in range(10)))
+        assert counted.most == 2
+        await asyncio.gather(*(adapter.stat("k1") for adapter in (stacked, behind) for _ in range(10)))
+        assert counted.most == 2
+        batches = [[SmallObject(f"b{at}-{number}", b"x", NOW) for number in range(3)] for at in range(4)]
+        await asyncio.gather(*(stacked.write_each(batch) for batch in batches))
+        assert counted.most == 3
 
     async def test_what_the_probe_did_not_find_is_refused(self):
         memory = MemoryAdapter("memory")

@@ -121,13 +121,22 @@ async def test_blocks_come_from_one_copy_only(providers: Any) -> None:
     assert b"".join((blocks[1], blocks[2], blocks[0])) in {LARGE, LARGE[::-1]}
 
 
-async def test_bytes_that_differ_from_the_providers_own_checksum_are_refused(providers: Any) -> None:
+@pytest.mark.parametrize("kind", ["md5", "sha1", "sha256", "crc32c"])
+async def test_bytes_that_differ_from_the_providers_own_checksum_are_refused(providers: Any, kind: str) -> None:
     providers.lay("a", LARGE)
     replica = await found_at(providers, "a")
-    replica.checksum = "md5:" + "0" * 32
-    with pytest.raises(IntegrityError, match="md5"):
+    replica.checksum = f"{kind}:{'0' * 8}"
+    with pytest.raises(IntegrityError, match=kind):
         await read(open_unread(providers, len(LARGE), replica))
     assert providers.notes.learnt == []
+
+
+async def test_a_crc_that_the_provider_states_is_learnt_with_the_digests(providers: Any) -> None:
+    providers.lay("a", b"123456789")
+    replica = await found_at(providers, "a")
+    replica.checksum = "crc32c:E3069283"
+    assert await read(open_unread(providers, 9, replica)) == b"123456789"
+    assert [learnt.checksum for learnt in providers.notes.learnt] == ["crc32c:E3069283"]
 
 
 def test_etags_are_compared_without_their_quotes() -> None:

@@ -72,7 +72,9 @@ def stack(
     the other one. Closing the stack closes the adapter.
     """
     settings = settings or LayerSettings()
-    limits = dataclasses.replace(settings.limits, bandwidth=bandwidth) if bandwidth else settings.limits
+    limits = settings.limits.within(adapter.calls_at_once, adapter.objects_at_once)
+    if bandwidth:
+        limits = dataclasses.replace(limits, bandwidth=bandwidth)
     stacked: Adapter = VerifyAdapter(adapter)
     stacked = TimeoutAdapter(stacked, settings.timeout)
     others = None if behind is None else find_layer(behind, RateLimitAdapter)

@@ -51,6 +51,14 @@ class LimitSettings:
     bandwidth: float | None = None
     """Bytes a second to send, and as many to receive; ``None`` is no limit."""
 
+    def within(self, calls: int | None, objects: int | None) -> LimitSettings:
+        """Return them with no more calls and objects at once than an adapter makes; ``None`` is no fewer."""
+        return dataclasses.replace(
+            self,
+            concurrency=self.concurrency if calls is None else min(calls, self.concurrency),
+            batched=self.batched if objects is None else min(objects, self.batched),
+        )
+
 
 _PORTION_SECONDS: Final = 0.25
 """How long the bytes last that a transfer takes of the bandwidth at once, before it is another one's turn."""

@@ -7,9 +7,10 @@ every byte; this finds a provider that lies about sizes before anything else is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Final
 
 from cdir.errors import CdirError, IntegrityError
 from cdir_adapters.acl import Access
@@ -27,6 +28,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.layers.wrapper import WatchedSource, WrapperAdapter
+from cdir_runtime.crc32c import Crc32c
 from cdir_runtime.inline_hash import hash_inline
 
 __all__ = ["VerifyAdapter"]
@@ -34,7 +36,26 @@ __all__ = ["VerifyAdapter"]
 _CHEAP = 64 * 1024
 """Bytes up to which a digest takes a small part of the time of a call."""
 
-_DIGESTS = {ChecksumKind.MD5: hashlib.md5, ChecksumKind.SHA1: hashlib.sha1, ChecksumKind.SHA256: hashlib.sha256}
+_CHEAP_CRC: Final = 4 * 1024 * 1024
+"""The same for a CRC32C, which a processor has an instruction for."""
+
+
+def _crc32c(data: bytes) -> str:
+    crc = Crc32c()
+    crc.update(data)
+    return crc.hexdigest()
+
+
+_CHECKSUMS: Final[Mapping[ChecksumKind, tuple[int, Callable[[bytes], str]]]] = {
+    ChecksumKind.MD5: (_CHEAP, lambda data: hash_inline(hashlib.md5, data).hexdigest()),
+    ChecksumKind.SHA1: (_CHEAP, lambda data: hash_inline(hashlib.sha1, data).hexdigest()),
+    ChecksumKind.SHA256: (_CHEAP, lambda data: hash_inline(hashlib.sha256, data).hexdigest()),
+    ChecksumKind.CRC32C: (_CHEAP_CRC, _crc32c),
+}
+"""How large a content may be to be held against a checksum of each kind, and its checksum as hex."""
+
+
+_OTHER_CHECKSUM: Final = "the content does not have the checksum that the provider states"
 
 
 def _expected(info: ObjectInfo, range: ByteRange) -> int:
@@ -48,6 +69,9 @@ class _CountedReadStream(ReadStream):
         self._layer = layer
         self._inner = inner
         self._left = _expected(inner.info, range)
+        stated = inner.info.checksum
+        whole = self._left == inner.info.size
+        self._crc = Crc32c() if whole and stated is not None and stated.kind is ChecksumKind.CRC32C else None
 
     async def __anext__(self) -> bytes:
         try:
@@ -55,10 +79,15 @@ class _CountedReadStream(ReadStream):
         except StopAsyncIteration:
             if self._left:
                 raise self._layer.broken(self.info.key, f"{self._left} bytes fewer than announced came") from None
+            stated = self.info.checksum
+            if self._crc is not None and stated is not None and self._crc.hexdigest() != stated.value:
+                raise self._layer.broken(self.info.key, _OTHER_CHECKSUM) from None
             raise
         self._left -= len(piece)
         if self._left < 0:
             raise self._layer.broken(self.info.key, f"{-self._left} bytes more than announced came")
+        if self._crc is not None:
+            self._crc.update(piece)
         return piece
 
 
@@ -69,10 +98,10 @@ class VerifyAdapter(WrapperAdapter):
         return IntegrityError(f"{key} at provider {self.info.name}: {what}", key=key, provider=self.info.name)
 
     def _differs(self, info: ObjectInfo, data: bytes) -> bool:
-        if info.checksum is None or len(data) > _CHEAP or info.checksum.kind not in _DIGESTS:
+        if info.checksum is None or info.checksum.kind not in _CHECKSUMS:
             return False
-        digest = hash_inline(_DIGESTS[info.checksum.kind], data)
-        return digest.hexdigest() != info.checksum.value
+        most, checksum_of = _CHECKSUMS[info.checksum.kind]
+        return len(data) <= most and checksum_of(data) != info.checksum.value
 
     @asynccontextmanager
     async def read(
@@ -100,7 +129,7 @@ class VerifyAdapter(WrapperAdapter):
         if len(found.data) != expected:
             return self.broken(key, f"{len(found.data)} bytes came instead of {expected}")
         if len(found.data) == found.info.size and self._differs(found.info, found.data):
-            return self.broken(key, "the content does not have the checksum that the provider states")
+            return self.broken(key, _OTHER_CHECKSUM)
         return None
 
     async def write(

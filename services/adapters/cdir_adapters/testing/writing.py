@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cdir.errors import (
     AlreadyExists,
@@ -19,6 +21,7 @@ from cdir.errors import (
 from cdir_adapters.adapter import SmallObject, WriteMode
 from cdir_adapters.capability import ChecksumKind
 from cdir_adapters.testing.trial import MIB, MODIFIED, Trial, case, expect, failing, pattern, same, stalling, stream
+from cdir_runtime.crc32c import Crc32c
 
 
 @case()
@@ -225,7 +228,12 @@ async def write_if_match_unsupported(trial: Trial) -> None:
 
 @case(lambda capability: bool(capability.checksums), "checksums")
 async def write_states_checksum(trial: Trial) -> None:
-    digests = {ChecksumKind.MD5: hashlib.md5, ChecksumKind.SHA1: hashlib.sha1, ChecksumKind.SHA256: hashlib.sha256}
+    digests: dict[ChecksumKind, Callable[[], Any]] = {
+        ChecksumKind.MD5: hashlib.md5,
+        ChecksumKind.SHA1: hashlib.sha1,
+        ChecksumKind.SHA256: hashlib.sha256,
+        ChecksumKind.CRC32C: Crc32c,
+    }
     for size in (0, 1000):
         data = pattern(size)
         written = await trial.write("object", data)
@@ -234,7 +242,9 @@ async def write_states_checksum(trial: Trial) -> None:
                 continue
             assert info.checksum.kind in trial.capability.checksums, f"{info.checksum.kind} is not declared"
             if info.checksum.kind in digests:
-                same(info.checksum.value, digests[info.checksum.kind](data).hexdigest(), "the checksum stated")
+                digest = digests[info.checksum.kind]()
+                digest.update(data)
+                same(info.checksum.value, digest.hexdigest(), "the checksum stated")
 
 
 @case(lambda capability: capability.metadata, "metadata")

@@ -37,7 +37,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.capability import Capability
 from cdir_adapters.providers.ftp.faults import CallerFailed, Refusal
-from cdir_adapters.providers.ftp.sessions import Session, Sessions
+from cdir_adapters.providers.ftp.sessions import Session, Sessions, Use
 from cdir_adapters.providers.ftp.settings import FtpSettings
 from cdir_adapters.providers.ftp.transfers import Changed, open_file
 from cdir_adapters.providers.ftp.tree import ATTEMPTS, PATIENCE, Tree
@@ -103,6 +103,8 @@ class FtpAdapter(Adapter):
         settings = FtpSettings.from_options(options)
         self.info = AdapterInfo("ftp", name, settings.location)
         self._sessions = Sessions(settings, name)
+        self.calls_at_once = self._sessions.streams
+        self.objects_at_once = settings.connections - self._sessions.streams
         self._tree = Tree(name)
         self._narrowed = False
 
@@ -110,8 +112,8 @@ class FtpAdapter(Adapter):
         return f"FtpAdapter({self.info.name!r}, {self.info.location!r})"
 
     @asynccontextmanager
-    async def _session(self, key: str, *, held: bool = False) -> AsyncIterator[Session]:
-        async with self._sessions.session(key, held=held) as session:
+    async def _session(self, key: str, use: Use = Use.ASKING) -> AsyncIterator[Session]:
+        async with self._sessions.session(key, use) as session:
             if not self._narrowed:
                 self._narrowed = True
                 features = session.features
@@ -234,7 +236,7 @@ class FtpAdapter(Adapter):
         require(self, if_match is None or self.capability.read_if_match, "read_if_match")
         try:
             async with AsyncExitStack() as stack:
-                session = await stack.enter_async_context(self._session(key, held=True))
+                session = await stack.enter_async_context(self._session(key, Use.READING))
                 info = await self._require_file(session, key)
                 offset, length = resolve_range(range, info.size, key)
                 stream: ReadStream
@@ -305,7 +307,8 @@ class FtpAdapter(Adapter):
             async with aclosing(pieces_of(source, size, key)) as pieces:
                 # a source that reads from this very server has its connection before this write takes one
                 first = await anext(pieces, b"")
-                async with self._session(key) as session:
+                use = Use.ASKING if isinstance(source, bytes) else Use.WRITING
+                async with self._session(key, use) as session:
                     self._check_path(session, key)
                     return await self._store(session, key, first, pieces, modified)
         except CallerFailed as failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import enum
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from cdir_adapters.providers.ftp.security import certificate_of, make_context, u
 from cdir_adapters.providers.ftp.settings import FtpSettings, TlsMode
 from cdir_adapters.providers.ftp.wire import Control, Reply
 
-__all__ = ["Features", "Session", "Sessions"]
+__all__ = ["Features", "Session", "Sessions", "Use"]
 
 _LOGIN_DEADLINE = 30.0
 _PROVEN_FOR = 10.0
@@ -75,12 +76,23 @@ class Session:
         return True
 
 
+class Use(enum.Enum):
+    """What a session is wanted for."""
+
+    ASKING = enum.auto()
+    """A call that ends by itself: looking, listing, changing, a small object."""
+    READING = enum.auto()
+    """A stream that its reader holds open."""
+    WRITING = enum.auto()
+    """A stream that takes as long as its source does."""
+
+
 class Sessions:
     """The pool of one provider.
 
-    A connection serves one call at a time. Half of them are for streams that callers hold open while they do other
-    things, and the rest is for calls that end by themselves: so whoever reads from one object to write to another one
-    never waits for himself.
+    A connection serves one call at a time. Streams that read and streams that write have a third of them each at most:
+    so whoever reads from one object to write to another one never waits for himself, and calls that end by themselves
+    never wait for large objects to be through. Those have all that no stream has.
     """
 
     def __init__(self, settings: FtpSettings, provider: str) -> None:
@@ -89,18 +101,24 @@ class Sessions:
         self._settings = settings
         self._provider = provider
         self._idle: list[Session] = []
-        self._held = asyncio.Semaphore(settings.connections // 2)
-        self._brief = asyncio.Semaphore(settings.connections - settings.connections // 2)
+        self.streams = max(settings.connections // 3, 1)
+        """Most sessions at once for streams that are read, and as many for those that are written."""
+        self._places = asyncio.Semaphore(settings.connections)
+        self._of_use = {
+            Use.READING: asyncio.Semaphore(self.streams),
+            Use.WRITING: asyncio.Semaphore(self.streams),
+            Use.ASKING: asyncio.Semaphore(settings.connections),
+        }
         self._making_context = asyncio.Lock()
         self._context: ssl.SSLContext | None = None
         self._root: str | None = None
         self._closings = 0
 
     @asynccontextmanager
-    async def session(self, key: str, *, held: bool = False) -> AsyncIterator[Session]:
+    async def session(self, key: str, use: Use = Use.ASKING) -> AsyncIterator[Session]:
         """Lend a session. What its use raises becomes an error of cdir; ``key`` is for its message."""
         with translated(self._provider, key):
-            async with self._held if held else self._brief:
+            async with self._of_use[use], self._places:
                 closings = self._closings
                 session = await self._take()
                 try:

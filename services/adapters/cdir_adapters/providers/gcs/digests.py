@@ -7,9 +7,8 @@ import base64
 import hashlib
 from typing import Final
 
-import google_crc32c
-
 from cdir_adapters.providers.gcs.wire import Pieces
+from cdir_runtime.crc32c import Crc32c
 
 __all__ = ["Digests"]
 
@@ -22,7 +21,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
-        self._crc32c = google_crc32c.Checksum()
+        self._crc32c = Crc32c()
 
     async def take(self, pieces: Pieces) -> None:
         """Add pieces, in their order."""
@@ -34,7 +33,7 @@ class Digests:
     def _take(self, pieces: Pieces) -> None:
         for piece in pieces:
             self._md5.update(piece)
-            self._crc32c.update(bytes(piece))
+            self._crc32c.update(piece)
 
     @property
     def md5(self) -> str:
@@ -42,8 +41,7 @@ class Digests:
 
     @property
     def crc32c(self) -> str:
-        digest: bytes = self._crc32c.digest()
-        return digest.hex()
+        return self._crc32c.hexdigest()
 
     def stated(self) -> dict[str, str]:
         """As properties of an object."""

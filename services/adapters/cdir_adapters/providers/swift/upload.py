@@ -52,6 +52,8 @@ _IN_FLIGHT: Final = 2
 """Segments of one object that are sent at once; one more is being collected."""
 _DELETING: Final = 8
 _DISCARD_DEADLINE: Final = 15.0
+_ANSWER_DEADLINE: Final = 10.0
+"""Seconds of :data:`_DISCARD_DEADLINE` in which the service may answer what it was asked before the upload failed."""
 _MANIFEST_IDLE: Final = 600.0
 """Seconds that a service gets to look at every segment of a manifest."""
 _COPY_IDLE: Final = 60.0
@@ -126,6 +128,8 @@ class Upload:
         """Manifests of segments."""
         self._open: list[Segment | None] = []
         """Segments that are not under a manifest yet, in their order; ``None`` is still on its way."""
+        self._asked: dict[asyncio.Task[Mapping[str, str]], asyncio.Event] = {}
+        """Requests without an answer yet, and whether the service has been sent all of each."""
         self._committed = False
         self.size = 0
         """Bytes of what was stored."""
@@ -157,7 +161,7 @@ class Upload:
     async def _send(self, part: Part, place: int, path: str) -> None:
         request = Request("PUT", path, "sending a segment", self._key, data=part)
         try:
-            digest, answered = await asyncio.gather(md5_of(part), self._wire.headers(request))
+            digest, answered = await asyncio.gather(md5_of(part), self._ask(request))
         except NotFound:
             raise self._faults.container_is_gone(self._segments) from None
         self._store(place, Segment(path, digest, sum(map(len, part))), answered)
@@ -165,10 +169,41 @@ class Upload:
     async def _copy(self, source: Segment, place: int, path: str) -> None:
         doing = "copying a segment"
         try:
-            answered = await self._wire.headers(copying(source.path, path, doing, self._key, source.size))
+            answered = await self._ask(copying(source.path, path, doing, self._key, source.size))
         except NotFound:
             raise self._faults.broken(f"a segment of {self._key} is missing", doing) from None
         self._store(place, Segment(path, source.md5, source.size), answered)
+
+    async def _ask(self, request: Request) -> Mapping[str, str]:
+        """Send a request and return the headers of a good answer.
+
+        When this is cancelled the request goes on until :meth:`_settle`: the service carries out what it was sent even
+        if the connection is closed, and so could store a segment after it was removed.
+        """
+        whole = asyncio.Event()
+        asking = asyncio.create_task(self._wire.headers(dataclasses.replace(request, whole=whole)))
+        asking.add_done_callback(self._answered)
+        self._asked[asking] = whole
+        await asyncio.wait([asking])
+        return asking.result()
+
+    def _answered(self, asking: asyncio.Task[Mapping[str, str]]) -> None:
+        del self._asked[asking]
+        if not asking.cancelled():
+            asking.exception()  # taken, should nobody wait for it any more
+
+    async def _settle(self) -> None:
+        """Wait until the service has answered what it was sent, and end what it was sent only in part."""
+        for asking, whole in self._asked.items():
+            if not whole.is_set():
+                asking.cancel()
+        asked = list(self._asked)
+        try:
+            if asked:
+                await asyncio.wait(asked, timeout=_ANSWER_DEADLINE)
+        finally:
+            for asking in asked:
+                asking.cancel()
 
     def _store(self, place: int, segment: Segment, answered: Mapping[str, str]) -> None:
         """Take note of a stored segment. One whose ETag is not answered is held against its MD5 by the manifest."""
@@ -193,7 +228,7 @@ class Upload:
         path = self._name("m", self._folded)
         gathered = self._stored_ones()
         digest = _digest(gathered)
-        await self._wire.headers(self._manifest(path, gathered, digest, {}))
+        await self._ask(self._manifest(path, gathered, digest, {}))
         self._done.append(Segment(path, digest, sum(segment.size for segment in gathered)))
         self._open.clear()
 
@@ -262,6 +297,7 @@ class Upload:
         paths += [self._name("s", number) for number in range(1, self._begun + 1)]
         try:
             async with asyncio.timeout(_DISCARD_DEADLINE):
+                await self._settle()
                 await delete_all(self._wire, paths, self._key)
         except (CdirError, TimeoutError) as error:
             logger.warning("%s: segments may remain until the next sweep: %s", self._key, error)

@@ -50,24 +50,32 @@ class Request:
     data: Pieces | None = None
     idle: float = _IDLE_TIMEOUT
     """Seconds that the service may be silent."""
+    whole: asyncio.Event | None = None
+    """Set just before the last of the request goes out; from then on the service may carry it out, early or late."""
 
 
 class _Body(aiohttp.Payload):
     """The pieces of a request's body, which can be sent again when a kept connection turns out dead."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, whole: asyncio.Event | None) -> None:
         super().__init__(pieces, content_type="application/octet-stream")
         self._pieces = pieces
         self._size = sum(map(len, pieces))
+        self._whole = whole
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("an object is bytes")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        left = sum(map(len, self._pieces))
         for piece in self._pieces:
             view = memoryview(piece)
             for start in range(0, len(view), _WRITE_SIZE):
-                await writer.write(view[start : start + _WRITE_SIZE])
+                part = view[start : start + _WRITE_SIZE]
+                left -= len(part)
+                if not left and self._whole is not None:
+                    self._whole.set()
+                await writer.write(part)
 
 
 class Wire:
@@ -146,13 +154,15 @@ class Wire:
         if request.query:
             url += "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in request.query.items())
         target = URL(url, encoded=True)
+        if request.data is None and request.whole is not None:
+            request.whole.set()
         with self._faults.translated(request.doing, request.key):
             http = await self.http()
             return await http.request(
                 request.method,
                 target,
                 headers={"Accept-Encoding": "identity", **request.headers, "X-Auth-Token": account.token},
-                data=None if request.data is None else _Body(request.data),
+                data=None if request.data is None else _Body(request.data, request.whole),
                 # the token goes to nobody else
                 allow_redirects=False,
                 proxy=proxy_for(target),
