@@ -10,7 +10,7 @@ import pytest
 
 from deployments.deployment import Deployment
 from deployments.fixtures import Three
-from deployments.trees import contents, copy_of_library, times
+from deployments.trees import contents, copy_of_library, make_files, times
 
 HUGE = os.environ.get("CDIR_TEST_HUGE") == "1"
 MIB = 1024 * 1024
@@ -72,6 +72,18 @@ def test_memory_does_not_grow_with_the_file(deployment: Deployment, three: Three
     target = tmp_path / "back.bin"
     deployment.cdir("get", f"{folder}/large.bin", target, within=within)
     assert same_bytes(target, source)
+    for process, peak in deployment.peak_memory().items():
+        assert peak < MEMORY_LIMIT, f"{process} had {peak // MIB} MiB resident"
+
+
+def test_memory_does_not_grow_with_the_number_of_files(
+    deployment: Deployment, three: Three, tmp_path: Path, folder: str
+) -> None:
+    source = make_files(tmp_path / "source", 200, 180_000)
+    deployment.cdir("put", source, folder, "--recursive", "--require", "all")
+    assert contents(three.roots["host"] / folder[1:]) == contents(source)
+    deployment.cdir("get", folder, tmp_path / "back", "--recursive")
+    assert contents(tmp_path / "back") == contents(source)
     for process, peak in deployment.peak_memory().items():
         assert peak < MEMORY_LIMIT, f"{process} had {peak // MIB} MiB resident"
 

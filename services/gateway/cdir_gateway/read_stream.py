@@ -26,7 +26,7 @@ _FILES_AT_ONCE: Final = 256
 """Files in flight per stream, the large ones among them."""
 _LARGE_AT_ONCE: Final = 4
 """Large files in flight per stream."""
-_SMALL_BYTES: Final = 64 << 20
+_SMALL_BYTES: Final = 8 << 20
 """Bytes of small files in flight in the process."""
 _MESSAGE_BYTES: Final = 1 << 20
 """Parts of small files share a message up to about this size; streams are fastest at 256 KiB to 1 MiB."""

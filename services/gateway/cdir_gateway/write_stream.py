@@ -36,8 +36,8 @@ _LARGE_AT_ONCE: Final = 8
 """Large local sources in flight per stream."""
 _OPEN_AT_ONCE: Final = 16
 """Files in several steps that a stream may have open. More would have to wait for each other's data, for ever."""
-_WHOLE_BYTES: Final = 64 << 20
-"""Bytes of small files in flight in the process."""
+_WHOLE_BYTES: Final = 8 << 20
+"""Bytes of small files in flight in the process, each counted once; their copies have a bound of their own."""
 _LARGE_BYTES: Final = 128 << 20
 """Bytes of large local sources that all writes in the process may hold together. Files in several steps do not wait
 for room: what they would wait for may be behind them in the same stream."""

@@ -60,6 +60,14 @@ _LOOKS: Final = 3
 _HELD_BYTES: Final = 16 << 20
 """Bytes of a large content that the write to one provider holds: parts on their way, and one that is being filled."""
 
+_SMALL_BYTES: Final = 48 << 20
+"""Bytes of memory that the writes of whole contents to their providers may hold together, in the process."""
+_HELD_TIMES: Final = 3
+"""How often a provider's write holds a whole content: the message, the bytes taken from it, and what the provider's
+library makes of them."""
+_ROOM_SECONDS: Final = 1.0
+"""How long a write waits for room before a late copy of another file has to make some."""
+
 _ABORT_SECONDS: Final = 30.0
 _COMMIT_TRIES: Final = 3
 _COMMIT_PAUSE: Final = 0.2
@@ -149,6 +157,7 @@ class FileWriter:
         self._strangers = strangers
         self._background = background
         self._late: dict[tuple[str, str], LateCopies] = {}
+        self._room = ByteBudget(_SMALL_BYTES)
 
     async def store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
         """Store a whole content of at most 4 MiB whose digest the caller has checked.
@@ -164,8 +173,25 @@ class FileWriter:
 
     async def _store(self, order: WriteOrder, data: bytes, sha256: bytes, *, look: bool) -> StoredFile:
         async with self._begun(order, len(data), sha256, look=look) as upload:
-            upload.put(data)
+            # given back by what holds it, which may be copies that land after the commit
+            held = await self._take_room(_HELD_TIMES * len(data) * len(upload.reachable))
+            try:
+                upload.put(data)
+            finally:
+                upload.when_ended(lambda: self._room.give(held))
             return await upload.finish(len(data), sha256, b"")
+
+    async def _take_room(self, size: int) -> int:
+        """Take room for the copies of a content. Late copies give way to it, the one first that has got least far:
+        their provider is slower than what comes, and what it is owed the replicator brings."""
+        while True:
+            try:
+                async with asyncio.timeout(_ROOM_SECONDS):
+                    return await self._room.take(size)
+            except TimeoutError:
+                youngest = next(reversed(self._late.values()), None)
+                if youngest is not None:
+                    await youngest.end()
 
     async def copy(self, order: WriteOrder, held: HeldContent) -> StoredFile:
         """Store a content that providers hold already and whose digests are known. Raises the errors of WriteFiles."""

@@ -40,7 +40,7 @@ from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.reader import OpenContent, VerifiedReader
 from cdir_transfer.shared_calls import SMALL_CONTENT
 from cdir_transfer.small_reads import SmallReads
-from cdir_transfer.small_writes import SmallWrites
+from cdir_transfer.small_writes import SmallContent, SmallWrites
 from cdir_transfer.writer import Copies, ProviderWriter
 
 __all__ = ["Repairer", "shares_calls"]
@@ -206,8 +206,8 @@ class Repairer:
         in the way of an item, is left to :meth:`_copy`."""
         contents = await self._small_reads.read_each([(item.version, item.sources) for item in items])
         ready = [(item, data) for item, data in zip(items, contents, strict=True) if data is not None]
-        objects = [
-            adapter_service_pb2.SmallObject(
+        wanted = [
+            SmallContent(
                 key=item.target_key,
                 modified=item.version.modified,
                 only_if_absent=True,
@@ -217,7 +217,7 @@ class Repairer:
             for item, data in ready
         ]
         outcomes: list[catalog_service_pb2.DebtOutcome] = []
-        stored = await self._small_writes.write_each(_ref(items[0].replica), objects)
+        stored = await self._small_writes.write_each(_ref(items[0].replica), wanted)
         for (item, data), info in zip(ready, stored, strict=True):
             if isinstance(info, adapter_service_pb2.ObjectInfo) and info.size == len(data):
                 self._progress.copied += 1

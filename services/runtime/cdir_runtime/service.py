@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from cdir.errors import CdirError
-from cdir_runtime.allocator import collect_rarely, keep_freed_memory
+from cdir_runtime.allocator import collect_rarely, give_back_freed_memory, keep_freed_memory
 from cdir_runtime.crash import arm
 from cdir_runtime.settings import Settings
 from cdir_runtime.telemetry import configure_logging
@@ -96,7 +96,11 @@ async def _serve(serve: Callable[[Settings], Awaitable[None]], settings: Setting
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
-    await serve(settings)
+    trimming = asyncio.create_task(give_back_freed_memory())
+    try:
+        await serve(settings)
+    finally:
+        trimming.cancel()
 
 
 def _end_within(seconds: float) -> None:

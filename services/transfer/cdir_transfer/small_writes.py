@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from cdir.errors import CdirError
 from cdir.status import from_failure, translated
-from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc
+from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, entry_pb2
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import REFUSALS
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
-__all__ = ["Attempt", "SmallWrites", "write_late"]
+__all__ = ["Attempt", "SmallContent", "SmallWrites", "write_late"]
 
 
 _LATE_SECONDS: Final = 0.5
@@ -43,9 +45,19 @@ class Attempt(enum.Enum):
 _Outcome = adapter_service_pb2.ObjectInfo | Attempt
 
 
+class SmallContent(NamedTuple):
+    """What is to be stored, as in ``SmallObject``. A message would hold the data a second time while it waits."""
+
+    key: str
+    modified: Timestamp
+    only_if_absent: bool
+    data: bytes
+    acl: entry_pb2.Acl | None
+
+
 class _Wanted(NamedTuple):
     revision: int
-    object: adapter_service_pb2.SmallObject
+    content: SmallContent
 
 
 class SmallWrites:
@@ -75,7 +87,7 @@ class SmallWrites:
         await self._calls.__aexit__(kind, error, trace)
 
     async def write(
-        self, provider: adapter_service_pb2.ProviderRef, wanted: adapter_service_pb2.SmallObject
+        self, provider: adapter_service_pb2.ProviderRef, wanted: SmallContent
     ) -> adapter_service_pb2.ObjectInfo | Attempt:
         """Store a content; what is no info is left to the long way."""
         if len(wanted.data) > SMALL_CONTENT or self._health.suspect(provider.provider_id):
@@ -85,13 +97,13 @@ class SmallWrites:
         return Attempt.UNCERTAIN if asked is None else asked
 
     async def write_each(
-        self, provider: adapter_service_pb2.ProviderRef, objects: Sequence[adapter_service_pb2.SmallObject]
+        self, provider: adapter_service_pb2.ProviderRef, contents: Sequence[SmallContent]
     ) -> Sequence[adapter_service_pb2.ObjectInfo | Attempt]:
         """As :meth:`write`, for contents of at most 8 MiB in all; the context need not be entered for it."""
-        if not objects or self._health.suspect(provider.provider_id):
-            return [Attempt.NOTHING] * len(objects)
-        stored = await self._store(provider.provider_id, [_Wanted(provider.revision, one) for one in objects])
-        return stored or [Attempt.UNCERTAIN] * len(objects)
+        if not contents or self._health.suspect(provider.provider_id):
+            return [Attempt.NOTHING] * len(contents)
+        stored = await self._store(provider.provider_id, [_Wanted(provider.revision, one) for one in contents])
+        return stored or [Attempt.UNCERTAIN] * len(contents)
 
     async def _store(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[_Outcome]:
         request = adapter_service_pb2.PutObjectsRequest(
@@ -100,9 +112,12 @@ class SmallWrites:
                 revision=max(wanted.revision for wanted in batch),
                 background=self._background,
             ),
-            objects=[wanted.object for wanted in batch],
         )
-        size = sum(len(wanted.object.data) for wanted in batch)
+        size = 0
+        for wanted in batch:
+            # in place: a list of messages would be copied into the request, by way of their bytes
+            request.objects.add(**wanted.content._asdict())
+            size += len(wanted.content.data)
         try:
             with self._health.waiting(provider_id, write_late(size)), translated():
                 response = await self._adapters.PutObjects(request, timeout=transfer_deadline(size))

@@ -33,7 +33,7 @@ from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT
-from cdir_transfer.small_writes import Attempt, SmallWrites, write_late
+from cdir_transfer.small_writes import Attempt, SmallContent, SmallWrites, write_late
 
 __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 
@@ -277,7 +277,7 @@ class _WholeBranch(Branch):
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
         small, tried = self._writer.small, False
         if small is not None and len(self._data) <= SMALL_CONTENT:
-            wrote = await small.write(self._ref, self._small_object())
+            wrote = await small.write(self._ref, self._small_content())
             if isinstance(wrote, adapter_service_pb2.ObjectInfo):
                 return wrote, len(self._data)
             tried = wrote is Attempt.UNCERTAIN
@@ -290,8 +290,8 @@ class _WholeBranch(Branch):
             )
         return response.info, len(self._data)
 
-    def _small_object(self) -> adapter_service_pb2.SmallObject:
-        return adapter_service_pb2.SmallObject(
+    def _small_content(self) -> SmallContent:
+        return SmallContent(
             key=self.target.key,
             modified=self._modified,
             only_if_absent=self._only_if_absent,

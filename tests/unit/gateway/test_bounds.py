@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cdir.v1 import directory_service_pb2 as pb
+from cdir_gateway import writing
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.outbox import Outbox
+from cdir_transfer.writer import Copies, ProviderWriter
+from unit.gateway.harness import open_harness
 
 
 async def test_a_budget_is_never_exceeded_and_is_first_come_first_served() -> None:
@@ -79,3 +87,60 @@ async def test_a_full_outbox_holds_back_those_who_fill_it() -> None:
         await filling
     assert await anext(batches) == [2]
     await batches.aclose()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["all wanted", "one copy late"])
+async def test_whole_contents_wait_until_there_is_room_for_what_all_providers_hold_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    size = 100_000
+    monkeypatch.setattr(writing, "_SMALL_BYTES", 2 * 3 * writing._HELD_TIMES * size)
+    begun: list[Copies] = []
+    most = 0
+    put = ProviderWriter.put
+
+    def counted(self: ProviderWriter, *arguments: Any, **named: Any) -> Copies:
+        nonlocal most
+        begun.append(put(self, *arguments, **named))
+        most = max(most, sum(bool(copies.pending) for copies in begun))
+        return begun[-1]
+
+    monkeypatch.setattr(ProviderWriter, "put", counted)
+    async with open_harness(tmp_path) as trio:
+        for name in "abc":
+            await trio.add_provider(name)
+        if late:
+            trio.trouble("c", pause=0.3)
+        wait = pb.WAIT_FOR_MINIMUM if late else pb.WAIT_FOR_REACHABLE
+        news = await trio.write([trio.whole(number, f"/{number}", os.urandom(size), wait=wait) for number in range(8)])
+        assert [list(results[-1].stored.owed) for results in news.values()] == [[]] * 8
+    assert most == 2
+
+
+async def test_late_copies_give_way_to_writes_that_wait_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 100_000
+    monkeypatch.setattr(writing, "_SMALL_BYTES", 2 * 3 * writing._HELD_TIMES * size)
+    monkeypatch.setattr(writing, "_ROOM_SECONDS", 0.05)
+    async with open_harness(tmp_path) as trio:
+        for name in "abc":
+            await trio.add_provider(name)
+        trio.trouble("c", pause=20.0)
+        orders = [trio.whole(number, f"/{number}", os.urandom(size), wait=pb.WAIT_FOR_MINIMUM) for number in range(8)]
+
+        async def requests() -> AsyncIterator[pb.WriteFilesRequest]:
+            for order in orders:
+                yield pb.WriteFilesRequest(writes=[order])
+            await asyncio.Event().wait()
+
+        first: dict[int, list[str]] = {}
+        call = trio.directory.WriteFiles(requests())
+        async with asyncio.timeout(15):  # far from the minute and more that "c" would take
+            async for response in call:
+                for result in response.results:
+                    first.setdefault(result.id, sorted(result.stored.stored))
+                if len(first) == len(orders):
+                    break
+        call.cancel()
+        assert list(first.values()) == [["a", "b"]] * 8

@@ -144,6 +144,30 @@ def test_the_allocator_can_be_set_anywhere() -> None:
     assert len(bytearray(8 << 20)) == 8 << 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="capability: only glibc's allocator is set")
+def test_what_was_freed_between_what_lives_on_is_given_back() -> None:
+    body = """
+        kept, freed = [], []
+        def resident():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4096 >> 20
+        for number in range(1_000):
+            freed.append(b"x" * 100_000)
+            kept.append(b"x" * 20_000)
+        most = resident()
+        await asyncio.sleep(0.6)  # so that it sees how far the process has grown
+        freed.clear()
+        freed += [b"x" * 100_000 for _ in range(150)]
+        kept.append(b"x" * (13 << 20))  # fits into no gap: the process grows again
+        async with asyncio.timeout(30):
+            while resident() > most - 60:
+                await asyncio.sleep(0.1)
+    """
+    process = start(body)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+
+
 async def test_background_work_goes_on_after_errors() -> None:
     rounds: list[str] = []
     enough = asyncio.Event()

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cdir.errors import AlreadyExists, ProviderUnavailable
 from cdir.v1 import adapter_service_pb2, entry_pb2
 from cdir_transfer.shared_calls import SMALL_CONTENT
-from cdir_transfer.small_writes import Attempt, SmallWrites
+from cdir_transfer.small_writes import Attempt, SmallContent, SmallWrites
 from cdir_transfer.writer import Copies, ProviderWriter
 from unit.gateway.harness import HANG
 
@@ -28,7 +28,7 @@ async def writes(providers: Any) -> AsyncIterator[SmallWrites]:
 
 def _write(writes: SmallWrites, providers: Any, key: str, data: bytes) -> Any:
     ref = adapter_service_pb2.ProviderRef(provider_id=providers.harness.ids["a"])
-    small = adapter_service_pb2.SmallObject(key=key, modified=WHEN, only_if_absent=True, data=data)
+    small = SmallContent(key=key, modified=WHEN, only_if_absent=True, data=data, acl=None)
     return asyncio.create_task(writes.write(ref, small))
 
 

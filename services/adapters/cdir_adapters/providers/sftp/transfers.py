@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
 import asyncssh
 
@@ -125,7 +125,7 @@ async def write_pieces(file: asyncssh.SFTPClientFile, pieces: AsyncIterator[byte
     return offset
 
 
-def _blocks(piece: bytes, block: int) -> Sequence[bytes]:
-    if len(piece) <= block:
-        return (piece,)
-    return [piece[start : start + block] for start in range(0, len(piece), block)]
+def _blocks(piece: bytes, block: int) -> Iterator[bytes]:
+    """Yield the piece in blocks, each copied only when it is asked for."""
+    for start in range(0, len(piece), block):
+        yield piece[start : start + block]
