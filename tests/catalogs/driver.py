@@ -40,13 +40,26 @@ class Driver:
     # -- providers ----------------------------------------------------------------------------------------------------
 
     async def add_provider(
-        self, name: str, *, case_sensitive: bool = True, lists_time: bool = True, precision: float = 1e-6, **fields: Any
+        self,
+        name: str,
+        *,
+        case_sensitive: bool = True,
+        lists_time: bool = True,
+        lists_all: bool = False,
+        precision: float = 1e-6,
+        **fields: Any,
     ) -> str:
         """Register a provider that is up; returns its id."""
         provider_id = uuid.uuid4().hex
         capability = Struct()
         capability.update(
-            {"case_sensitive": case_sensitive, "modified_listed": lists_time, "modified_precision": precision}
+            {
+                "case_sensitive": case_sensitive,
+                "modified_listed": lists_time,
+                "modified_precision": precision,
+                "list_current": lists_all,
+                "unicode_preserving": lists_all,
+            }
         )
         provider = provider_pb2.Provider(
             provider_id=provider_id, name=name, kind="memory", capability=capability, **{"priority": 100, **fields}

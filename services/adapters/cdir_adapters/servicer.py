@@ -62,6 +62,9 @@ MAX_FETCH_BYTES = 8 << 20
 MAX_KEYS = 1000
 """Most keys of one DeleteObjects."""
 
+_MOST_OF_PIECE = 4 << 20
+"""Bytes of one piece of a write: what has more comes in several."""
+
 _DELETES_AT_ONCE = 16
 
 _TYPE_NAMES = {
@@ -302,11 +305,13 @@ class AdapterServicer(rpc.AdapterServiceServicer):
         live = self._pool.find(header.provider) or await self._pool.open(header.provider)
         with live as adapter:
             async with aclosing(_content(steps, header.key, size)) as pieces:
-                begin = await anext(pieces, b""), await anext(pieces, b"")
-                source: Source = _chained(begin, pieces)
-                if not begin[1]:
-                    # content of one piece is given whole: every adapter has a shorter way for that
-                    source, size = begin[0], len(begin[0])
+                source: Source = pieces
+                if size is None or size <= _MOST_OF_PIECE:
+                    begin = await anext(pieces, b""), await anext(pieces, b"")
+                    source = _chained(begin, pieces)
+                    if not begin[1]:
+                        # content of one piece is given whole: every adapter has a shorter way for that
+                        source, size = begin[0], len(begin[0])
                 return pb.WriteObjectResponse(info=await _store(live, adapter, header, source, size))
 
     async def DeleteObjects(self, request: pb.DeleteObjectsRequest, context: Context) -> pb.DeleteObjectsResponse:

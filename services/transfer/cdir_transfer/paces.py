@@ -112,6 +112,12 @@ class Paces:
         pace = paces.get(provider_id)
         return None if pace is None else pace.forgiven(self._clock()) * unit
 
+    def mean(self, provider_id: str, size: int) -> float | None:
+        """Seconds that a call of ``size`` bytes took on average, however long ago; ``None`` when unmeasured."""
+        paces, unit = self._class(size)
+        pace = paces.get(provider_id)
+        return None if pace is None else pace.mean * unit
+
     def usual(self, provider_id: str, size: int) -> float | None:
         """The median of the seconds that calls of ``size`` bytes took; ``None`` when unmeasured."""
         paces, unit = self._class(size)

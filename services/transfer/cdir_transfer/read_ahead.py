@@ -97,8 +97,10 @@ class ReadAhead:
     async def next_block(self) -> bytes | None:
         """Return the next block; ``None`` at the end. Errors are those of the source's ``block``."""
         while not self.at_end:
-            times = self._sharing.worth_asking(self._source.usable())
-            self._ask(times)
+            usable = self._source.usable()
+            times = self._sharing.worth_asking(usable)
+            # of one that is not known yet, where others could help, whole blocks at once would all come late
+            self._ask(times, whole=len(times) == 1 and (len(usable) == 1 or self._sharing.is_known(usable[0])))
             head = self._blocks[0]
             if not head.has_ended:
                 await self._wait(head, times)
@@ -119,12 +121,14 @@ class ReadAhead:
         await self._sharing.end()
         await self._runs.close()
 
-    def _ask(self, times: dict[str, float]) -> None:
-        """Ask for as many parts as there are places for."""
-        whole = len(times) == 1
+    def _ask(self, times: dict[str, float], *, whole: bool) -> None:
+        """Ask for as many parts as there are places for, in ``whole`` blocks or in parts of them."""
         while self._todo or self._begin(whole=whole):
             left = len(self._todo) + (self._stop - self._next) * (1 if whole else _parts_of_block(self._size))
             ahead = sum(len(block.parts) for block in self._blocks) - len(self._todo)
+            if len(times) == 1:
+                # the parts of a block that have come make room for the others
+                ahead -= sum(part.ended is not None for part in self._shared_parts())
             provider_id = self._sharing.next_source(times, ahead, left)
             if provider_id is None:
                 return

@@ -19,8 +19,13 @@ from cdir_transfer.overtaking import Overtaking, end_all
 
 __all__ = ["PART_SIZE", "Part", "Sharing"]
 
-PART_SIZE: Final = 1 << 20
-"""Bytes of a part where several providers share the work: what is lost when one of them falls behind."""
+PART_SIZE: Final = 512 << 10
+"""Bytes of a part where several providers share the work: what is lost when one of them falls behind, and what a slow
+one may still be busy with when the others have come to the end."""
+
+_PLACES: Final = 6
+"""Parts under way at a provider where several share the work: so many that its line is busy while some of them are
+only asked for, and so few that one which is slow does not hold up the end."""
 
 _FAST_SECONDS: Final = 0.25
 """A block that takes less comes from a machine nearby, or over a line that others would hardly add to: to read from
@@ -54,7 +59,8 @@ class Part:
 
 
 class Sharing:
-    """The parts under way of one content; ``window`` is the most of them at one provider. Leave it with :meth:`end`."""
+    """The parts under way of one content; ``window`` is the most of them where one provider is enough. Leave it with
+    :meth:`end`."""
 
     def __init__(self, health: ProviderHealth, overtaking: Overtaking, block_size: int, window: int) -> None:
         self._health = health
@@ -78,9 +84,16 @@ class Sharing:
             return {providers[0]: best}
         return {provider_id: best if seconds is None else max(seconds, best) for provider_id, seconds in hoped.items()}
 
+    def is_known(self, provider_id: str) -> bool:
+        """Whether it has delivered a part before."""
+        return self._paces.mean(provider_id, PART_SIZE) is not None
+
     def is_near(self, provider_id: str) -> bool:
-        """Whether a block takes so little that reading from others as well would cost more than it brings."""
-        seconds = self._paces.hoped(provider_id, PART_SIZE)
+        """Whether a block takes so little that reading from others as well would cost more than it brings.
+
+        Who was far when it was asked last is not hoped to be near now.
+        """
+        seconds = self._paces.mean(provider_id, PART_SIZE)
         return seconds is not None and seconds * self._block_size < _FAST_SECONDS * PART_SIZE
 
     def ask(self, part: Part, provider_id: str, work: Coroutine[Any, Any, bytes]) -> None:
@@ -97,7 +110,7 @@ class Sharing:
         """
         if len(times) == 1:
             return next(iter(times)) if ahead < self._window or not self._running else None
-        room = min(left, _AHEAD * self._window * len(times) - ahead)
+        room = min(left, _AHEAD * _PLACES * len(times) - ahead)
         now = self._clock()
         places: list[tuple[float, int, float, str, bool]] = []
         for rank, (provider_id, seconds) in enumerate(times.items()):
@@ -144,6 +157,7 @@ class Sharing:
             for task in [task for task in part.asked if task.done()]:
                 failed = not task.cancelled() and isinstance(task.exception(), CdirError)
                 del part.asked[task]
+                self._running.pop(task, None)  # its callback may not have run yet, and its place is free
                 if failed and part.asked:
                     continue
                 part.ended = task
@@ -180,7 +194,7 @@ class Sharing:
     def _width(self, provider_id: str) -> int:
         """How many parts a provider may have under way: of one that is not known well one shows what it delivers."""
         known = provider_id not in self._lost and self._paces.fresh(provider_id, PART_SIZE)
-        return self._window if known else 1
+        return _PLACES if known else 1
 
     def _has_place(self, provider_id: str) -> bool:
         running = sum(asked.provider_id == provider_id for asked in self._running.values())

@@ -357,6 +357,20 @@ async def test_a_missing_copy_is_made_anew(mirrored: Driver) -> None:
     assert await mirrored.states("/d/x") == _EVERYWHERE
 
 
+async def test_a_listing_that_shows_all_needs_no_second_look(driver: Driver) -> None:
+    await driver.add_provider("a", lists_all=True)
+    await driver.add_provider("b")
+    await write_at(driver, "/x", on="ab")
+    await write_at(driver, "/only", on="a")
+    assert (await scan(driver, "a")).found == {"missing": 2}
+    assert await driver.states("/x") == {"a": "MISSING", "b": "OK"}
+    # of the last good copy nothing is concluded without looking
+    assert (await driver.states("/only"))["a"] == "UNKNOWN"
+    items = {item.path: item.kind for item in await driver.claim()}
+    assert items == {"/x": catalog.DEBT_KIND_COPY, "/only": catalog.DEBT_KIND_INSPECT}
+    assert (await scan(driver, "a")).found == {}
+
+
 async def test_a_listing_that_left_a_file_out_costs_one_look(mirrored: Driver) -> None:
     await write_at(mirrored, "/x")
     await scan(mirrored, "a")

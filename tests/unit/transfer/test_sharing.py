@@ -14,6 +14,8 @@ from cdir_transfer.digest import BLOCK_SIZE
 from unit.transfer.simulated import MBIT, Link, World, large_content, run
 
 WINDOW = 4
+PLACES = 6
+"""Requests at a provider at once, where several share the work."""
 
 
 def distant() -> dict[str, Link]:
@@ -32,9 +34,10 @@ def rate(links: dict[str, Link]) -> float:
 class Reading:
     """Reads a content of so many blocks to its end, after one that showed what each provider delivers."""
 
-    def __init__(self, links: dict[str, Link], blocks: int, **settings: int) -> None:
+    def __init__(self, links: dict[str, Link], blocks: int, pause: float = 0.0, **settings: int) -> None:
         self.links = links
         self.count = blocks
+        self.pause = pause
         self.settings = settings
         self.began = self.seconds = 0.0
         self.most_ahead = 0
@@ -51,6 +54,7 @@ class Reading:
         async with aclosing(world.open(first, "first").blocks()) as blocks:
             async for _ in blocks:
                 pass
+        await asyncio.sleep(self.pause)
         for link in self.links.values():
             link.delivered = link.requests = link.most_flows = 0
         spares = world.reader._spares
@@ -77,9 +81,20 @@ def test_what_several_providers_deliver_adds_up() -> None:
     assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.85
     shares = [link.delivered / link.rate for link in reading.links.values()]
     assert max(shares) / min(shares) < 1.35, "each in proportion to what it can deliver"
-    assert max(link.most_flows for link in reading.links.values()) <= WINDOW
+    assert max(link.most_flows for link in reading.links.values()) <= PLACES
     assert reading.delivered() <= 1.05 * reading.count * BLOCK_SIZE
     assert reading.most_ahead <= 24
+
+
+def test_what_several_providers_deliver_adds_up_for_few_blocks_as_well() -> None:
+    reading = Reading(distant(), 4).run()
+    assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.8
+    assert reading.delivered() <= 1.05 * reading.count * BLOCK_SIZE
+
+
+def test_what_was_far_is_still_far_after_a_long_pause() -> None:
+    reading = Reading(distant(), 8, pause=600).run()
+    assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.7
 
 
 @pytest.mark.parametrize("name", ["a", "c"])
@@ -97,7 +112,7 @@ def test_a_provider_that_becomes_ten_times_slower_costs_little(name: str) -> Non
     reading = Reading(distant(), 64).run(slow_down)
     assert reading.seconds <= 1.07 * floor
     assert reading.delivered() <= 1.1 * reading.count * BLOCK_SIZE
-    assert max(link.most_flows for link in reading.links.values()) <= WINDOW
+    assert max(link.most_flows for link in reading.links.values()) <= PLACES
 
 
 def test_a_provider_that_falls_silent_holds_up_nothing_for_long() -> None:

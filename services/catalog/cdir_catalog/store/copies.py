@@ -108,6 +108,11 @@ class Copy:
         self.etag = self.checksum = ""
         self.unsee()
 
+    def lose(self) -> None:
+        """Record that surely nothing lies at its key."""
+        self.doubt()
+        self.actual = MISSING
+
     def take_acl(self, outcome: entry_pb2.AclOutcome) -> None:
         """Record what became of an ACL that was to be set on the object at its key."""
         self.acl = outcome.asked.SerializeToString(deterministic=True)

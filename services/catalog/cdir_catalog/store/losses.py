@@ -212,6 +212,9 @@ class _Concluding:
         elif policy.outside_deletion == entry_pb2.OUTSIDE_DELETION_ACCEPT and OK in others and not self._is_emptied:
             copy.actual = MISSING
             self._remove(content, policy)
+        elif OK in others and copy.move_to is None and self._provider.lists_all:
+            # making it anew only creates, so that not even a wrong listing does harm
+            copy.lose()
         else:
             # before it is made anew, one look shows whether the listing was right
             copy.doubt()

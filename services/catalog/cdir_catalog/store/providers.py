@@ -51,6 +51,7 @@ AWAITS_REBUILD = "paused until the catalog is rebuilt"
 
 _OBSERVABLE = {_UP, _SLOW, _DOWN, _UNKNOWN}
 _FORGET_BATCH = 2000
+_LISTS_ALL = ("list_current", "case_sensitive", "unicode_preserving")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,13 @@ class RegisteredProvider:
     def case_sensitive(self) -> bool:
         value = self.record.capability.fields.get("case_sensitive")
         return value is None or value.bool_value
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether a listing shows all that was stored before it, under the names that it was given: what it does not
+        show is not there."""
+        fields = self.record.capability.fields
+        return all(name in fields and fields[name].bool_value for name in _LISTS_ALL)
 
     @property
     def sort_key(self) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """The role that looks at what lies at the providers, and tells the catalog what others did there.
 
-What is listed counts only between two looks at cdir's mark: a root that was unmounted, emptied or swapped meanwhile
+What is listed counts only between two looks at cdir's mark, the first of which is taken as the listing begins, at a
+provider that had the mark when its health was looked at last: a root that was unmounted, emptied or swapped meanwhile
 says nothing about files. The catalog decides what follows from a listing; what is owed then is debt like any other.
 """
 
@@ -28,6 +29,7 @@ from cdir_replicator.pace import CallPace
 from cdir_replicator.progress import Progress
 from cdir_replicator.ranges import KeyRange, RangeCutter
 from cdir_runtime.crash import crash_point
+from cdir_transfer.overtaking import end_all
 
 __all__ = ["CALLS_PER_MINUTE", "ScanRole"]
 
@@ -195,7 +197,16 @@ class _Turn:
         """Compare range by range; return whether the scan has come to its end."""
         ends = time.monotonic() + _TURN_SECONDS
         ordered = await self._lists_in_order()
-        await self._check_mark()
+        marked = asyncio.create_task(self._check_mark())
+        try:
+            return await self._compare_listed(marked, ends, ordered=ordered)
+        except CdirError:
+            await marked  # that there is no mark says more than what the listing met
+            raise
+        finally:
+            await end_all([marked])
+
+    async def _compare_listed(self, marked: asyncio.Task[None], ends: float, *, ordered: bool) -> bool:
         lister = KeyOrderLister(self._adapters, self._ref, ordered=ordered, may_call=self._may_call)
         cutter = RangeCutter(self._cursor)
         listing = lister.list(self._scan.prefix, recursive=self._scan.recursive, after=self._cursor)
@@ -204,10 +215,12 @@ class _Turn:
                 late = time.monotonic() >= ends
                 found = cutter.take(step, cut=late or self._calls >= _CALLS_BETWEEN_RANGES)
                 if found is not None:
+                    await marked
                     await self._compare(found)
                     self._cursor = cutter.cursor
                     if self._lost or late:
                         return False
+        await marked
         await self._compare(cutter.finish())
         return not self._lost
 

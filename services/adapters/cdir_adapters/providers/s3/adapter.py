@@ -52,7 +52,7 @@ from cdir_adapters.providers.s3.headers import (
     parse_mtime,
 )
 from cdir_adapters.providers.s3.listing import Listing
-from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, part_sizes, parts_in_flight, parts_of
+from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, first_of, part_sizes, parts_in_flight, parts_of
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.single import MOST_WHOLE, PutPace, SourceFailed, put_streamed
 from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
@@ -458,16 +458,15 @@ class S3Adapter(Adapter):
         access: Access | None,
     ) -> ObjectInfo:
         parts = parts_of(pieces, part_sizes(size))
-        first = await anext(parts)
         place = self._place(key)
         try:
-            async with contextlib.AsyncExitStack() as stack:
+            async with contextlib.AsyncExitStack() as stack, first_of(parts) as first:
                 # nobody's until it has its access: who goes on with this upload may want a narrower one
                 upload, _ = await self._acls.send_with(
                     None if access is None else Access.PRIVATE,
                     lambda canned: stack.enter_async_context(self._unfinished.upload(place, headers, first, canned)),
                 )
-                length = await self._send_parts(upload, chained([first], parts))
+                length = await self._send_parts(upload, chained([await first], parts))
                 if condition:
                     await self._require(key, condition)
                 checksum = await upload.complete(condition)

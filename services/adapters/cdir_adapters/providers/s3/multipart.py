@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,7 +35,17 @@ from cdir_adapters.providers.s3.faults import Fault, Faults, fault_of_answer
 from cdir_adapters.providers.s3.headers import checksum_of_etag, digest_of_etag
 from cdir_adapters.providers.s3.wire import Condition
 
-__all__ = ["MAX_PARTS", "MIN_PART", "MultipartUpload", "Part", "SentPart", "part_sizes", "parts_in_flight", "parts_of"]
+__all__ = [
+    "MAX_PARTS",
+    "MIN_PART",
+    "MultipartUpload",
+    "Part",
+    "SentPart",
+    "first_of",
+    "part_sizes",
+    "parts_in_flight",
+    "parts_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +99,21 @@ async def parts_of(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncI
             missing -= len(rest)
     if part:
         yield part
+
+
+@asynccontextmanager
+async def first_of(parts: AsyncIterator[Part]) -> AsyncIterator[asyncio.Future[Part]]:
+    """The first part, which is collected while the upload is begun, or the failure of what it is collected from."""
+
+    async def collect() -> Part:
+        return await anext(parts)
+
+    collecting = asyncio.create_task(collect())
+    try:
+        yield collecting
+    finally:
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
 
 
 def _md5(part: Part) -> bytes:

@@ -50,12 +50,16 @@ class UnfinishedUploads:
 
     @asynccontextmanager
     async def upload(
-        self, key: str, metadata: Mapping[str, str], first: Part | None = None, canned_acl: str | None = None
+        self,
+        key: str,
+        metadata: Mapping[str, str],
+        first: asyncio.Future[Part] | None = None,
+        canned_acl: str | None = None,
     ) -> AsyncIterator[MultipartUpload]:
         """An upload of ``key``, which the block completes; it is taken back when the block fails.
 
-        Given the ``first`` part, it may be one that a write before has left after sending that very part; it has the
-        metadata and the ACL of that write.
+        Given the ``first`` part, which is waited for only where it matters, it may be one that a write before has
+        left after sending that very part; it has the metadata and the ACL of that write.
         """
         lock = self._beginning.setdefault(key, asyncio.Lock())
         async with lock:
@@ -88,8 +92,8 @@ class UnfinishedUploads:
                     swept += await upload.abort()
         return swept
 
-    async def _resumed(self, key: str, first: Part) -> MultipartUpload | None:
-        """The newest upload of ``key`` that begins with ``first``; ``None`` when nothing or nobody tells of one."""
+    async def _resumed(self, key: str, first: asyncio.Future[Part]) -> MultipartUpload | None:
+        """The newest upload of ``key`` that begins with that part; ``None`` when nothing or nobody tells of one."""
         since = datetime.now(UTC) - _RESUMABLE
         left: list[tuple[datetime, str]] = []
         with contextlib.suppress(CdirError):
@@ -106,7 +110,7 @@ class UnfinishedUploads:
             for begun, upload_id in sorted(left, reverse=True):
                 upload = self._upload(key, upload_id)
                 sent = await upload.sent()
-                if 1 in sent and _last_added_to(begun, sent) > since and await sent[1].holds(first):
+                if 1 in sent and _last_added_to(begun, sent) > since and await sent[1].holds(await first):
                     logger.info("%s: going on with an unfinished upload of %d parts", key, len(sent))
                     upload.resume(sent)
                     return upload
