@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import NullPool
 
 from cdir_catalog.database import Database, StoreFunction
+from cdir_catalog.prepared import PreparedConnection, PreparedQueries
 
 __all__ = ["InlineDatabase", "MemoryFile"]
 
@@ -67,11 +68,14 @@ def _engine() -> Engine:
     return sa.create_engine("sqlite+direct://", creator=_connect, poolclass=NullPool)
 
 
+_QUERIES = PreparedQueries()
+
+
 class MemoryFile:
     """What a file would hold: it can be copied, and opened again after a crash."""
 
     def __init__(self, image: bytes | None = None) -> None:
-        self.connection = _engine().connect()
+        self.connection = PreparedConnection(_engine(), _QUERIES)
         self._raw = _driver(self.connection)
         if image is not None:
             self._raw.deserialize(image)

@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from cdir.errors import CdirError, ConfigInvalid, ProviderUnavailable, QuotaExceeded
+from cdir_catalog.prepared import PreparedConnection, PreparedQueries
 
 __all__ = ["Database", "is_retryable", "open_database"]
 
@@ -140,6 +141,7 @@ class SQLiteDatabase(Database):
             raise ConfigInvalid("the catalog needs a file: write sqlite:///PATH")
         self._path = Path(url.database)
         self._engine = self._make_engine(url)
+        self._queries = PreparedQueries()
         self._local = threading.local()
         self._opened: list[Connection] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
@@ -190,7 +192,7 @@ class SQLiteDatabase(Database):
     def _connection(self, writing: bool) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._engine.connect().execution_options(writing=writing)
+            connection = PreparedConnection(self._engine, self._queries).execution_options(writing=writing)
             self._local.connection = connection
             self._opened.append(connection)
         return connection

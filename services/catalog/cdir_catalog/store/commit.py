@@ -50,6 +50,9 @@ _INSERT = versions.insert()
 _SET_VERSION = entries.update().where(entries.c.id == sa.bindparam("row"))
 
 
+_FORGET_INTENTS = intents.delete().where(intents.c.version_id.in_(sa.bindparam("ids", expanding=True)))
+
+
 def commit_writes(
     connection: Connection, request: catalog_service_pb2.CommitWritesRequest, _author: str
 ) -> catalog_service_pb2.CommitWritesResponse:
@@ -158,9 +161,7 @@ class _Commit:
         self._ledger.settle()
         for (index, row, commitment), content in zip(accepted, contents, strict=True):
             results[index] = catalog_service_pb2.CommittedWrite(entry=self._entry(row, commitment, content))
-        self._connection.execute(
-            intents.delete().where(intents.c.version_id.in_([row.version_id for _, row, _ in accepted]))
-        )
+        self._connection.execute(_FORGET_INTENTS, {"ids": [row.version_id for _, row, _ in accepted]})
         self._ledger.save()
         trim_versions(
             self._connection,

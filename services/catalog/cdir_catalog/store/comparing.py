@@ -27,7 +27,7 @@ from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.losses import guard, missed_count, most_lost
 from cdir_catalog.store.outside import take_over
 from cdir_catalog.store.providers import RegisteredProvider, load_providers, provider_by_id
-from cdir_catalog.store.scans import hold_scan, warm
+from cdir_catalog.store.scans import leased_scan, renew_scan, warm
 from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, find_workspaces
 from cdir_catalog.wire import FILE, from_timestamp, timestamp
 
@@ -119,18 +119,19 @@ def compare_listing(
     provider = provider_by_id(connection, request.provider_id)
     if provider is None:
         raise NotFound("there is no such provider any more", provider=request.provider_id)
-    if request.scan_id and hold_scan(connection, request.scan_id, request.owner) is None:
+    scan = leased_scan(connection, request.scan_id, request.owner) if request.scan_id else None
+    if request.scan_id and scan is None:
         return scan_pb2.CompareListingResponse(as_of=timestamp(now), lost_lease=True)
     response = scan_pb2.CompareListingResponse(as_of=timestamp(now))
     comparing = _Comparing(connection, provider, from_timestamp(request.as_of), now, response.counts)
     comparing.judge([Found.of(info) for one in request.ranges for info in one.objects if not _is_no_file(info)])
-    if request.scan_id:
+    if scan is not None:
         for one in request.ranges:
             if one.complete:
                 comparing.miss(one)
         if comparing.noted_absence or provider.guard:
             response.refused = guard(connection, provider)
-        hold_scan(connection, request.scan_id, request.owner, response.counts)
+        renew_scan(connection, scan, response.counts)
     warm(connection, provider.id, comparing.stirred, now)
     return response
 
@@ -236,11 +237,10 @@ class _Comparing:
 
     def miss(self, listed: scan_pb2.ListedRange) -> None:
         """Note what should be in a range that was listed completely, and is not."""
-        rows = self._expected(listed)
-        room = most_lost(self._connection, self._provider.id) + 1 - missed_count(self._connection, self._provider.id)
-        if self._provider.accepts_losses:
-            room = len(rows)
-        missed = rows[: max(0, room)]
+        most = most_lost(self._connection, self._provider.id) + 1
+        missed = self._expected(listed, most)
+        if missed and not self._provider.accepts_losses:
+            missed = missed[: max(0, most - missed_count(self._connection, self._provider.id))]
         if missed:
             ids = [row.id for row in missed]
             self._connection.execute(replicas.update().where(replicas.c.id.in_(ids)).values(absent_at=self._now))
@@ -248,14 +248,14 @@ class _Comparing:
         self._counts.missing += len(missed)
         self.stirred.update(row.key.rpartition("/")[0] for row in missed if not row.key.startswith(ASIDE_PREFIX))
 
-    def _expected(self, listed: scan_pb2.ListedRange) -> list[Any]:
+    def _expected(self, listed: scan_pb2.ListedRange, most: int) -> list[Any]:
         """Return copies that should have been listed and were not; no more than the guard could ever let pass."""
         shown = {info.key for info in listed.objects}
         values: dict[str, Any] = {
             "provider": self._provider.id,
             "now": self._now,
             "as_of": self._as_of,
-            "limit": most_lost(self._connection, self._provider.id) + 1 + len(shown),
+            "limit": most + len(shown),
         }
         if listed.recursive:
             begin = f"{listed.prefix}/" if listed.prefix else ""

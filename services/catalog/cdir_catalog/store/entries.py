@@ -136,16 +136,18 @@ def entry_row(connection: Connection, workspace_id: int | None, path: str) -> An
     return find_entries(connection, workspace_id, [path]).get(path)
 
 
+_OWED = (
+    sa.select(replicas.c.version_id, sa.func.count())
+    .where(replicas.c.version_id.in_(sa.bindparam("rows", expanding=True)), is_owed, replicas.c.wanted == 1)
+    .group_by(replicas.c.version_id)
+)
+
+
 def owed_counts(connection: Connection, version_rows: Sequence[int]) -> dict[int, int]:
     """Return how many wanted copies of each version are owed; versions that owe none are left out."""
     if not version_rows:
         return {}
-    query = (
-        sa.select(replicas.c.version_id, sa.func.count())
-        .where(replicas.c.version_id.in_(version_rows), is_owed, replicas.c.wanted == 1)
-        .group_by(replicas.c.version_id)
-    )
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(_OWED, {"rows": list(version_rows)})}
 
 
 def entry_with_owed(connection: Connection, workspace: str, row: Any) -> entry_pb2.Entry:

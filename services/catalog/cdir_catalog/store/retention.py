@@ -44,20 +44,27 @@ def trim_versions(connection: Connection, keep: Mapping[int, int], now: int) -> 
         connection.execute(versions.update().where(versions.c.id.in_(expired)).values(expires_at=now))
 
 
+_EXPIRED = (
+    sa.select(versions.c.id, entries.c.workspace_id)
+    .join(entries, entries.c.id == versions.c.entry_id)
+    .where(versions.c.expires_at <= sa.bindparam("now", type_=sa.BigInteger()))
+    .order_by(versions.c.expires_at)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+)
+_OLD_CHANGES = (
+    sa.select(changes.c.workspace_id, sa.func.max(changes.c.revision).label("revision"))
+    .where(changes.c.changed_at < sa.bindparam("before", type_=sa.BigInteger()))
+    .group_by(changes.c.workspace_id)
+)
+
+
 def reap_versions(
     connection: Connection, request: catalog_service_pb2.ReapVersionsRequest, _author: str
 ) -> catalog_service_pb2.ReapVersionsResponse:
     """CatalogService.ReapVersions; it also shortens the change log."""
     now = now_ns()
     limit = min(request.limit or 500, _MAX_LIMIT)
-    due = (
-        sa.select(versions.c.id, entries.c.workspace_id)
-        .join(entries, entries.c.id == versions.c.entry_id)
-        .where(versions.c.expires_at <= now)
-        .order_by(versions.c.expires_at)
-        .limit(limit)
-    )
-    rows = connection.execute(due).all()
+    rows = connection.execute(_EXPIRED, {"now": now, "most": limit}).all()
     if rows:
         lock_workspaces(connection, {row.workspace_id for row in rows})
         ledger = Ledger(connection, now)
@@ -73,12 +80,7 @@ def reap_versions(
 
 def _prune_changes(connection: Connection, before: int, limit: int) -> None:
     """Delete old changes, oldest first; the log keeps beginning with a revision and having no gaps."""
-    old = connection.execute(
-        sa.select(changes.c.workspace_id, sa.func.max(changes.c.revision).label("revision"))
-        .where(changes.c.changed_at < before)
-        .group_by(changes.c.workspace_id)
-    ).all()
-    for row in old:
+    for row in connection.execute(_OLD_CHANGES, {"before": before}).all():
         first = connection.scalar(
             sa.select(sa.func.min(changes.c.revision)).where(changes.c.workspace_id == row.workspace_id)
         )

@@ -21,7 +21,7 @@ from cdir_catalog.store.vacancies import prune_vacancies
 from cdir_catalog.store.workspaces import find_workspace
 from cdir_catalog.wire import DIRECTORY, timestamp
 
-__all__ = ["claim_scan", "finish_scan", "hold_scan", "make_scan_due", "read_scans", "warm"]
+__all__ = ["claim_scan", "finish_scan", "leased_scan", "make_scan_due", "read_scans", "renew_scan", "warm"]
 
 _FIRST = 60 * SECOND
 """How long after it was registered a provider is first listed as a whole, unless somebody asks."""
@@ -152,17 +152,17 @@ def claim_scan(connection: Connection, request: scan_pb2.ClaimScanRequest, _auth
     return scan_pb2.ClaimScanResponse(scan=_message(claimed, eligible[row.provider_id], now))
 
 
-def hold_scan(
-    connection: Connection, scan_id: int, owner: str, counts: scan_pb2.ScanCounts | None = None
-) -> Any | None:
-    """Renew the lease of a scan and add to its counts; returns its row, ``None`` when the lease is lost."""
+def leased_scan(connection: Connection, scan_id: int, owner: str) -> Any | None:
+    """Return the row of a scan, locked; ``None`` when the owner's lease is lost."""
     row = connection.execute(_ONE, {"scan": scan_id}).first()
-    if row is None or row.lease_owner is None or row.lease_owner != owner:
-        return None
+    return row if row is not None and row.lease_owner is not None and row.lease_owner == owner else None
+
+
+def renew_scan(connection: Connection, row: Any, counts: scan_pb2.ScanCounts | None = None) -> None:
+    """Renew the lease of a scan that :func:`leased_scan` gave, and add to its counts."""
     total = row.counts if counts is None else _sum(row.counts, counts)
     until = max(row.lease_until, lease_end(now_ns(), _LEASE_SECONDS))
-    connection.execute(_HOLD, {"scan": scan_id, "until": until, "total": total})
-    return row
+    connection.execute(_HOLD, {"scan": row.id, "until": until, "total": total})
 
 
 def _sum(stored: bytes, counts: scan_pb2.ScanCounts) -> bytes:
@@ -197,7 +197,7 @@ def finish_scan(
 ) -> scan_pb2.FinishScanResponse:
     """CatalogService.FinishScan."""
     now = now_ns()
-    row = hold_scan(connection, request.scan_id, request.owner)
+    row = leased_scan(connection, request.scan_id, request.owner)
     provider = {one.id: one for one in load_providers(connection)}.get(row.provider_id) if row is not None else None
     if row is None or provider is None:
         return scan_pb2.FinishScanResponse()
@@ -208,6 +208,7 @@ def finish_scan(
             missed = _missed_within(connection, row)
             if len(missed) > BATCH:
                 conclude(connection, provider, missed[:BATCH])
+                renew_scan(connection, row)
                 return scan_pb2.FinishScanResponse(remaining=True)
             conclude(connection, provider, missed)
             if row.prefix == "" and row.recursive:

@@ -35,6 +35,14 @@ _SHARE = 4
 """An increment may hold as many changes as one in so many files, at least the fewest and at most the most."""
 
 
+_REVISIONS = sa.select(workspaces.c.id, workspaces.c.revision).order_by(workspaces.c.id)
+_HOME = sa.select(identity.c.home_id).with_for_update()
+_unfinished = snapshots.c.finished_at.is_(None)
+_UNFINISHED = sa.select(snapshots.c.name).where(_unfinished).limit(1)
+_GIVE_UP = snapshots.delete().where(_unfinished, snapshots.c.lease_until <= sa.bindparam("now", type_=sa.BigInteger()))
+_LATEST = sa.select(snapshots).where(~_unfinished).order_by(snapshots.c.begun_at.desc()).limit(1)
+
+
 class _State(NamedTuple):
     revisions: dict[int, int]
     """By the row id of the workspace."""
@@ -42,7 +50,7 @@ class _State(NamedTuple):
 
     @classmethod
     def now(cls, connection: Connection) -> _State:
-        rows = connection.execute(sa.select(workspaces.c.id, workspaces.c.revision).order_by(workspaces.c.id))
+        rows = connection.execute(_REVISIONS)
         return cls({row.id: row.revision for row in rows}, _configuration(connection))
 
     @classmethod
@@ -77,14 +85,11 @@ def _configuration(connection: Connection) -> str:
 def claim_snapshot(connection: Connection, request: pb.ClaimSnapshotRequest, _author: str) -> pb.ClaimSnapshotResponse:
     """CatalogService.ClaimSnapshot."""
     now = now_ns()
-    home_id = connection.execute(sa.select(identity.c.home_id).with_for_update()).scalar_one()
-    unfinished = snapshots.c.finished_at.is_(None)
-    connection.execute(snapshots.delete().where(unfinished, snapshots.c.lease_until <= now))
-    latest = connection.execute(
-        sa.select(snapshots).where(~unfinished).order_by(snapshots.c.begun_at.desc()).limit(1)
-    ).first()
+    home_id = connection.execute(_HOME).scalar_one()
+    connection.execute(_GIVE_UP, {"now": now})
+    latest = connection.execute(_LATEST).first()
     response = pb.ClaimSnapshotResponse(home_id=home_id, latest="" if latest is None else latest.name)
-    if connection.scalar(sa.select(snapshots.c.name).where(unfinished).limit(1)) is not None:
+    if connection.scalar(_UNFINISHED) is not None:
         response.making = True
         return response
     state = _State.now(connection)

@@ -137,13 +137,16 @@ def _unplaced(connection: Connection, workspace_id: int, path: str) -> bool:
     return job is not None
 
 
+_ABSENT = sa.select(sa.func.count()).where(
+    replicas.c.provider_id.in_(sa.bindparam("providers", expanding=True)),
+    replicas.c.absent_at.is_not(None),
+    replicas.c.workspace_id == sa.bindparam("workspace"),
+)
+
+
 def _absent(connection: Connection, workspace_id: int | None, path: str, provider_ids: list[int]) -> int:
     """Return how many copies a complete listing did not show, with nothing concluded from it."""
-    query = sa.select(sa.func.count()).where(
-        replicas.c.provider_id.in_(provider_ids),
-        replicas.c.absent_at.is_not(None),
-        replicas.c.workspace_id == workspace_id,
-    )
+    query = _ABSENT
     if path != "/":
         query = query.where(
             replicas.c.version_id.in_(
@@ -152,4 +155,4 @@ def _absent(connection: Connection, workspace_id: int | None, path: str, provide
                 .where(entries.c.workspace_id == workspace_id, below(path))
             )
         )
-    return connection.scalar(query) or 0
+    return connection.scalar(query, {"providers": provider_ids, "workspace": workspace_id}) or 0

@@ -1,0 +1,150 @@
+"""Queries that are asked over and over, run on SQLite without being bound and wrapped anew each time.
+
+For a small query SQLAlchemy takes several times as long as SQLite itself: it looks the text up by all that the query is
+made of, and prepares parameters and result as if for the first time. A query that is made once and run many times needs
+that once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, CursorResult, Engine, IteratorResult, Result
+
+__all__ = ["PreparedConnection", "PreparedQueries"]
+
+_MOST_ROWS = 64
+_MOST_LISTED = 32
+_MOST_QUERIES = 1000
+"""What goes beyond takes the usual way."""
+
+_Bind = tuple[str | None, int, Any, Callable[[Any], Any] | None]
+"""Where a value comes from: a parameter (None: the constant that follows) and the place in its list (-1: it is none);
+and what makes it one of the driver's."""
+
+
+class _Query:
+    """A SELECT as it was compiled when it ran with parameters of these names."""
+
+    def __init__(self, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
+        context: Any = result.context
+        self.columns = result._metadata  # what gives columns their names and types; there is no public way to it
+        self._compiled = context.compiled
+        self._names = frozenset(given)
+        ran_with = context.compiled_parameters[0]
+        expanded: dict[str, list[str]] = context._expanded_parameters
+        self._lists = sorted(expanded.keys() & self._names)
+        constants = {name: value for name, value in ran_with.items() if name not in given}
+        constants.update({key: [ran_with[name] for name in names] for key, names in expanded.items()})
+        self._constants = constants
+        self._texts: dict[tuple[int, ...], tuple[str, list[_Bind]]] = {}
+
+    def bound(self, given: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
+        """Return its text and values; ``None`` where it has to take the usual way."""
+        if given.keys() != self._names:
+            return None
+        lengths = []
+        for key in self._lists:
+            if not isinstance(given[key], list):
+                return None
+            lengths.append(len(given[key]))
+        found = self._texts.get(tuple(lengths))
+        if found is None:
+            if sum(lengths) > _MOST_LISTED:
+                return None
+            found = self._texts[tuple(lengths)] = self._text(given)
+        text, binds = found
+        values = []
+        for name, place, value, process in binds:
+            if name is not None:
+                value = given[name] if place < 0 else given[name][place]
+            values.append(value if process is None else process(value))
+        return text, values
+
+    def _text(self, given: Mapping[str, Any]) -> tuple[str, list[_Bind]]:
+        state = self._compiled.construct_expanded_state({**self._constants, **given})
+        processors = {**self._compiled._bind_processors, **state.processors}
+        listed = {
+            name: (key, place) for key in self._lists for place, name in enumerate(state.parameter_expansion[key])
+        }
+        binds: list[_Bind] = []
+        for name in state.positiontup:
+            key, place = listed.get(name, (name if name in given else None, -1))
+            binds.append((key, place, None if key is not None else state.parameters[name], processors.get(name)))
+        return state.statement, binds
+
+
+class PreparedQueries:
+    """The queries that the connections of one engine have run. Threads may share them."""
+
+    def __init__(self) -> None:
+        self._queries: weakref.WeakKeyDictionary[Any, _Query | bool] = weakref.WeakKeyDictionary()
+        """By statement; True for one that has run once, False for one that has to take the usual way."""
+
+    def get(self, statement: sa.Executable) -> _Query | None:
+        """Return the query if it is to be run directly."""
+        found = self._queries.get(statement)
+        return found if isinstance(found, _Query) else None
+
+    def learn(self, statement: sa.Executable, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
+        """Take note that a query ran; one that runs for the second time is kept, since it was made to be run again."""
+        known = self._queries.get(statement)
+        if known is None and len(self._queries) < _MOST_QUERIES:
+            self._queries[statement] = True
+        elif known is True:
+            context: Any = result.context
+            self._queries[statement] = not context.compiled.literal_execute_params and _Query(result, given)
+
+    def drop(self, statement: sa.Executable) -> None:
+        """Let a query take the usual way next time."""
+        self._queries[statement] = False
+
+
+class PreparedConnection(Connection):
+    """A connection to SQLite that runs the small queries among :class:`PreparedQueries` directly.
+
+    What a query returns is the same as on any other connection; so are errors, since one that fails runs once more the
+    usual way.
+    """
+
+    def __init__(self, engine: Engine, queries: PreparedQueries) -> None:
+        super().__init__(engine)
+        self._queries = queries
+
+    def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        if type(statement) is not sa.Select or execution_options or isinstance(parameters, list):
+            return super().execute(statement, parameters, execution_options=execution_options)
+        given: Mapping[str, Any] = parameters or {}
+        query = self._queries.get(statement)
+        if query is not None and self.in_transaction():
+            found = self._run(statement, query, given)
+            if found is not None:
+                return found
+        result = super().execute(statement, parameters)
+        if query is None:
+            self._queries.learn(statement, result, given)
+        return result
+
+    def scalar(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        return self.execute(statement, parameters, execution_options=execution_options).scalar()
+
+    def _run(self, statement: sa.Executable, query: _Query, given: Mapping[str, Any]) -> Result[Any] | None:
+        bound = query.bound(given)
+        if bound is None:
+            return None
+        driver: Any = self.connection.dbapi_connection
+        try:
+            cursor = driver.execute(*bound)
+            rows = cursor.fetchmany(_MOST_ROWS)
+            cursor.close()
+        except sqlite3.Error:
+            return None
+        if len(rows) == _MOST_ROWS:
+            # there may be any number: they must not all be in memory at once
+            self._queries.drop(statement)
+            return None
+        return IteratorResult(query.columns, iter(rows))

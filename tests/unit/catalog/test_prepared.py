@@ -1,0 +1,100 @@
+"""A query that is run directly gives what it gives the usual way, from its third run on as in its first two."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
+
+from cdir_catalog.prepared import PreparedConnection, PreparedQueries
+
+_TABLE = sa.Table(
+    "things",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer(), primary_key=True),
+    sa.Column("name", sa.Text()),
+    sa.Column("data", sa.LargeBinary()),
+    sa.Column("kind", sa.Integer()),
+    sa.Column("day", sa.Date()),
+)
+_NAMED = sa.select(_TABLE).where(_TABLE.c.name.in_(sa.bindparam("names", expanding=True))).order_by(_TABLE.c.id)
+_KINDS = _NAMED.where(_TABLE.c.kind.in_([1, 2]), _TABLE.c.id > sa.bindparam("after"))
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Iterator[PreparedConnection]:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'things.db'}")
+    with PreparedConnection(engine, PreparedQueries()) as connection, connection.begin():
+        _TABLE.create(connection)
+        connection.execute(
+            sa.text("INSERT INTO things VALUES (:id, :name, :data, :kind, '2020-02-03')"),
+            [{"id": id, "name": f"n{id % 5}", "data": b"\0\xff", "kind": id % 3} for id in range(200)],
+        )
+        yield connection
+    engine.dispose()
+
+
+def rows_of(connection: Connection, statement: Any, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in connection.execute(statement, parameters)]
+
+
+def test_parameters_lists_constants_and_types_are_as_the_first_time(prepared: PreparedConnection) -> None:
+    for names in ([], ["n1"], ["n1", "n4"], ["n2", "n3"], ["nobody"]):
+        for after in (0, 100, 190):
+            parameters = {"names": names, "after": after}
+            direct = rows_of(prepared, _KINDS, parameters)
+            assert direct == [
+                {"id": id, "name": f"n{id % 5}", "data": b"\0\xff", "kind": id % 3, "day": date(2020, 2, 3)}
+                for id in range(after + 1, 200)
+                if f"n{id % 5}" in names and id % 3 in (1, 2)
+            ]
+
+
+def test_statements_that_differ_in_a_constant_alone_are_kept_apart(prepared: PreparedConnection) -> None:
+    ones, twos = (sa.select(_TABLE.c.id).where(_TABLE.c.kind == kind, _TABLE.c.id < 9) for kind in (1, 2))
+    for _ in range(4):
+        assert prepared.execute(ones).scalars().all() == [1, 4, 7]
+        assert prepared.execute(twos).scalars().all() == [2, 5, 8]
+        assert prepared.scalar(twos) == 2
+
+
+def test_a_query_sees_what_changed_since_and_takes_other_parameters(prepared: PreparedConnection) -> None:
+    query = sa.select(_TABLE.c.name).where(_TABLE.c.id == sa.bindparam("one"))
+    for number in range(4):
+        prepared.execute(_TABLE.update().where(_TABLE.c.id == 1).values(name=f"new {number}"))
+        assert prepared.scalar(query, {"one": 1}) == f"new {number}"
+        assert prepared.execute(query, {"one": 10_000}).first() is None
+    assert prepared.scalar(query, {"one": 1, "another": 2}) == "new 3"
+
+
+def test_many_rows_all_come(prepared: PreparedConnection) -> None:
+    query = sa.select(_TABLE.c.id).where(_TABLE.c.id < sa.bindparam("end")).order_by(_TABLE.c.id)
+    for end in (3, 3, 3, 200, 63, 64, 65, 3):
+        assert prepared.scalars(query, {"end": end}).all() == list(range(end))
+
+
+def test_only_what_is_run_again_is_run_directly(prepared: PreparedConnection) -> None:
+    query = sa.select(_TABLE.c.id).where(_TABLE.c.id == sa.bindparam("one"))
+    raw: sqlite3.Connection = prepared.connection.dbapi_connection  # type: ignore[assignment] # typed for any database
+    asked: list[str] = []
+    raw.set_trace_callback(asked.append)
+    results = [prepared.execute(query, {"one": 7}) for _ in range(3)]
+    assert len(asked) == 3
+    assert [type(result).__name__ for result in results] == ["CursorResult", "CursorResult", "IteratorResult"]
+    assert [result.scalar_one() for result in results] == [7, 7, 7]
+
+
+def test_an_error_is_the_usual_one(prepared: PreparedConnection) -> None:
+    query = sa.select(_TABLE.c.id).where(_TABLE.c.id == sa.bindparam("one"))
+    for _ in range(3):
+        assert prepared.scalar(query, {"one": 7}) == 7
+    _TABLE.drop(prepared)
+    with pytest.raises(OperationalError, match="no such table"):
+        prepared.execute(query, {"one": 7})
