@@ -33,16 +33,21 @@ from cdir.walk import error_of
 
 __all__ = ["Download", "Downloader"]
 
-_BATCH_FILES: Final = 128
+_BATCH_FILES: Final = 64
+"""Small files that are asked for together. What a request costs the gateway and its catalog is mostly the same for one
+file and for many, so the next files wait until so many others are done."""
 _UNDER_WAY: Final = 256
 """Files asked for and not yet done; each may hold a local file open."""
+
+_NUMBERS = itertools.count(secrets.randbits(32))
+"""Tells temporary files of this process apart, and nearly always from what other processes have left."""
 
 
 def _temporary(path: str) -> str:
     """Return the name under which a file's bytes gather, hidden and beside it."""
     dirname, name = os.path.split(path)
     kept = os.fsencode(name)[:200].decode("utf-8", "ignore")  # a name may be as long as the disk allows already
-    return os.path.join(dirname, f".{kept}.cdir-{secrets.token_hex(4)}")
+    return os.path.join(dirname, f".{kept}.cdir-{next(_NUMBERS):08x}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +158,13 @@ class _Fetch:
         self._downloader = downloader
         self._tally = downloader.tally
         self._queue = queue
-        self._slots = asyncio.Semaphore(at_once)
+        self._batch = min(_BATCH_FILES, at_once)
+        self._free = at_once
+        self._room = asyncio.Event()
         self._ids = itertools.count(1)
         self._arriving: dict[int, _Arriving] = {}
         self._entries: dict[int, Entry] = {}
+        """Of the files that are not, or may not be, what they were when they were asked for."""
         self._counted: dict[int, int] = {}
 
     async def run(self, first: Download) -> None:
@@ -176,19 +184,22 @@ class _Fetch:
     async def _ask(self, stream: ReadStream, first: Download) -> None:
         following: Download | None = first
         while following is not None:
-            reads = [await self._begin(following)]
-            while len(reads) < _BATCH_FILES and not self._queue.empty() and not self._slots.locked():
+            while self._free < self._batch:
+                self._room.clear()
+                await self._room.wait()
+            reads = [self._begin(following)]
+            while len(reads) < self._batch and not self._queue.empty():
                 following = self._queue.get_nowait()
                 if following is None:
                     break
-                reads.append(await self._begin(following))
+                reads.append(self._begin(following))
             await stream.request(reads)
             if following is not None:
                 following = await self._queue.get()
         await stream.done()
 
-    async def _begin(self, download: Download) -> pb.FileRead:
-        await self._slots.acquire()
+    def _begin(self, download: Download) -> pb.FileRead:
+        self._free -= 1
         file_id = next(self._ids)
         self._arriving[file_id] = _Arriving(download)
         self._counted[file_id] = 0
@@ -197,10 +208,11 @@ class _Fetch:
     async def _take(self, parts: Iterable[pb.FilePart]) -> None:
         """Take in what arrived, in order; whatever has to be stored is stored in one go in a thread."""
         known = [(part, self._arriving[part.id]) for part in parts if part.id in self._arriving]
-        for part, _ in known:
-            if part.HasField("entry"):
+        for part, arriving in known:
+            listed = arriving.download.entry
+            if part.HasField("entry") and not (listed.sha256 and part.entry.version_id == listed.version_id):
                 self._entries[part.id] = entry_from(part.entry)
-        stored = [(part, arriving) for part, arriving in known if not part.transferred and (part.data or part.end)]
+        stored = [(part, arriving) for part, arriving in known if not part.transferred and (part.end or part.data)]
         failures = await run_to_the_end(self._store, stored) if stored else {}
         for part, arriving in known:
             failure = from_failure(part.failure) if part.HasField("failure") else failures.get(part.id)
@@ -220,8 +232,8 @@ class _Fetch:
             if part.id in failures:
                 continue
             try:
-                if part.data:
-                    arriving.add(part.data)
+                if data := part.data:  # each access copies it
+                    arriving.add(data)
                 if part.end:
                     arriving.finish(self._entries.get(part.id, arriving.download.entry))
             except OSError as error:
@@ -248,5 +260,7 @@ class _Fetch:
 
     def _forget(self, file_id: int) -> Entry | None:
         del self._arriving[file_id]
-        self._slots.release()
+        self._free += 1
+        if self._free >= self._batch:
+            self._room.set()
         return self._entries.pop(file_id, None)

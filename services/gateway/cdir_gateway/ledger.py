@@ -98,6 +98,18 @@ class Ledger:
         """Find what a path names, with content and replicas."""
         return self._resolve.submit(ref)
 
+    async def resolve_each(
+        self, refs: Sequence[catalog_service_pb2.PathRef]
+    ) -> list[catalog_service_pb2.ResolvedEntry | CdirError]:
+        """As :meth:`resolve`, for several paths."""
+        found = await asyncio.gather(*map(self._resolve.submit, refs), return_exceptions=True)
+        resolved = []
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, CdirError):
+                raise one
+            resolved.append(one)
+        return resolved
+
     def record(self, observation: catalog_service_pb2.ReplicaObservation) -> asyncio.Future[None]:
         """Store what was seen or done at a provider."""
         return self._record.submit(observation)

@@ -1,10 +1,14 @@
-"""One ReadFiles stream: opens the files asked for, reads them side by side, and sends their parts as they are ready."""
+"""One ReadFiles stream: opens the files asked for, reads them side by side, and sends their parts as they are ready.
+
+Of a small file most of the cost is what there is of it however small it is. So small files that are asked for together
+are opened, read and sent together, without a task for each.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -16,14 +20,16 @@ from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.local_files import LocalFiles, LocalPlacement
 from cdir_gateway.outbox import Outbox
-from cdir_gateway.reading import FileReader, OpenFile
+from cdir_gateway.reading import FileReader, OpenFile, WantedFile
 from cdir_transfer.digest import BLOCK_SIZE
-from cdir_transfer.small_reads import SmallReads
+from cdir_transfer.small_reads import SmallCall, SmallReads
 
 __all__ = ["ReadStreams"]
 
 _FILES_AT_ONCE: Final = 256
 """Files in flight per stream, the large ones among them."""
+_OPENED_TOGETHER: Final = 64
+"""Files of one request whose paths are resolved by one task."""
 _LARGE_AT_ONCE: Final = 4
 """Large files in flight per stream."""
 _SMALL_BYTES: Final = 8 << 20
@@ -74,31 +80,72 @@ class _ReadStream:
         try:
             async with asyncio.TaskGroup() as files:
                 async for request in requests:
-                    for read in request.reads:
-                        await self._files.acquire()
-                        files.create_task(self._read(read))
+                    reads = list(request.reads)
+                    for start in range(0, len(reads), _OPENED_TOGETHER):
+                        some = reads[start : start + _OPENED_TOGETHER]
+                        for _ in some:
+                            await self._files.acquire()
+                        files.create_task(self._begin(files, some))
         finally:
             self.outbox.close()
 
-    async def _read(self, read: pb.FileRead) -> None:
+    async def _begin(self, files: asyncio.TaskGroup, reads: Sequence[pb.FileRead]) -> None:
+        """Open files and begin to read them: small ones together, others one by one."""
+        checked: list[pb.FileRead] = []
+        wanted: list[WantedFile] = []
+        for read in reads:
+            try:
+                wanted.append(self._wanted(read))
+                checked.append(read)
+            except CdirError as error:
+                await self._fail(read, error)
+        small: list[tuple[pb.FileRead, OpenFile]] = []
+        for read, opened in zip(checked, await self._reader.open_each(wanted), strict=True):
+            if isinstance(opened, CdirError):
+                await self._fail(read, opened)
+            elif read.offset or read.HasField("length") or read.HasField("local_target"):
+                files.create_task(self._read(read, opened))
+            else:
+                small.append((read, opened))
+        left = dict(enumerate(small))
+        for call in self._small.together([(opened.version, opened.replicas) for _, opened in small]):
+            files.create_task(self._send_together(files, call, [left.pop(number) for number in call.numbers]))
+        for read, opened in left.values():
+            files.create_task(self._read(read, opened))
+
+    async def _send_together(
+        self, files: asyncio.TaskGroup, call: SmallCall, reads: Sequence[tuple[pb.FileRead, OpenFile]]
+    ) -> None:
+        """Send small files whole; what the short way does not bring is read by itself."""
+        async with self._budget.taken(sum(opened.version.size for _, opened in reads)):
+            for (read, opened), data in zip(reads, await self._small.read(call), strict=True):
+                if data is None:
+                    files.create_task(self._read(read, opened))
+                    continue
+                await self.outbox.put(pb.FilePart(id=read.id, entry=opened.entry, data=data, end=True), len(data))
+                self._files.release()
+
+    async def _read(self, read: pb.FileRead, opened: OpenFile) -> None:
         try:
-            self._check(read)
-            opened = await self._reader.open(
-                read.workspace,
-                normalize_path(read.path),
-                generation=read.generation if read.HasField("generation") else None,
-                provider=read.provider,
-            )
-            if opened.content.version.size <= BLOCK_SIZE:
-                async with self._budget.taken(opened.content.version.size):
+            if opened.version.size <= BLOCK_SIZE:
+                async with self._budget.taken(opened.version.size):
                     await (self._place_small if read.HasField("local_target") else self._send)(read, opened)
             else:
                 async with self._large:
                     await (self._place_large if read.HasField("local_target") else self._send)(read, opened)
         except CdirError as error:
-            await self.outbox.put(pb.FilePart(id=read.id, failure=to_failure(error)))
-        finally:
+            await self._fail(read, error)
+        else:
             self._files.release()
+
+    async def _fail(self, read: pb.FileRead, error: CdirError) -> None:
+        await self.outbox.put(pb.FilePart(id=read.id, failure=to_failure(error)))
+        self._files.release()
+
+    def _wanted(self, read: pb.FileRead) -> WantedFile:
+        self._check(read)
+        generation = read.generation if read.HasField("generation") else None
+        return WantedFile(read.workspace, normalize_path(read.path), generation, read.provider)
 
     def _check(self, read: pb.FileRead) -> None:
         if read.offset < 0 or (read.HasField("length") and read.length < 0):
@@ -111,12 +158,6 @@ class _ReadStream:
     async def _send(self, read: pb.FileRead, opened: OpenFile) -> None:
         """Send the bytes. The part that ends the file is the last one with data, unless there is none."""
         part = pb.FilePart(id=read.id, entry=opened.entry)
-        if not read.offset and not read.HasField("length"):
-            data = await self._small.read(opened.content.version, opened.replicas)
-            if data is not None:
-                part.data, part.end = data, True
-                await self.outbox.put(part, len(data))
-                return
         async with aclosing(
             opened.content.pieces(read.offset, read.length if read.HasField("length") else None)
         ) as pieces:

@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from cdir.errors import IsDirectory, NotFound
+from cdir.errors import CdirError, IsDirectory, NotFound
 from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_gateway.ledger import Ledger
 from cdir_transfer.reader import OpenContent, VerifiedReader
 
-__all__ = ["FileReader", "OpenFile"]
+__all__ = ["FileReader", "OpenFile", "WantedFile"]
 
 
-@dataclass(frozen=True, slots=True)
+class WantedFile(NamedTuple):
+    """A content of the file at ``path``, in normal form."""
+
+    workspace: str
+    path: str
+    generation: int | None = None
+    """``None`` is the current one."""
+    provider: str = ""
+    """Restricts reading to that provider's copy, unless empty."""
+
+    @property
+    def ref(self) -> catalog_service_pb2.PathRef:
+        """The path as the catalog is asked for it."""
+        return catalog_service_pb2.PathRef(workspace=self.workspace, path=self.path, generation=self.generation)
+
+
 class OpenFile:
     """A file that can be read."""
 
-    entry: entry_pb2.Entry
-    content: OpenContent
-    replicas: Sequence[entry_pb2.Replica]
-    """Its copies when it was opened, best first."""
+    __slots__ = ("_content", "_ledger", "_reader", "_wanted", "entry", "replicas", "version")
+
+    def __init__(
+        self, ledger: Ledger, reader: VerifiedReader, wanted: WantedFile, found: catalog_service_pb2.ResolvedEntry
+    ) -> None:
+        self._ledger = ledger
+        self._reader = reader
+        self._wanted = wanted
+        self._content: OpenContent | None = None
+        self.entry = found.entry
+        self.version = found.version
+        self.replicas = _at(found.replicas, wanted.provider)
+        """Its copies when it was opened, best first."""
+
+    @property
+    def content(self) -> OpenContent:
+        """The verified reader of its bytes, the same one each time."""
+        if self._content is None:
+            self._content = self._reader.open(self.version, self.replicas, self._resolve_again, label=self._wanted.path)
+        return self._content
+
+    async def _resolve_again(self) -> Sequence[entry_pb2.Replica]:
+        path = self._wanted.path
+        now = await self._ledger.resolve(self._wanted._replace(generation=self.version.generation).ref)
+        if now.version.version_id != self.version.version_id:
+            raise NotFound(f"{path} was replaced or moved while it was read", path=path)
+        return _at(now.replicas, self._wanted.provider)
 
 
 class FileReader:
@@ -31,31 +69,31 @@ class FileReader:
         self._reader = reader
 
     async def open(self, workspace: str, path: str, *, generation: int | None = None, provider: str = "") -> OpenFile:
-        """Open a content of the file at ``path``, in normal form.
+        """Open one content, as :class:`WantedFile` names it.
 
-        ``generation`` ``None`` opens the current one. ``provider`` restricts reading to that provider's copy. Raises
-        NotFound (no such file, generation, or copy at that provider) and IsDirectory.
+        Raises NotFound (no such file, generation, or copy at that provider) and IsDirectory.
         """
-        found = await self._resolve(workspace, path, generation)
+        wanted = WantedFile(workspace, path, generation, provider)
+        return self._opened(wanted, await self._ledger.resolve(wanted.ref))
+
+    async def open_each(self, wanted: Sequence[WantedFile]) -> list[OpenFile | CdirError]:
+        """As :meth:`open`, for several files; what :meth:`open` would raise stands in the place of its file."""
+        opened: list[OpenFile | CdirError] = []
+        for one, found in zip(wanted, await self._ledger.resolve_each([one.ref for one in wanted]), strict=True):
+            try:
+                opened.append(found if isinstance(found, CdirError) else self._opened(one, found))
+            except CdirError as error:
+                opened.append(error)
+        return opened
+
+    def _opened(self, wanted: WantedFile, found: catalog_service_pb2.ResolvedEntry) -> OpenFile:
+        path, provider = wanted.path, wanted.provider
         if found.entry.kind != entry_pb2.ENTRY_KIND_FILE:
             raise IsDirectory(f"{path} is a directory; name a file", path=path)
-        version = found.version
-        replicas = _at(found.replicas, provider)
-        if provider and not replicas:
+        opened = OpenFile(self._ledger, self._reader, wanted, found)
+        if provider and not opened.replicas:
             raise NotFound(f"provider {provider} holds no good copy of {path}", path=path, provider=provider)
-
-        async def resolve_again() -> Sequence[entry_pb2.Replica]:
-            now = await self._resolve(workspace, path, version.generation)
-            if now.version.version_id != version.version_id:
-                raise NotFound(f"{path} was replaced or moved while it was read", path=path)
-            return _at(now.replicas, provider)
-
-        return OpenFile(found.entry, self._reader.open(version, replicas, resolve_again, label=path), replicas)
-
-    async def _resolve(self, workspace: str, path: str, generation: int | None) -> catalog_service_pb2.ResolvedEntry:
-        return await self._ledger.resolve(
-            catalog_service_pb2.PathRef(workspace=workspace, path=path, generation=generation)
-        )
+        return opened
 
 
 def _at(replicas: Sequence[entry_pb2.Replica], provider: str) -> Sequence[entry_pb2.Replica]:

@@ -7,6 +7,7 @@ is under way goes into the next call.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -25,11 +26,11 @@ Outcome = TypeVar("Outcome")
 
 
 class _Asked(Generic[Item, Outcome]):
-    __slots__ = ("answer", "call", "item")
+    __slots__ = ("answer", "call", "items")
 
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        self.answer: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.answer: asyncio.Future[Sequence[Outcome | None]] = asyncio.get_running_loop().create_future()
         self.call: asyncio.Task[None] | None = None
         """What carries it, from the moment that it is under way."""
 
@@ -49,7 +50,8 @@ class SharedCalls(Generic[Item, Outcome]):
     """An async context manager; at its exit the calls under way are cancelled.
 
     ``call`` gets a provider's id and at most ``items`` items, and returns an outcome for each, in order; ``None`` for
-    one that it cannot say anything of. It raises nothing but defects. ``calls`` are under way at one provider at most.
+    one that it cannot say anything of, or no outcomes at all. It raises nothing but defects. ``calls`` are under way at
+    one provider at most.
 
     A caller who leaves leaves alone the call that carries its item, unless ``leaving_cancels``: then the call is
     cancelled and seen to its end first, and the others that it carried have no outcome.
@@ -86,12 +88,16 @@ class SharedCalls(Generic[Item, Outcome]):
 
     async def ask(self, provider_id: str, item: Item) -> Outcome | None:
         """Have an item carried by one of the next calls; return its outcome, ``None`` where there is none."""
+        return (await self.ask_together(provider_id, [item]))[0]
+
+    async def ask_together(self, provider_id: str, items: Sequence[Item]) -> Sequence[Outcome | None]:
+        """As :meth:`ask`, for as many items as one call carries at most; the same call carries all of them."""
         if self._closed:
-            return None
+            return [None] * len(items)
         line = self._lines.get(provider_id)
         if line is None:
             line = self._lines[provider_id] = _Line(provider_id)
-        asked: _Asked[Item, Outcome] = _Asked(item)
+        asked: _Asked[Item, Outcome] = _Asked(items)
         line.waiting.append(asked)
         self._start(line)
         try:
@@ -123,18 +129,23 @@ class SharedCalls(Generic[Item, Outcome]):
 
     async def _run(self, line: _Line[Item, Outcome]) -> None:
         batch: list[_Asked[Item, Outcome]] = []
-        while line.waiting and len(batch) < self._items:
+        items: list[Item] = []
+        while line.waiting and (not items or len(items) + len(line.waiting[0].items) <= self._items):
             asked = line.waiting.popleft()
             if not asked.answer.done():
                 asked.call = asyncio.current_task()
                 batch.append(asked)
+                items.extend(asked.items)
         if not batch:
             return
         try:
-            outcomes = await self._call(line.provider_id, [asked.item for asked in batch])
-            for asked, outcome in zip(batch, outcomes, strict=False):
-                if not asked.answer.done():
-                    asked.answer.set_result(outcome)
+            outcomes = await self._call(line.provider_id, items)
+            if len(outcomes) == len(items):
+                rest = iter(outcomes)
+                for asked in batch:
+                    answer = list(itertools.islice(rest, len(asked.items)))
+                    if not asked.answer.done():
+                        asked.answer.set_result(answer)
         finally:
             _leave(batch)
 
@@ -143,4 +154,4 @@ def _leave(batch: Sequence[_Asked[Item, Outcome]] | deque[_Asked[Item, Outcome]]
     """Say of what has no outcome yet that there is none."""
     for asked in batch:
         if not asked.answer.done():
-            asked.answer.set_result(None)
+            asked.answer.set_result([None] * len(asked.items))

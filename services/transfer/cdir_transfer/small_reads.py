@@ -22,9 +22,9 @@ from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.overtaking import Overtaking
 from cdir_transfer.paces import Paces
 from cdir_transfer.reader import transfer_deadline
-from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
+from cdir_transfer.shared_calls import OBJECTS_IN_CALL, SMALL_CONTENT, SharedCalls
 
-__all__ = ["SmallReads"]
+__all__ = ["SmallCall", "SmallReads"]
 
 _AT_LEAST: Final = 0.15
 """Seconds that a call has in any case: a crowd of them on a busy machine is late by itself."""
@@ -35,10 +35,15 @@ class _Wanted(NamedTuple):
     replicas: dict[str, entry_pb2.Replica]
     """Its copies by provider id, best first; those at suspect providers left out."""
 
-    @property
-    def best(self) -> str:
-        """The id of the provider to ask first."""
-        return next(iter(self.replicas))
+
+class SmallCall(NamedTuple):
+    """Contents that are asked of one provider together."""
+
+    provider_id: str
+    """The provider to ask first."""
+    numbers: list[int]
+    """Which of the contents given they are, counted from 0."""
+    wanted: list[_Wanted]
 
 
 class SmallReads:
@@ -71,42 +76,60 @@ class SmallReads:
     ) -> None:
         await self._calls.__aexit__(kind, error, trace)
 
-    async def read(self, version: entry_pb2.Version, replicas: Sequence[entry_pb2.Replica]) -> bytes | None:
-        """Return a content of at most :data:`SMALL_CONTENT` bytes, verified; ``None`` where that takes the long way.
+    def together(self, contents: Sequence[tuple[entry_pb2.Version, Sequence[entry_pb2.Replica]]]) -> list[SmallCall]:
+        """Say which contents to ask for together; those that take the long way are in none of the calls.
 
-        ``replicas`` are its copies, best first.
+        Each content comes with its copies, best first.
         """
-        wanted = self._wanted(version, replicas)
-        return None if wanted is None else await self._calls.ask(wanted.best, wanted)
+        orders: dict[tuple[str, ...], list[str]] = {}
+        filling: dict[str, SmallCall] = {}
+        calls: list[SmallCall] = []
+        for number, (version, replicas) in enumerate(contents):
+            if not version.sha256 or version.size > SMALL_CONTENT:
+                continue
+            at = {replica.provider_id: replica for replica in replicas}
+            order = orders.get(holders := tuple(at))
+            if order is None:
+                # once for all that lie at the same providers: a small content's size makes no difference
+                order = orders[holders] = self._order(holders, version.size)
+            if not order:
+                continue
+            call = filling.get(order[0])
+            if call is None or len(call.numbers) == OBJECTS_IN_CALL:
+                call = filling[order[0]] = SmallCall(order[0], [], [])
+                calls.append(call)
+            call.numbers.append(number)
+            call.wanted.append(_Wanted(version, {provider_id: at[provider_id] for provider_id in order}))
+        return calls
+
+    async def read(self, call: SmallCall) -> Sequence[bytes | None]:
+        """Return the contents of a call that :meth:`together` has made, verified; ``None`` for what takes the long way.
+
+        It may go out together with others.
+        """
+        return await self._calls.ask_together(call.provider_id, call.wanted)
 
     async def read_each(
         self, contents: Sequence[tuple[entry_pb2.Version, Sequence[entry_pb2.Replica]]]
     ) -> list[bytes | None]:
-        """As :meth:`read`, for at most 16 contents that are wanted together; the context need not be entered for it."""
+        """Return each of at most 16 contents, verified, or ``None`` for what takes the long way.
+
+        Each comes with its copies, best first. The context need not be entered for it.
+        """
         found: list[bytes | None] = [None] * len(contents)
-        asked: dict[str, dict[int, _Wanted]] = {}
-        for number, (version, replicas) in enumerate(contents):
-            wanted = self._wanted(version, replicas)
-            if wanted is not None:
-                asked.setdefault(wanted.best, {})[number] = wanted
         async with asyncio.TaskGroup() as calls:
-            for provider_id, batch in asked.items():
-                calls.create_task(self._fetch_into(found, provider_id, batch))
+            for call in self.together(contents):
+                calls.create_task(self._fetch_into(found, call))
         return found
 
-    async def _fetch_into(self, found: list[bytes | None], provider_id: str, batch: dict[int, _Wanted]) -> None:
-        for number, data in zip(batch, await self._fetch(provider_id, list(batch.values())), strict=False):
+    async def _fetch_into(self, found: list[bytes | None], call: SmallCall) -> None:
+        for number, data in zip(call.numbers, await self._fetch(call.provider_id, call.wanted), strict=False):
             found[number] = data
 
-    def _wanted(self, version: entry_pb2.Version, replicas: Sequence[entry_pb2.Replica]) -> _Wanted | None:
-        """Return what to ask for; ``None`` where that takes the long way."""
-        if not version.sha256 or version.size > SMALL_CONTENT:
-            return None
-        good = [one for one in replicas if not self._health.suspect(one.provider_id)]
-        if not good:
-            return None
-        ordered = self._paces.ordered(good, _provider_id, version.size)
-        return _Wanted(version, {replica.provider_id: replica for replica in ordered})
+    def _order(self, holders: Sequence[str], size: int) -> list[str]:
+        """Return the providers to ask, best first."""
+        good = [provider_id for provider_id in holders if not self._health.suspect(provider_id)]
+        return self._paces.ordered(good, str, size)
 
     async def _fetch(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[bytes | None]:
         others = [one for one in batch[0].replicas if one != provider_id]
@@ -152,10 +175,6 @@ class SmallReads:
         self._paces.took(provider_id, size, clock() - began)
         self._health.answered(provider_id)
         return response.outcomes
-
-
-def _provider_id(replica: entry_pb2.Replica) -> str:
-    return replica.provider_id
 
 
 def _content(version: entry_pb2.Version, outcome: adapter_service_pb2.FetchOutcome) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Container, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -339,8 +339,9 @@ class Harness:
         """Ask until the answer is true."""
         async with asyncio.timeout(HANG):
             while True:
-                if await question():
-                    return
+                with suppress(FileNotFoundError):  # what is looked at goes away meanwhile
+                    if await question():
+                        return
                 await asyncio.sleep(0.02)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from cdir.errors import ProviderUnavailable
 from cdir.v1 import entry_pb2
-from cdir_transfer.shared_calls import SMALL_CONTENT
+from cdir_transfer.shared_calls import OBJECTS_IN_CALL, SMALL_CONTENT
 from cdir_transfer.small_reads import SmallReads
 from unit.gateway.harness import HANG, version_of
 
@@ -23,10 +24,16 @@ async def reads(providers: Any) -> AsyncIterator[SmallReads]:
         yield opened
 
 
+async def _read(reads: SmallReads, version: entry_pb2.Version, replicas: Sequence[entry_pb2.Replica]) -> bytes | None:
+    """One reader of one content."""
+    calls = reads.together([(version, replicas)])
+    return (await reads.read(calls[0]))[0] if calls else None
+
+
 async def _read_all(reads: SmallReads, providers: Any, *names: str) -> list[bytes | None]:
     async with asyncio.timeout(HANG), asyncio.TaskGroup() as group:
         reading = [
-            group.create_task(reads.read(version_of(data), [providers.replica(name, key) for name in names]))
+            group.create_task(_read(reads, version_of(data), [providers.replica(name, key) for name in names]))
             for key, data in CONTENTS.items()
         ]
     return [task.result() for task in reading]
@@ -88,10 +95,42 @@ async def test_when_no_copy_can_be_reached_the_contents_are_left(providers: Any,
 
 async def test_contents_that_need_the_long_way_are_not_asked_for(providers: Any, reads: SmallReads) -> None:
     large = bytes(SMALL_CONTENT + 1)
-    assert await reads.read(version_of(large), [providers.replica("a")]) is None
-    assert await reads.read(entry_pb2.Version(size=3), [providers.replica("a")]) is None
-    assert await reads.read(version_of(b"x"), []) is None
+    assert await _read(reads, version_of(large), [providers.replica("a")]) is None
+    assert await _read(reads, entry_pb2.Version(size=3), [providers.replica("a")]) is None
+    assert await _read(reads, version_of(b"x"), []) is None
     assert _calls(providers) == 0
+
+
+async def test_contents_wanted_together_share_calls_from_the_first_on(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a")
+    contents = [(version_of(data), [providers.replica("a", key)]) for key, data in CONTENTS.items()]
+    large = (version_of(bytes(SMALL_CONTENT + 1)), [providers.replica("a")])
+    calls = reads.together([large, *contents])
+    assert [number for call in calls for number in call.numbers] == list(range(1, len(contents) + 1))
+    async with asyncio.timeout(HANG):
+        found = await asyncio.gather(*map(reads.read, calls))
+    assert [data for call in found for data in call] == list(CONTENTS.values())
+    assert _calls(providers) == math.ceil(len(CONTENTS) / OBJECTS_IN_CALL)
+
+
+async def test_contents_wanted_together_are_asked_for_where_each_of_them_lies(
+    providers: Any, reads: SmallReads
+) -> None:
+    _lay(providers, "a", "b")
+    names = ["ab" if number % 2 else "b" for number in range(len(CONTENTS))]
+    calls = reads.together(
+        [
+            (version_of(data), [providers.replica(one, key) for one in holders])
+            for (key, data), holders in zip(CONTENTS.items(), names, strict=True)
+        ]
+    )
+    for call in calls:
+        assert {providers.harness.ids[names[number][0]] for number in call.numbers} == {call.provider_id}
+    async with asyncio.timeout(HANG):
+        found = {
+            number: data for call in calls for number, data in zip(call.numbers, await reads.read(call), strict=True)
+        }
+    assert [found[number] for number in range(len(CONTENTS))] == list(CONTENTS.values())
 
 
 async def test_readers_who_leave_do_not_disturb_the_others(providers: Any, reads: SmallReads) -> None:
@@ -99,7 +138,7 @@ async def test_readers_who_leave_do_not_disturb_the_others(providers: Any, reads
     providers.harness.trouble("a", pause=0.2)
     staying, leaving = (
         [
-            asyncio.create_task(reads.read(version_of(data), [providers.replica("a", key)]))
+            asyncio.create_task(_read(reads, version_of(data), [providers.replica("a", key)]))
             for key, data in CONTENTS.items()
         ]
         for _ in range(2)
@@ -115,11 +154,11 @@ async def test_at_the_end_nobody_is_left_waiting(providers: Any) -> None:
     providers.harness.trouble("a", stalls=True)
     async with SmallReads(providers.harness.adapters, providers.health, providers.notes) as reads:
         waiting = [
-            asyncio.create_task(reads.read(version_of(data), [providers.replica("a", key)]))
+            asyncio.create_task(_read(reads, version_of(data), [providers.replica("a", key)]))
             for key, data in CONTENTS.items()
         ]
         done, _ = await asyncio.wait(waiting, timeout=0.2)
         assert not done
     async with asyncio.timeout(HANG):
         assert set(await asyncio.gather(*waiting)) == {None}
-    assert await reads.read(version_of(b"x"), [providers.replica("a")]) is None
+    assert await _read(reads, version_of(b"x"), [providers.replica("a")]) is None
