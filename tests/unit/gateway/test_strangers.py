@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cdir.errors import IntegrityError, NotFound
+from cdir.errors import IntegrityError, NotFound, ProviderUnavailable
 from cdir.status import translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_transfer.digest import BLOCK_SIZE
@@ -35,7 +35,7 @@ async def contents(harness: Harness) -> list[bytes | None]:
     for version in listed.versions:
         try:
             found.append(await harness.get("/dir/file", generation=version.generation))
-        except (IntegrityError, NotFound):
+        except (IntegrityError, NotFound, ProviderUnavailable):
             found.append(None)
     return found
 

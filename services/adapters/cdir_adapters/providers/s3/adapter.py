@@ -189,9 +189,7 @@ class S3Adapter(Adapter):
         """A HEAD does not tell a missing object from a missing bucket, and the latter proves nothing."""
         try:
             if self._profile.bucket_head:
-                client = await self._connections.client()
-                with self._faults.translated("looking at the bucket"):
-                    await client.head_bucket(Bucket=self._bucket)
+                await self._wire.head_bucket()
             else:
                 try:
                     await self._listing.ask_least()

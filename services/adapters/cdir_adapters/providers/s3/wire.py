@@ -33,6 +33,7 @@ __all__ = ["Body", "BotoWire", "Condition", "Head", "Opened", "PlainWire", "Wire
 
 _READING: Final = "reading an object"
 _LOOKING: Final = "looking at an object"
+_BUCKET: Final = "looking at the bucket"
 _STORING: Final = "storing an object"
 _DELETING: Final = "deleting an object"
 _COPYING: Final = "copying an object"
@@ -147,6 +148,10 @@ class Wire(ABC):
         """Remove an object. Raises NotFound where the service says so."""
 
     @abstractmethod
+    async def head_bucket(self) -> None:
+        """Ask whether the bucket is there. Raises NotFound where it is not."""
+
+    @abstractmethod
     async def head(self, key: str) -> Head:
         """Return what is known of an object. Raises NotFound, also when it is the bucket that is missing."""
 
@@ -215,6 +220,12 @@ class PlainWire(Wire):
             etag_is_no_digest=encryption.startswith("aws:kms")
             or "x-amz-server-side-encryption-customer-algorithm" in headers,
         )
+
+    async def head_bucket(self) -> None:
+        with self._faults.translated(_BUCKET):
+            answer = await self._connections.send("HEAD", "", "", {}, None, ERROR_BODY)
+        if answer.status not in _SUCCESS:
+            raise self._faults.error(_fault_of(answer), _BUCKET)
 
     async def list(self, query: Mapping[str, str]) -> Listed:
         profile = self._settings.profile
@@ -383,6 +394,11 @@ class BotoWire(Wire):
             metadata=answer.get("Metadata", {}),
             etag_is_no_digest=encryption.startswith("aws:kms") or "SSECustomerAlgorithm" in answer,
         )
+
+    async def head_bucket(self) -> None:
+        with self._faults.translated(_BUCKET):
+            client = await self._connections.client()
+            await client.head_bucket(Bucket=self._bucket)
 
     async def copy(self, source: str, target: str) -> None:
         with self._faults.translated(_COPYING, source):
