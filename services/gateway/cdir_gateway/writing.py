@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -157,6 +158,8 @@ class FileWriter:
         self._strangers = strangers
         self._background = background
         self._late: dict[tuple[str, str], LateCopies] = {}
+        self._given_up: Counter[tuple[str, str]] = Counter()
+        """Paths of writes that are being given up, which may take as long as a slow provider does."""
         self._room = ByteBudget(_SMALL_BYTES)
 
     async def store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
@@ -298,12 +301,15 @@ class FileWriter:
         stop = time.monotonic() + _FREE_SECONDS
         pause = _FREE_FIRST_PAUSE
         lease, writer = conflict.context.get("lease"), conflict.context.get("writer")
+        key, given_up = (order.workspace, order.path), False
         while "writer" in conflict.context and time.monotonic() < stop:
-            if conflict.context["writer"] != writer:
+            if conflict.context["writer"] != writer or given_up:
+                # what is renewed for a write that ends is no sign of life
                 lease, writer = conflict.context["lease"], conflict.context["writer"]
             elif conflict.context["lease"] != lease:
                 break
             await asyncio.sleep(pause)
+            given_up = key in self._given_up
             pause = min(2 * pause, _FREE_LONGEST_PAUSE)
             alone = dataclasses.replace(order, base_generation=int(conflict.context["generation"]))
             try:
@@ -363,8 +369,10 @@ class FileWriter:
         await asyncio.shield(self._background.start("giving up a write", self._undo(upload)))
 
     async def _undo(self, upload: Upload) -> None:
-        await upload.abandon()
+        key = (upload.order.workspace, upload.order.path)
+        self._given_up[key] += 1
         try:
+            await upload.abandon()
             async with asyncio.timeout(_ABORT_SECONDS):
                 # what is called touched is cleared away
                 strangers = await self._strangers.are_at(upload.uncertain, upload.order.modified)
@@ -373,6 +381,10 @@ class FileWriter:
                 await self._ledger.abort(aborted)
         except (CdirError, TimeoutError) as error:
             logger.warning("cannot give up the write of %s; it lapses by itself: %s", upload.order.path, error)
+        finally:
+            self._given_up[key] -= 1
+            if not self._given_up[key]:
+                del self._given_up[key]
 
     async def _see_committed(self, upload: Upload, commit: asyncio.Future[entry_pb2.Entry]) -> None:
         """The caller left while the commit was under way: see how it ended."""

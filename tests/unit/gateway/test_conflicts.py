@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from cdir.paths import MAX_NAME_BYTES, normalize_path
 from cdir.status import translated
 from cdir.v1 import catalog_service_pb2
 from cdir.v1 import directory_service_pb2 as pb
+from cdir_gateway import ledger
 from cdir_gateway.conflicts import conflict_path
-from unit.gateway.harness import Harness
+from unit.gateway.harness import Harness, open_harness
 
 KEEP = pb.ON_CONFLICT_KEEP_COPY
 WHEN = datetime(2026, 11, 21, 14, 3, 7, tzinfo=UTC)
@@ -176,3 +178,34 @@ async def test_a_write_that_ends_meanwhile_is_a_conflict_unless_it_was_the_same(
     news = await trio.write([*first[:-1], trio.whole(2, "/file", second, on_conflict=KEEP), first[-1]])
     assert (news[2][-1].stored.conflict_of == "") == same
     assert await trio.get("/file") == content
+
+
+async def test_a_write_that_is_being_given_up_is_waited_for_however_often_its_lease_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_RENEW_SECONDS", 0.1)
+    abort = ledger.Ledger.abort
+
+    async def slowly(self: ledger.Ledger, aborted: catalog_service_pb2.AbortedWrite) -> None:
+        await asyncio.sleep(1.5)
+        await abort(self, aborted)
+
+    monkeypatch.setattr(ledger.Ledger, "abort", slowly)
+    async with open_harness(tmp_path) as duo:
+        for name in "ab":
+            await duo.add_provider(name)
+        stalled = duo.trouble("b", stalls=True)
+
+        async def interrupted() -> AsyncIterator[pb.WriteFilesRequest]:
+            yield pb.WriteFilesRequest(writes=[duo.whole(1, "/file", b"interrupted")])
+            await asyncio.Event().wait()
+
+        call = duo.directory.WriteFiles(interrupted())
+        writing = asyncio.ensure_future(anext(aiter(call)))
+        await stalled.met.wait()
+        writing.cancel()
+        call.cancel()
+        duo.calm()
+        stored = await duo.put("/file", b"put again", on_conflict=KEEP)
+        assert stored.entry.path == "/file"
+        assert await duo.get("/file") == b"put again"
