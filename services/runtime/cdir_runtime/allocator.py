@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["collect_rarely", "give_back_freed_memory", "keep_freed_memory"]
 
@@ -44,11 +44,8 @@ def keep_freed_memory() -> None:
     is given back. The cost is at most 16 MiB of free memory kept for each of two arenas. Does nothing on systems
     without glibc. Parameters as in ``<malloc.h>``, see mallopt(3).
     """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt(_M_ARENA_MAX, _ARENAS)
@@ -63,11 +60,8 @@ async def give_back_freed_memory() -> None:
     what lives on, new contents rarely fit into them, and the process would go on growing while half of it is free. Ends
     at once on systems without glibc.
     """
-    if sys.platform != "linux":
-        return
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
+    trim = _of_glibc("malloc_trim")
+    if trim is None:
         return
     least = _resident_bytes()
     while True:
@@ -82,3 +76,13 @@ async def give_back_freed_memory() -> None:
 def _resident_bytes() -> int:
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_glibc(name: str) -> Any:
+    """Return a function of glibc; ``None`` on systems without it."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None

@@ -101,6 +101,7 @@ async def _serve(serve: Callable[[Settings], Awaitable[None]], settings: Setting
         await serve(settings)
     finally:
         trimming.cancel()
+        await asyncio.wait([trimming])
 
 
 def _end_within(seconds: float) -> None:
