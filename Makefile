@@ -76,7 +76,7 @@ slow: slow-servers ## Run what takes minutes too: the fault matrix, crash points
 lint: setup ## Check style, types, the borders between packages, the protos, and that generated code is current.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy sdk services
+	$(BIN)/mypy sdk services tests bench
 	$(BIN)/lint-imports
 	$(BIN)/python docs/reference.py --check
 	@$(MAKE) --no-print-directory lint-protos

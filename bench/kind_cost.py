@@ -59,6 +59,7 @@ class Contender:
 
 def contenders(background: Background, scratch: Path, kind: str) -> Contender:
     """Start the server of a kind."""
+    remote: dict[str, object]
     match kind:
         case "local":
             return Contender({"root": str(scratch / "disk")}, {"type": "local"}, str(scratch / "other"))

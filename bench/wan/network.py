@@ -146,12 +146,12 @@ class Network:
     def __enter__(self) -> Self:
         self._background.__enter__()
         for profile in PROFILES:
-            started = (
-                moto_s3_server()
-                if self._conditions
-                else rclone_s3_server(root=self._scratch / f"server-{profile.name}")
-            )
-            line = self.lines[profile.name] = EmulatedLine(profile, self._background.enter(started))
+            server: RcloneS3Server | MotoS3Server
+            if self._conditions:
+                server = self._background.enter(moto_s3_server())
+            else:
+                server = self._background.enter(rclone_s3_server(root=self._scratch / f"server-{profile.name}"))
+            line = self.lines[profile.name] = EmulatedLine(profile, server)
             for bucket in (BUCKET, PEER_BUCKET):
                 line.direct().create_bucket(Bucket=bucket)
         return self

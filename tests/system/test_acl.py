@@ -59,7 +59,8 @@ async def _grantees(client: Any, key: str) -> list[str]:
 @pytest.fixture(scope="module")
 def four(deployment: Deployment, local_disks: Path, background: Background) -> Four:
     require(moto_s3, openssh, rclone_s3)
-    moto, sftp, plain = map(background.enter, (moto_s3_server(), openssh_server(), rclone_s3_server()))
+    moto, sftp = background.enter(moto_s3_server()), background.enter(openssh_server())
+    plain = background.enter(rclone_s3_server())
     (plain.root / BUCKET).mkdir()
     deployment.add_provider("disk", "local", {"root": local_disks / "disk"})
     deployment.add_provider("host", "sftp", sftp.options())

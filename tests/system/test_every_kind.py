@@ -126,9 +126,8 @@ def _in_gcs(server: GcsServer, folder: str) -> dict[str, str]:
 def kinds(deployment: Deployment, local_disks: Path, background: Background) -> dict[str, Kind]:
     """Every kind by its name, under which its provider is registered too."""
     require(apache_dav, azurite, openssh, rclone_s3, swift_cluster, vsftpd)
-    s3, sftp, dav, ftp = map(
-        background.enter, (rclone_s3_server(), openssh_server(), apache_dav_server(), vsftpd_server())
-    )
+    s3, sftp = background.enter(rclone_s3_server()), background.enter(openssh_server())
+    dav, ftp = background.enter(apache_dav_server()), background.enter(vsftpd_server())
     swift, azure = background.enter(start_swift()), background.enter(azurite_server())
     before_azure = background.enter(faulty_proxy(azure.port))
     gcs = background.enter(gcs_server())

@@ -110,9 +110,8 @@ def roots(deployment: Deployment, search: Search, background: Background, local_
         patch.setattr(WsgiDavServer, "password", search.new("webdav"))
         patch.setattr(PyFtpServer, "password", search.new("ftp"))
         patch.setattr(AsyncSshSftpServer, "password", search.new("sftp"))
-        s3, dav, ftp, sftp = map(
-            background.enter, (rclone_s3_server(), wsgidav_server(), pyftpd_server(), asyncssh_sftp_server())
-        )
+        s3, dav = background.enter(rclone_s3_server()), background.enter(wsgidav_server())
+        ftp, sftp = background.enter(pyftpd_server()), background.enter(asyncssh_sftp_server())
         (s3.root / "files").mkdir()
         ssh = {name: value for name, value in sftp.options().items() if name != "key_file"}
         for name, kind, options in (

@@ -168,7 +168,11 @@ async def test_condition_is_looked_at_when_the_object_is_made(
     server: GcsServer, adapter: GcsAdapter, bucket: str, small_chunks: None
 ) -> None:
     """Of two large writes of the same moment the later one finds that it was not the first."""
-    for options, error in (({"mode": WriteMode.CREATE}, AlreadyExists), ({"if_match": "?"}, PreconditionFailed)):
+    cases: tuple[tuple[dict[str, Any], type[CdirError]], ...] = (
+        ({"mode": WriteMode.CREATE}, AlreadyExists),
+        ({"if_match": "?"}, PreconditionFailed),
+    )
+    for options, error in cases:
         server.buckets[bucket].objects.clear()
         if "if_match" in options:
             options = {"if_match": (await put(adapter, "raced", b"old")).etag}
@@ -179,7 +183,7 @@ async def test_condition_is_looked_at_when_the_object_is_made(
             yield b"x"
 
         with pytest.raises(error):
-            await adapter.write("raced", overtaken(), size=None, modified=MODIFIED, **options)  # type: ignore[arg-type] # of either form
+            await adapter.write("raced", overtaken(), size=None, modified=MODIFIED, **options)
         assert server.get(bucket, "raced") == b"theirs"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from cdir.errors import CdirError
+from cdir.errors import CdirError, Retry
 from cdir_adapters.adapter import Adapter
 from cdir_adapters.probe import probe
 from cdir_adapters.providers.swift import adapter as swift_adapter
@@ -144,7 +144,7 @@ async def test_upload_that_somebody_else_ends(kind: str, monkeypatch: pytest.Mon
 
         with pytest.raises(CdirError) as caught:
             await adapter.write("object", interrupted(), size=len(data), modified=MODIFIED)
-        assert caught.value.retry != "never", caught.value
+        assert caught.value.retry is not Retry.NEVER, caught.value
         assert (await adapter.fetch("object")).data in {b"the old one", b""}
 
         async def whole() -> AsyncIterator[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from catalogs.driver import Driver
@@ -48,7 +50,7 @@ async def work_off(driver: Driver) -> list[tuple[int, str, str]]:
     done = []
     while items := await driver.claim():
         for item in items:
-            fields: dict[str, object] = {"done": True}
+            fields: dict[str, Any] = {"done": True}
             if item.HasField("acl"):
                 fields["acl"] = applied(item.acl)
             await driver.finish([item], **fields)

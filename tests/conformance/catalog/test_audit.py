@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
@@ -121,7 +123,7 @@ async def test_findings_are_counted_beyond_the_examples(mirrored: Driver) -> Non
         await _audit(mirrored, examples=-1)
 
 
-async def _copies(driver: Driver, name: str, **fields: object) -> list[check_pb2.RecordedCopy]:
+async def _copies(driver: Driver, name: str, **fields: Any) -> list[check_pb2.RecordedCopy]:
     """Return the copies of every page."""
     found: list[check_pb2.RecordedCopy] = []
     token = ""

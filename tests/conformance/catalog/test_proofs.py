@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,14 +22,14 @@ def _now() -> Timestamp:
     return Timestamp(seconds=time.time_ns() // 10**9, nanos=time.time_ns() % 10**9)
 
 
-async def _claim(driver: Driver, name: str = "a", owner: str = "prover", **fields: object) -> list[scrub_pb2.ProofItem]:
+async def _claim(driver: Driver, name: str = "a", owner: str = "prover", **fields: Any) -> list[scrub_pb2.ProofItem]:
     request = scrub_pb2.ClaimProofsRequest(
         owner=owner, provider_id=driver.providers[name], **{"before": LATER, **fields}
     )
     return list((await driver.call("ClaimProofs", request)).items)
 
 
-async def _finish(driver: Driver, proven: list[scrub_pb2.ProofItem], owner: str = "prover", **fields: object) -> int:
+async def _finish(driver: Driver, proven: list[scrub_pb2.ProofItem], owner: str = "prover", **fields: Any) -> int:
     request = scrub_pb2.FinishProofsRequest(owner=owner, proven=[item.proof_id for item in proven], **fields)
     count: int = (await driver.call("FinishProofs", request)).proven
     return count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from catalogs.driver import Driver
@@ -21,7 +23,7 @@ def _etags(name: str) -> str:
     return f'"{name}"'
 
 
-async def _work(driver: Driver, **outcome: object) -> list[catalog.DebtItem]:
+async def _work(driver: Driver, **outcome: Any) -> list[catalog.DebtItem]:
     items = await driver.claim()
     await driver.finish(items, **outcome)
     return items

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from cdir.errors import IntegrityError
-from cdir_adapters.adapter import FULL, Beginning, ByteRange, FetchedObject, SmallObject, WriteMode
+from cdir_adapters.adapter import (
+    FULL,
+    Beginning,
+    ByteRange,
+    FetchedObject,
+    ObjectInfo,
+    SmallObject,
+    Source,
+    WriteMode,
+)
 from cdir_adapters.layers import LimitSettings, RateLimitAdapter, TimeoutAdapter, TimeoutSettings
 from cdir_adapters.layers.wrapper import WrapperAdapter
 from cdir_adapters.providers.memory import MemoryAdapter
@@ -29,15 +39,15 @@ class Counting(MemoryAdapter):
         self.taken: list[tuple[str, int]] = []
         self.asked: list[ByteRange] = []
 
-    async def write(self, key, source, **options):  # type: ignore[no-untyped-def, override] # passes all on
+    async def write(self, key: str, source: Source, **options: Any) -> ObjectInfo:
         return await super().write(key, source if isinstance(source, bytes) else self._noted(key, source), **options)
 
-    async def _noted(self, key: str, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _noted(self, key: str, source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         async for piece in source:
             self.taken.append((key, len(piece)))
             yield piece
 
-    async def fetch(self, key, *, range, **options):  # type: ignore[no-untyped-def, override] # passes all on
+    async def fetch(self, key: str, *, range: ByteRange = FULL, **options: Any) -> FetchedObject:
         self.asked.append(range)
         return await super().fetch(key, range=range, **options)
 

@@ -22,23 +22,23 @@ capabilities = st.builds(
 
 
 @given(capabilities)
-def test_json_keeps_everything(capability):
+def test_json_keeps_everything(capability: Capability) -> None:
     assert Capability.from_json(json.loads(json.dumps(capability.to_json()))) == capability
 
 
 @given(capabilities)
-def test_json_survives_numbers_that_are_all_floating(capability):
+def test_json_survives_numbers_that_are_all_floating(capability: Capability) -> None:
     values = {k: float(v) if type(v) is int else v for k, v in capability.to_json().items()}
     assert Capability.from_json(values) == capability
 
 
-def test_json_of_another_build():
+def test_json_of_another_build() -> None:
     values = {"copy": True, "teleport": True, "checksums": ["md5", "blake9"]}
     assert Capability.from_json(values) == Capability(copy=True, checksums=frozenset({ChecksumKind.MD5}))
 
 
 @given(capabilities, capabilities)
-def test_narrowing_never_widens(one, other):
+def test_narrowing_never_widens(one: Capability, other: Capability) -> None:
     both = one.narrowed_by(other)
     assert both.copy == (one.copy and other.copy)
     assert both.checksums == one.checksums & other.checksums
@@ -48,6 +48,6 @@ def test_narrowing_never_widens(one, other):
     assert one.narrowed_by(one) == one
 
 
-def test_a_bad_expression_is_refused():
+def test_a_bad_expression_is_refused() -> None:
     with pytest.raises(Exception, match="unterminated"):
         Capability(forbidden_names="[")

@@ -1,7 +1,9 @@
 """Timeout, rate limit, breaker, verify, metrics, and the stack of all."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,7 +17,7 @@ from cdir.errors import (
     Retry,
     Unsupported,
 )
-from cdir_adapters.adapter import ByteRange, SmallObject, WriteMode
+from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, SmallObject, Source, WriteMode
 from cdir_adapters.capability import Capability
 from cdir_adapters.layers import (
     BreakerAdapter,
@@ -37,6 +39,8 @@ from cdir_adapters.providers.memory import MemoryAdapter
 from cdir_adapters.testing.conformance import Outcome, run_conformance
 from cdir_adapters.testing.faults import FaultyAdapter
 
+T = TypeVar("T")
+
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 GONE = ProviderUnavailable("gone")
 SHORT = 0.05
@@ -44,38 +48,38 @@ SHORT = 0.05
 
 
 @pytest.fixture
-def faulty():
+def faulty() -> FaultyAdapter:
     return FaultyAdapter(MemoryAdapter("memory"))
 
 
-async def put(adapter, data=b"content", key="k", **options):
+async def put(adapter: Adapter, data: bytes = b"content", key: str = "k", **options: Any) -> ObjectInfo:
     return await adapter.write(key, data, size=len(data), modified=NOW, **options)
 
 
-async def pieces(*parts):
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
 
 
-async def read(adapter, key="k"):
+async def read(adapter: Adapter, key: str = "k") -> bytes:
     async with adapter.read(key) as stream:
         return b"".join([piece async for piece in stream])
 
 
-async def names(adapter, prefix=""):
+async def names(adapter: Adapter, prefix: str = "") -> list[str]:
     return [found.key async for page in adapter.list(prefix) for found in page.objects]
 
 
 class TestTimeout:
     @pytest.fixture
-    def timed(self, faulty):
+    def timed(self, faulty: FaultyAdapter) -> TimeoutAdapter:
         return TimeoutAdapter(faulty, TimeoutSettings(call=SHORT, progress=SHORT, copy=SHORT, slowest=1e12))
 
     @pytest.mark.parametrize("verb", ["check", "stat", "fetch", "read", "write", "delete", "list", "copy", "usage"])
-    async def test_silence_is_unavailable(self, timed, faulty, verb):
+    async def test_silence_is_unavailable(self, timed: TimeoutAdapter, faulty: FaultyAdapter, verb: str) -> None:
         await put(faulty.inner)
         faulty.stall(verb)
-        calls = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "check": lambda: timed.check(),
             "stat": lambda: timed.stat("k"),
             "fetch": lambda: timed.fetch("k"),
@@ -92,8 +96,8 @@ class TestTimeout:
         faulty.assert_all_hit()
         await calls[verb]()
 
-    async def test_a_slow_source_is_not_the_providers_fault(self, timed, faulty):
-        async def slow():
+    async def test_a_slow_source_is_not_the_providers_fault(self, timed: TimeoutAdapter, faulty: FaultyAdapter) -> None:
+        async def slow() -> AsyncIterator[bytes]:
             for _ in range(3):
                 await asyncio.sleep(2 * SHORT)
                 yield b"x"
@@ -101,17 +105,21 @@ class TestTimeout:
         info = await timed.write("k", slow(), size=3, modified=NOW)
         assert info.size == 3
 
-    async def test_a_write_that_no_longer_gets_on_is_given_up(self, timed, faulty):
+    async def test_a_write_that_no_longer_gets_on_is_given_up(
+        self, timed: TimeoutAdapter, faulty: FaultyAdapter
+    ) -> None:
         class Stuck(MemoryAdapter):
-            async def write(self, key, source, **options):
+            async def write(self, key: str, source: Source, **options: Any) -> ObjectInfo:
+                assert not isinstance(source, bytes)
                 async for _ in source:
                     await asyncio.Event().wait()
+                raise AssertionError("it does not end")
 
         stuck = TimeoutAdapter(Stuck("stuck"), timed.settings)
         with pytest.raises(ProviderUnavailable, match="did not answer"):
             await stuck.write("k", pieces(b"a", b"b"), size=2, modified=NOW)
 
-    async def test_a_callers_own_deadline_passes(self, timed, faulty):
+    async def test_a_callers_own_deadline_passes(self, timed: TimeoutAdapter, faulty: FaultyAdapter) -> None:
         patient = TimeoutAdapter(faulty)
         faulty.stall("stat")
         with pytest.raises(TimeoutError):
@@ -120,11 +128,11 @@ class TestTimeout:
 
 
 class TestRateLimit:
-    async def test_no_more_calls_at_once_than_allowed(self):
+    async def test_no_more_calls_at_once_than_allowed(self) -> None:
         class Counting(MemoryAdapter):
             now = most = 0
 
-            async def stat(self, key):
+            async def stat(self, key: str) -> ObjectInfo:
                 self.now += 1
                 self.most = max(self.most, self.now)
                 await asyncio.sleep(0.001)
@@ -137,7 +145,7 @@ class TestRateLimit:
         await asyncio.gather(*(limited.stat("k") for _ in range(20)))
         assert counting.most == 3
 
-    async def test_calls_and_bytes_take_their_time(self, faulty):
+    async def test_calls_and_bytes_take_their_time(self, faulty: FaultyAdapter) -> None:
         loop = asyncio.get_running_loop()
         limited = RateLimitAdapter(faulty, LimitSettings(calls=100))
         begun = loop.time()
@@ -154,12 +162,12 @@ class TestRateLimit:
         assert await read(limited, "l") == bytes(100_000)
         assert loop.time() - begun >= 0.19
 
-    async def test_copying_by_way_of_this_process_cannot_lock_up(self, faulty):
+    async def test_copying_by_way_of_this_process_cannot_lock_up(self, faulty: FaultyAdapter) -> None:
         limited = RateLimitAdapter(faulty, LimitSettings(concurrency=1))
         for number in range(4):
             await put(limited, bytes(3 << 20), f"from/{number}")
 
-        async def copy(number):
+        async def copy(number: int) -> None:
             async with limited.read(f"from/{number}") as stream:
                 await limited.write(f"to/{number}", stream, size=3 << 20, modified=NOW)
 
@@ -171,25 +179,33 @@ class TestRateLimit:
         assert await names(limited, "from") == []
 
 
+def state_of(breaker: BreakerAdapter | None) -> BreakerState:
+    """Asked anew each time: a type checker takes an attribute for what it was last found to be."""
+    assert breaker is not None
+    return breaker.state
+
+
 class TestBreaker:
     @pytest.fixture
-    def now(self):
+    def now(self) -> list[float]:
         return [100.0]
 
     @pytest.fixture
-    def breaker(self, faulty, now):
+    def breaker(self, faulty: FaultyAdapter, now: list[float]) -> BreakerAdapter:
         return BreakerAdapter(faulty, BreakerSettings(failures=3, pause=5.0), clock=lambda: now[0])
 
-    async def break_it(self, breaker, faulty):
+    async def break_it(self, breaker: BreakerAdapter, faulty: FaultyAdapter) -> None:
         faulty.fail("stat", GONE, times=3)
         for _ in range(3):
-            assert breaker.state is BreakerState.CLOSED
+            assert state_of(breaker) is BreakerState.CLOSED
             with pytest.raises(ProviderUnavailable):
                 await breaker.stat("k")
-        assert breaker.state is BreakerState.OPEN
+        assert state_of(breaker) is BreakerState.OPEN
         faulty.clear()
 
-    async def test_it_opens_and_refuses_at_once(self, breaker, faulty, now):
+    async def test_it_opens_and_refuses_at_once(
+        self, breaker: BreakerAdapter, faulty: FaultyAdapter, now: list[float]
+    ) -> None:
         await put(breaker)
         await self.break_it(breaker, faulty)
         now[0] += 2
@@ -201,23 +217,27 @@ class TestBreaker:
                 await call
         assert faulty.calls.total() == 0
 
-    async def test_one_call_tries_and_closes_it(self, breaker, faulty, now):
+    async def test_one_call_tries_and_closes_it(
+        self, breaker: BreakerAdapter, faulty: FaultyAdapter, now: list[float]
+    ) -> None:
         await put(breaker)
         await self.break_it(breaker, faulty)
         now[0] += 5
         faulty.stall("fetch")
         trying = asyncio.ensure_future(breaker.fetch("k"))
         await asyncio.sleep(0)
-        assert breaker.state is BreakerState.HALF_OPEN
+        assert state_of(breaker) is BreakerState.HALF_OPEN
         with pytest.raises(ProviderUnavailable):
             await breaker.fetch("k")
         trying.cancel()
         await asyncio.wait({trying})
-        assert breaker.state is BreakerState.OPEN
+        assert state_of(breaker) is BreakerState.OPEN
         assert (await breaker.fetch("k")).data == b"content"
-        assert breaker.state is BreakerState.CLOSED
+        assert state_of(breaker) is BreakerState.CLOSED
 
-    async def test_a_try_that_fails_opens_it_anew(self, breaker, faulty, now):
+    async def test_a_try_that_fails_opens_it_anew(
+        self, breaker: BreakerAdapter, faulty: FaultyAdapter, now: list[float]
+    ) -> None:
         await self.break_it(breaker, faulty)
         now[0] += 5
         faulty.fail("stat", GONE)
@@ -227,7 +247,7 @@ class TestBreaker:
             await breaker.stat("k")
         assert faulty.calls["stat"] == 1
 
-    async def test_the_one_that_tries_is_not_tried_again(self, faulty, now):
+    async def test_the_one_that_tries_is_not_tried_again(self, faulty: FaultyAdapter, now: list[float]) -> None:
         breaker = BreakerAdapter(RetryAdapter(faulty), BreakerSettings(failures=1, pause=5.0), clock=lambda: now[0])
         breaker.failed()
         now[0] += 5
@@ -236,7 +256,7 @@ class TestBreaker:
             await breaker.stat("k")
         assert faulty.calls["stat"] == 1
 
-    async def test_any_answer_counts_as_one(self, breaker, faulty):
+    async def test_any_answer_counts_as_one(self, breaker: BreakerAdapter, faulty: FaultyAdapter) -> None:
         faulty.fail("stat", GONE, at=1, times=2)
         faulty.fail("stat", RateLimited("slower"), at=3)
         faulty.fail("stat", DeadlineExceeded("late"), at=4, times=2)
@@ -245,43 +265,43 @@ class TestBreaker:
                 await breaker.stat("k")
         with pytest.raises(NotFound):
             await breaker.stat("k")
-        assert breaker.state is BreakerState.CLOSED
+        assert state_of(breaker) is BreakerState.CLOSED
 
-    async def test_a_check_always_passes_and_counts(self, breaker, faulty):
+    async def test_a_check_always_passes_and_counts(self, breaker: BreakerAdapter, faulty: FaultyAdapter) -> None:
         await self.break_it(breaker, faulty)
         await breaker.check()
-        assert breaker.state is BreakerState.CLOSED
+        assert state_of(breaker) is BreakerState.CLOSED
         faulty.fail("check", GONE, at=2, times=3)
         for _ in range(3):
             with pytest.raises(ProviderUnavailable):
                 await breaker.check()
-        assert breaker.state is BreakerState.OPEN
+        assert state_of(breaker) is BreakerState.OPEN
 
-    async def test_another_providers_failure_is_not_this_ones(self, breaker):
-        async def broken():
+    async def test_another_providers_failure_is_not_this_ones(self, breaker: BreakerAdapter) -> None:
+        async def broken() -> AsyncIterator[bytes]:
             yield b"x"
             raise ProviderUnavailable("the source's provider is gone")
 
         for _ in range(5):
             with pytest.raises(ProviderUnavailable):
                 await breaker.write("k", broken(), size=9, modified=NOW)
-        assert breaker.state is BreakerState.CLOSED
+        assert state_of(breaker) is BreakerState.CLOSED
 
-    async def test_a_stream_that_breaks_off_counts(self, faulty):
+    async def test_a_stream_that_breaks_off_counts(self, faulty: FaultyAdapter) -> None:
         breaker = BreakerAdapter(faulty, BreakerSettings(failures=1))
         await put(breaker)
         faulty.truncate("read", 3, error=GONE)
         with pytest.raises(ProviderUnavailable):
             await read(breaker)
-        assert breaker.state is BreakerState.OPEN
+        assert state_of(breaker) is BreakerState.OPEN
 
 
 class TestVerify:
     @pytest.fixture
-    def verified(self, faulty):
+    def verified(self, faulty: FaultyAdapter) -> VerifyAdapter:
         return VerifyAdapter(faulty)
 
-    async def test_short_content_is_found(self, verified, faulty):
+    async def test_short_content_is_found(self, verified: VerifyAdapter, faulty: FaultyAdapter) -> None:
         await put(verified)
         faulty.truncate("fetch", 3)
         faulty.truncate("read", 3)
@@ -294,13 +314,17 @@ class TestVerify:
         with pytest.raises(IntegrityError):
             await verified.fetch("k", range=ByteRange(5, 100))
 
-    async def test_changed_content_is_found_by_the_providers_checksum(self, verified, faulty):
+    async def test_changed_content_is_found_by_the_providers_checksum(
+        self, verified: VerifyAdapter, faulty: FaultyAdapter
+    ) -> None:
         await put(verified)
         faulty.corrupt("fetch")
         with pytest.raises(IntegrityError):
             await verified.fetch("k")
 
-    async def test_a_write_that_stored_something_else_is_undone(self, verified, faulty):
+    async def test_a_write_that_stored_something_else_is_undone(
+        self, verified: VerifyAdapter, faulty: FaultyAdapter
+    ) -> None:
         faulty.truncate("write", 3)
         faulty.corrupt("write", at=2)
         for _ in range(2):
@@ -312,7 +336,7 @@ class TestVerify:
         assert (await verified.write("k", pieces(b"ab", b"c"), size=3, modified=NOW)).size == 3
 
 
-async def test_metrics_count_what_happens(faulty):
+async def test_metrics_count_what_happens(faulty: FaultyAdapter) -> None:
     measured = MetricsAdapter(faulty)
     await put(measured)
     await measured.write("l", pieces(b"12", b"3"), size=3, modified=NOW)
@@ -333,7 +357,9 @@ async def test_metrics_count_what_happens(faulty):
     found = measured.snapshot()
     assert (found.bytes_out, found.bytes_in, found.in_flight) == (10, 9, 0)
     assert found.verbs["write"].calls == 2
-    assert found.verbs["write"].seconds > 0
+    spent = found.verbs["write"].seconds
+    assert spent is not None
+    assert spent > 0
     assert found.verbs["stat"].errors == {"PROVIDER_UNAVAILABLE": 1, "NOT_FOUND": 1}
     assert found.verbs["stat"].seconds is None
     assert found.verbs["delete"].errors == {"CANCELLED": 1}
@@ -341,14 +367,14 @@ async def test_metrics_count_what_happens(faulty):
 
 
 class TestStack:
-    async def test_it_conforms(self):
+    async def test_it_conforms(self) -> None:
         stacked = stack(MemoryAdapter("memory"))
         results = [result async for result in run_conformance(stacked, many=1500)]
         assert [result for result in results if result.outcome is Outcome.FAILED] == []
         assert sum(result.outcome is Outcome.PASSED for result in results) > 30
         assert [page async for page in stacked.list("", recursive=True)] == []
 
-    async def test_a_provider_that_is_down_costs_nothing_soon(self, faulty):
+    async def test_a_provider_that_is_down_costs_nothing_soon(self, faulty: FaultyAdapter) -> None:
         settings = LayerSettings(
             retry=RetrySettings(attempts=2, first_delay=0.001), breaker=BreakerSettings(failures=2, pause=600.0)
         )
@@ -358,16 +384,18 @@ class TestStack:
             with pytest.raises(ProviderUnavailable):
                 await stacked.fetch("k")
         assert faulty.calls["fetch"] == 4
-        assert find_layer(stacked, BreakerAdapter).state is BreakerState.OPEN
-        assert find_layer(stacked, MetricsAdapter).snapshot().verbs["fetch"].errors == {"PROVIDER_UNAVAILABLE": 5}
+        assert state_of(find_layer(stacked, BreakerAdapter)) is BreakerState.OPEN
+        metrics = find_layer(stacked, MetricsAdapter)
+        assert metrics is not None
+        assert metrics.snapshot().verbs["fetch"].errors == {"PROVIDER_UNAVAILABLE": 5}
 
-    async def test_no_more_calls_than_the_adapter_makes_at_once_are_let_through(self):
+    async def test_no_more_calls_than_the_adapter_makes_at_once_are_let_through(self) -> None:
         class Counted(MemoryAdapter):
             calls_at_once = 2
             objects_at_once = 3
             inside = most = 0
 
-            async def _one(self, call):
+            async def _one(self, call: Awaitable[T]) -> T:
                 self.inside += 1
                 self.most = max(self.most, self.inside)
                 for _ in range(20):
@@ -375,10 +403,10 @@ class TestStack:
                 self.inside -= 1
                 return await call
 
-            async def stat(self, key):
+            async def stat(self, key: str) -> ObjectInfo:
                 return await self._one(super().stat(key))
 
-            async def write(self, key, source, **options):
+            async def write(self, key: str, source: Source, **options: Any) -> ObjectInfo:
                 return await self._one(super().write(key, source, **options))
 
         counted = Counted("memory")
@@ -392,7 +420,7 @@ class TestStack:
         await asyncio.gather(*(stacked.write_each(batch) for batch in batches))
         assert counted.most == 3
 
-    async def test_what_the_probe_did_not_find_is_refused(self):
+    async def test_what_the_probe_did_not_find_is_refused(self) -> None:
         memory = MemoryAdapter("memory")
         stacked = stack(memory, capability=Capability())
         assert not stacked.capability.copy
@@ -413,7 +441,7 @@ class TestStack:
         assert find_layer(stacked, TimeoutAdapter) is not None
         assert find_layer(stacked, FaultyAdapter) is None
 
-    async def test_defects_pass_unchanged(self, faulty):
+    async def test_defects_pass_unchanged(self, faulty: FaultyAdapter) -> None:
         defect = InternalError("a defect")
         faulty.fail("stat", defect)
         faulty.fail("fetch", ValueError("a bug"))

@@ -24,7 +24,7 @@ keys = st.lists(names | odd_names, min_size=1, max_size=4).map("/".join)
 @example("trailing.")
 @example(f"{ESCAPE}3F")
 @example(f"a{ESCAPE}")
-def test_what_is_encoded_comes_back(key):
+def test_what_is_encoded_comes_back(key: str) -> None:
     encoded = encoding.encode(key)
     assert encoding.decode(encoded) == key
     assert not any(re.fullmatch(WINDOWS, name) for name in encoded.split("/"))
@@ -32,12 +32,12 @@ def test_what_is_encoded_comes_back(key):
 
 
 @given(keys, keys)
-def test_two_names_never_meet(one, other):
+def test_two_names_never_meet(one: str, other: str) -> None:
     assert (encoding.encode(one) == encoding.encode(other)) == (one == other)
 
 
 @given(keys)
-def test_foreign_names_pass_or_decode(key):
+def test_foreign_names_pass_or_decode(key: str) -> None:
     """A name someone else chose is either one that the encoding makes, or comes back untouched."""
     decoded = encoding.decode(key)
     for name, found in zip(key.split("/"), decoded.split("/"), strict=True):
@@ -57,14 +57,15 @@ tricky_names = st.text(st.sampled_from(f".;?\\ ~%#hHtTpPaArR{ESCAPE}20Ce\u2028\u
 @example(key=".htaccess/.htpasswd")
 @example(key="film.PART")
 @example(key=" a /b ")
-def test_what_is_encoded_comes_back_from_every_provider(provider, key):
+def test_what_is_encoded_comes_back_from_every_provider(provider: str, key: str) -> None:
     forbidden = FORBIDDEN[provider]
+    assert forbidden
     own = NameEncoding(forbidden)
     encoded = own.encode(key)
     assert own.decode(encoded) == key
     assert not any(re.fullmatch(forbidden, name) for name in encoded.split("/"))
 
 
-def test_plain_names_stay():
+def test_plain_names_stay() -> None:
     assert encoding.encode("reports/Grüße 2024.txt") == "reports/Grüße 2024.txt"
     assert encoding.encode("a/what?") == f"a/what{ESCAPE}3F"

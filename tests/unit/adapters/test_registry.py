@@ -1,16 +1,18 @@
+import importlib.metadata
 import os
 from importlib.metadata import EntryPoint
+from typing import NoReturn
 
 import pytest
 
-from cdir.errors import ConfigInvalid, InvalidArgument, Unsupported
+from cdir.errors import CdirError, ConfigInvalid, InvalidArgument, Unsupported
 from cdir_adapters import registry
 from cdir_adapters.providers.local import LocalAdapter
 from cdir_adapters.providers.memory import MemoryAdapter
 from cdir_adapters.registry import KindSpec, OptionSpec, OptionType, open_adapter, split_secrets, validate_options
 
 
-def test_every_option_of_the_command_line_is_there():
+def test_every_option_of_the_command_line_is_there() -> None:
     options = {kind: {option.name for option in spec.options} for kind, spec in registry.kinds().items()}
     assert options["local"] == {"root"}
     assert options["memory"] == set()
@@ -23,7 +25,7 @@ def test_every_option_of_the_command_line_is_there():
     }
 
 
-def test_secrets_are_told_apart():
+def test_secrets_are_told_apart() -> None:
     secret = {
         kind: {option.name for option in spec.options if option.secret} for kind, spec in registry.kinds().items()
     }
@@ -34,7 +36,7 @@ def test_secrets_are_told_apart():
         split_secrets("sftp", {"hots": "h"})
 
 
-def test_options_get_their_types_and_defaults():
+def test_options_get_their_types_and_defaults() -> None:
     values = validate_options("sftp", {"host": "example.org", "key_file": "~/.ssh/id", "user": ""})
     assert values == {"host": "example.org", "port": 22, "root": "", "key_file": os.path.expanduser("~/.ssh/id")}
     assert validate_options("sftp", {"host": "h", "port": "2222"})["port"] == 2222
@@ -57,14 +59,14 @@ def test_options_get_their_types_and_defaults():
         ("sftp", {"host": "h", "port": "-1"}, ConfigInvalid, "whole number"),
     ],
 )
-def test_a_wrong_option_is_named(kind, options, error, said):
+def test_a_wrong_option_is_named(kind: str, options: dict[str, str], error: type[CdirError], said: str) -> None:
     with pytest.raises(error) as raised:
         validate_options(kind, options)
     assert said in raised.value.message
     assert "\n" not in raised.value.message
 
 
-def test_adapters_are_opened_by_kind():
+def test_adapters_are_opened_by_kind() -> None:
     memory = open_adapter("memory", "scratch", {})
     assert isinstance(memory, MemoryAdapter)
     assert (memory.info.kind, memory.info.name) == ("memory", "scratch")
@@ -74,21 +76,21 @@ def test_adapters_are_opened_by_kind():
     assert registry.declared_capability("local").write_atomic
 
 
-def test_a_missing_library_names_the_extra(monkeypatch):
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = KindSpec("lost", "cdir_adapters_lost.module:Class", "A kind of the test.", extra="lost")
     monkeypatch.setattr(registry, "kinds", lambda: {"lost": spec})
     with pytest.raises(ModuleNotFoundError):
         open_adapter("lost", "x", {})
 
-    def find(name):
+    def find(name: str) -> NoReturn:
         raise ModuleNotFoundError("No module named 'vendor'", name="vendor.sdk")
 
-    monkeypatch.setattr(registry.importlib, "import_module", find)
+    monkeypatch.setattr(importlib, "import_module", find)
     with pytest.raises(Unsupported, match=r"pip install 'cdir\[lost\]'"):
         open_adapter("lost", "x", {})
 
 
-def test_kinds_from_outside_are_found(monkeypatch):
+def test_kinds_from_outside_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     points = (
         EntryPoint("tape", f"{__name__}:TAPE", "cdir.adapters"),
         EntryPoint("local", f"{__name__}:IMPOSTOR", "cdir.adapters"),
@@ -97,7 +99,7 @@ def test_kinds_from_outside_are_found(monkeypatch):
     )
     own = set(registry.kinds())
     monkeypatch.setattr(EntryPoint, "load", lambda point: globals()[point.attr])
-    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
     registry.kinds.cache_clear()
     try:
         kinds = registry.kinds()

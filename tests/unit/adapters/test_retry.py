@@ -1,9 +1,11 @@
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from cdir.errors import AlreadyExists, NotFound, PermissionDenied, ProviderUnavailable, RateLimited, Retry
-from cdir_adapters.adapter import WriteMode
+from cdir_adapters.adapter import Adapter, ObjectInfo, WriteMode
 from cdir_adapters.layers import RetryAdapter, RetrySettings
 from cdir_adapters.layers.retry import tried_once
 from cdir_adapters.providers.memory import MemoryAdapter
@@ -16,39 +18,39 @@ GONE = ProviderUnavailable("gone")
 class Clock:
     """Time that passes only while someone sleeps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 0.0
-        self.slept = []
+        self.slept: list[float] = []
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
-    async def sleep(self, seconds):
+    async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def faulty():
+def faulty() -> FaultyAdapter:
     return FaultyAdapter(MemoryAdapter("memory"))
 
 
 @pytest.fixture
-def retrying(faulty, clock):
+def retrying(faulty: FaultyAdapter, clock: Clock) -> RetryAdapter:
     settings = RetrySettings(attempts=4, budget=10.0, first_delay=1.0, longest_delay=3.0)
     return RetryAdapter(faulty, settings, clock=clock, sleep=clock.sleep, jitter=lambda: 0.5)
 
 
-async def put(adapter, data=b"x", **options):
+async def put(adapter: Adapter, data: bytes = b"x", **options: Any) -> ObjectInfo:
     return await adapter.write("k", data, size=len(data), modified=NOW, **options)
 
 
-async def test_what_passes_is_tried_again(retrying, faulty, clock):
+async def test_what_passes_is_tried_again(retrying: RetryAdapter, faulty: FaultyAdapter, clock: Clock) -> None:
     faulty.fail("write", GONE, times=2)
     await put(retrying)
     assert (await faulty.fetch("k")).data == b"x"
@@ -56,7 +58,7 @@ async def test_what_passes_is_tried_again(retrying, faulty, clock):
     faulty.assert_all_hit()
 
 
-async def test_it_gives_up_after_the_attempts(retrying, faulty, clock):
+async def test_it_gives_up_after_the_attempts(retrying: RetryAdapter, faulty: FaultyAdapter, clock: Clock) -> None:
     faulty.fail("stat", GONE, times=9)
     with pytest.raises(ProviderUnavailable) as raised:
         await retrying.stat("k")
@@ -65,7 +67,9 @@ async def test_it_gives_up_after_the_attempts(retrying, faulty, clock):
     assert clock.slept == [0.5, 1.0, 1.5]
 
 
-async def test_it_gives_up_when_the_budget_is_spent(retrying, faulty, clock):
+async def test_it_gives_up_when_the_budget_is_spent(
+    retrying: RetryAdapter, faulty: FaultyAdapter, clock: Clock
+) -> None:
     faulty.fail("delete", RateLimited("slower", retry_after=6.0), times=9)
     with pytest.raises(RateLimited) as raised:
         await retrying.delete("k")
@@ -74,7 +78,7 @@ async def test_it_gives_up_when_the_budget_is_spent(retrying, faulty, clock):
     assert clock.slept == [6.0]
 
 
-async def test_what_does_not_pass_is_not_tried_again(retrying, faulty):
+async def test_what_does_not_pass_is_not_tried_again(retrying: RetryAdapter, faulty: FaultyAdapter) -> None:
     for error in (PermissionDenied("no"), GONE.exhausted()):
         faulty.clear()
         faulty.fail("fetch", error, times=9)
@@ -84,8 +88,8 @@ async def test_what_does_not_pass_is_not_tried_again(retrying, faulty):
         assert faulty.calls["fetch"] == 1
 
 
-async def test_a_stream_is_written_once(retrying, faulty):
-    async def source():
+async def test_a_stream_is_written_once(retrying: RetryAdapter, faulty: FaultyAdapter) -> None:
+    async def source() -> AsyncIterator[bytes]:
         yield b"x"
 
     faulty.fail("write", GONE)
@@ -95,7 +99,9 @@ async def test_a_stream_is_written_once(retrying, faulty):
     assert faulty.calls["write"] == 1
 
 
-async def test_opening_a_read_is_tried_again_and_its_middle_is_not(retrying, faulty):
+async def test_opening_a_read_is_tried_again_and_its_middle_is_not(
+    retrying: RetryAdapter, faulty: FaultyAdapter
+) -> None:
     await put(faulty, b"content")
     faulty.fail("read", GONE)
     async with retrying.read("k") as stream:
@@ -109,7 +115,9 @@ async def test_opening_a_read_is_tried_again_and_its_middle_is_not(retrying, fau
     assert faulty.calls["read"] == 1
 
 
-async def test_beginning_a_listing_is_tried_again_and_its_middle_is_not(retrying, faulty):
+async def test_beginning_a_listing_is_tried_again_and_its_middle_is_not(
+    retrying: RetryAdapter, faulty: FaultyAdapter
+) -> None:
     for number in range(2500):
         await faulty.inner.write(f"d/{number}", b"", size=0, modified=NOW)
     faulty.fail("list", GONE)
@@ -123,14 +131,14 @@ async def test_beginning_a_listing_is_tried_again_and_its_middle_is_not(retrying
     assert faulty.calls["list"] == 1
 
 
-async def test_a_create_that_took_effect_is_recognised(retrying, faulty):
+async def test_a_create_that_took_effect_is_recognised(retrying: RetryAdapter, faulty: FaultyAdapter) -> None:
     faulty.fail("write", GONE, applied=True)
     info = await put(retrying, b"ours", mode=WriteMode.CREATE)
     assert info.size == 4
     assert faulty.calls["write"] == 2
 
 
-async def test_a_create_that_someone_else_won_fails(retrying, faulty):
+async def test_a_create_that_someone_else_won_fails(retrying: RetryAdapter, faulty: FaultyAdapter) -> None:
     await put(faulty.inner, b"them")
     faulty.fail("write", GONE)
     with pytest.raises(AlreadyExists):
@@ -138,14 +146,18 @@ async def test_a_create_that_someone_else_won_fails(retrying, faulty):
     assert (await faulty.inner.fetch("k")).data == b"them"
 
 
-async def test_a_conditional_write_that_took_effect_is_recognised(retrying, faulty):
+async def test_a_conditional_write_that_took_effect_is_recognised(
+    retrying: RetryAdapter, faulty: FaultyAdapter
+) -> None:
     old = await put(faulty.inner, b"old")
     faulty.fail("write", GONE, applied=True)
     await put(retrying, b"new", if_match=old.etag)
     assert (await faulty.inner.fetch("k")).data == b"new"
 
 
-async def test_a_move_of_unknown_outcome_does_not_claim_the_source_never_was(retrying, faulty):
+async def test_a_move_of_unknown_outcome_does_not_claim_the_source_never_was(
+    retrying: RetryAdapter, faulty: FaultyAdapter
+) -> None:
     await put(faulty.inner)
     faulty.fail("move", GONE, applied=True)
     with pytest.raises(ProviderUnavailable) as raised:
@@ -155,7 +167,7 @@ async def test_a_move_of_unknown_outcome_does_not_claim_the_source_never_was(ret
         await retrying.move("k", "other")
 
 
-async def test_pauses_are_drawn_between_nothing_and_the_limit(faulty, clock):
+async def test_pauses_are_drawn_between_nothing_and_the_limit(faulty: FaultyAdapter, clock: Clock) -> None:
     faulty.fail("stat", GONE, times=9)
     retrying = RetryAdapter(faulty, RetrySettings(attempts=9, budget=1e9), clock=clock, sleep=clock.sleep)
     with pytest.raises(ProviderUnavailable):
@@ -165,7 +177,9 @@ async def test_pauses_are_drawn_between_nothing_and_the_limit(faulty, clock):
         assert 0 <= slept <= min(RetrySettings().first_delay * 2**number, RetrySettings().longest_delay)
 
 
-async def test_who_only_asks_whether_it_is_back_does_not_try_again(retrying, faulty, clock):
+async def test_who_only_asks_whether_it_is_back_does_not_try_again(
+    retrying: RetryAdapter, faulty: FaultyAdapter, clock: Clock
+) -> None:
     faulty.fail("check", GONE, times=3)
     with tried_once():
         for _ in range(2):

@@ -1,3 +1,5 @@
+from collections.abc import AsyncIterator, Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,13 +20,13 @@ from cdir_adapters.shapes import (
 pieces = st.lists(st.binary(max_size=20), max_size=12)
 
 
-async def stream(parts):
+async def stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
 
 
 @given(pieces, st.integers(1, 25))
-async def test_rechunking_keeps_the_bytes(parts, size):
+async def test_rechunking_keeps_the_bytes(parts: list[bytes], size: int) -> None:
     whole = b"".join(parts)
     found = [piece async for piece in rechunk(stream(parts), size, size=len(whole), key="k")]
     assert b"".join(found) == whole
@@ -33,7 +35,7 @@ async def test_rechunking_keeps_the_bytes(parts, size):
 
 
 @given(pieces)
-async def test_a_source_of_the_right_size_passes(parts):
+async def test_a_source_of_the_right_size_passes(parts: list[bytes]) -> None:
     whole = b"".join(parts)
     for source in (stream(parts), whole):
         assert b"".join([piece async for piece in exactly(source, len(whole), "k")]) == whole
@@ -41,7 +43,7 @@ async def test_a_source_of_the_right_size_passes(parts):
 
 
 @given(pieces, st.integers(1, 5))
-async def test_a_source_of_another_size_is_refused(parts, off):
+async def test_a_source_of_another_size_is_refused(parts: list[bytes], off: int) -> None:
     whole = b"".join(parts)
     for wrong in {len(whole) + off, max(len(whole) - off, 0)} - {len(whole)}:
         for source in (stream(parts), whole):
@@ -51,7 +53,7 @@ async def test_a_source_of_another_size_is_refused(parts, off):
             [piece async for piece in rechunk(stream(parts), 7, size=wrong, key="k")]
 
 
-async def test_nothing_past_the_size_is_handed_out():
+async def test_nothing_past_the_size_is_handed_out() -> None:
     pieces = exactly(stream([b"123", b"456"]), 4, "k")
     assert await anext(pieces) == b"123"
     with pytest.raises(IntegrityError):
@@ -59,7 +61,7 @@ async def test_nothing_past_the_size_is_handed_out():
 
 
 @given(st.integers(0, 30), st.integers(0, 40), st.none() | st.integers(0, 40))
-def test_ranges_agree_with_slices(size, offset, length):
+def test_ranges_agree_with_slices(size: int, offset: int, length: int | None) -> None:
     data = bytes(range(size))
     if offset >= size and (offset or size):
         with pytest.raises(RangeNotSatisfied):
@@ -69,14 +71,14 @@ def test_ranges_agree_with_slices(size, offset, length):
     assert data[start : start + count] == (data[offset:] if length is None else data[offset : offset + length])
 
 
-def test_pages_are_full_but_the_last():
+def test_pages_are_full_but_the_last() -> None:
     objects = [ObjectInfo(key=str(number), size=0) for number in range(2 * PAGE_SIZE + 1)]
     pages = list(pages_of(objects))
     assert [len(page.objects) for page in pages] == [PAGE_SIZE, PAGE_SIZE, 1]
     assert list(pages_of([])) == []
 
 
-async def test_a_buffer_is_handed_out_in_pieces():
+async def test_a_buffer_is_handed_out_in_pieces() -> None:
     data = bytes(PIECE_SIZE) + b"end"
     info = ObjectInfo(key="k", size=len(data))
     found = [piece async for piece in BufferedReadStream(info, data)]

@@ -45,7 +45,7 @@ async def test_a_provider_that_does_not_answer_is_asked_once_a_second() -> None:
 async def test_who_leaves_does_not_keep_others_from_asking() -> None:
     checks, provider = SparseChecks(), Provider()
     provider.there = True
-    silent = asyncio.create_task(checks.ask(asyncio.Event().wait))  # type: ignore[arg-type] # it never answers
+    silent = asyncio.create_task(checks.ask(asyncio.Event().wait))  # it never answers
     waiting = asyncio.create_task(checks.ask(provider.check))
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _KINDS = _NAMED.where(_TABLE.c.kind.in_([1, 2]), _TABLE.c.id > sa.bindparam("aft
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[PreparedConnection]:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'things.db'}")
-    with PreparedConnection(engine, PreparedQueries()) as connection, connection.begin():
+    with closing(PreparedConnection(engine, PreparedQueries())) as connection, connection.begin():
         _TABLE.create(connection)
         connection.execute(
             sa.text("INSERT INTO things VALUES (:id, :name, :data, :kind, '2020-02-03')"),

@@ -128,7 +128,8 @@ class FaultyAdapters(AdapterServicer):
         self, request: adapter_service_pb2.ListObjectsRequest, context: Any
     ) -> AsyncIterator[adapter_service_pb2.ListObjectsResponse]:
         trouble = self.troubles.get(request.provider.provider_id)
-        async with aclosing(super().ListObjects(request, context)) as pages:
+        listing = super().ListObjects(request, context)
+        async with aclosing(listing) as pages:  # type: ignore[type-var] # the servicer's is a generator
             async for page in pages:
                 yield page
                 if trouble is not None and trouble.cuts_listings:

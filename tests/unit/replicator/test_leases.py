@@ -83,7 +83,7 @@ class HeldReads(HeldWrites):
 @asynccontextmanager
 async def held_reads(bench: Bench) -> AsyncIterator[tuple[Replicator, HeldReads]]:
     """Give a replicator whose reads are held."""
-    reads = HeldReads(bench.adapters)
+    reads = HeldReads(bench.adapters)  # type: ignore[abstract] # only the calls of a replicator
     async with LoopbackChannel() as channel:
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(reads, channel)
         replicator = Replicator(bench.catalog_channel, channel, lease_seconds=LEASE)
@@ -94,7 +94,7 @@ async def held_reads(bench: Bench) -> AsyncIterator[tuple[Replicator, HeldReads]
 @asynccontextmanager
 async def held_writes(bench: Bench) -> AsyncIterator[tuple[LoopbackChannel, HeldWrites]]:
     """Give a channel to the bench's adapters on which writes are held."""
-    writes = HeldWrites(bench.adapters)
+    writes = HeldWrites(bench.adapters)  # type: ignore[abstract] # the same
     async with LoopbackChannel() as channel:
         adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(writes, channel)
         yield channel, writes

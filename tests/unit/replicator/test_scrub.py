@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,7 +27,7 @@ async def _up(bench: Bench) -> None:
     await bench.catalog.RecordProviderStates(catalog_service_pb2.RecordProviderStatesRequest(observations=observations))
 
 
-async def _scrub(bench: Bench, role: ScrubRole | None = None, **fields: object) -> scrub_pb2.ScrubProgress:
+async def _scrub(bench: Bench, role: ScrubRole | None = None, **fields: Any) -> scrub_pb2.ScrubProgress:
     """Have a scrub done; returns its last word."""
     await _up(bench)
     role = role or bench.replicator.scrub

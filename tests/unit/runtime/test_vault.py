@@ -10,8 +10,10 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -270,19 +272,19 @@ def _die_while(key_file: Path, step: str, number: int) -> None:
     """Change the vault and be killed right before the ``number``-th replacement or removal of a file."""
     left = number
 
-    def counted(original: object) -> object:
-        def call(*arguments: object, **named: object) -> object:
+    def counted(original: Callable[..., Any]) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             nonlocal left
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*arguments, **named)  # type: ignore[operator] - whichever method of Path it is
+            return original(*arguments, **named)
 
         return call
 
-    Path.replace = counted(Path.replace)  # type: ignore[assignment,method-assign] - in a process of its own
-    Path.unlink = counted(Path.unlink)  # type: ignore[assignment,method-assign]
-    Stretch.new = classmethod(lambda cls: cls(os.urandom(16), 64, 1, 1))  # type: ignore[assignment,method-assign]
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign] # in a process of its own
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign] # the same
+    Stretch.new = classmethod(lambda cls: cls(os.urandom(16), 64, 1, 1))  # type: ignore[assignment,method-assign] # the same
     file = VaultFile(key_file)
     opened = file.open(PASSPHRASE)
     if step == "rotate":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,13 +64,20 @@ async def test_a_put_tells_of_what_it_kept_beside(
     (tmp_path / "a").write_bytes(b"mine")
     await client.write(path, b"before")
     with cdir.connect_blocking(embedded.address) as other:
+
+        def theirs(content: bytes) -> Callable[[str, str], None]:
+            def write(_source: str, target: str) -> None:
+                other.write(target, content)
+
+            return write
+
         report = await client.put(
             tmp_path / "a",
             path,
             on_conflict=OnConflict.KEEP_COPY,
-            on_file=lambda _, target: other.write(target, b"theirs"),
+            on_file=theirs(b"theirs"),
         )
-        refused = await client.put(tmp_path / "a", path, on_file=lambda _, target: other.write(target, b"theirs 2"))
+        refused = await client.put(tmp_path / "a", path, on_file=theirs(b"theirs 2"))
     assert (report.files, report.failed) == (1, ())
     (kept,) = report.conflicts
     assert kept.path == path

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import BadRequest, Conflict, NotFound, PreconditionFailed
 from google.auth.exceptions import InvalidOperation
-from google.cloud import storage
+from google.cloud import storage  # type: ignore[import-untyped] # Google types only a part
 from google.oauth2.service_account import Credentials
 
 from cdir_adapters.testing.trial import pattern
@@ -99,12 +99,13 @@ async def test_conditions(run: Run) -> None:
         first = blob.generation
         bucket.blob("one").upload_from_string(b"second", if_generation_match=first)
         in_chunks = bucket.blob("one", chunk_size=QUANTUM)
-        for refused in (
+        attempts: tuple[Callable[[], object], ...] = (
             lambda: bucket.blob("one").upload_from_string(b"third", if_generation_match=first),
             lambda: bucket.blob("one").delete(if_generation_match=first),
             lambda: bucket.blob("one").download_as_bytes(if_generation_match=first),
             lambda: in_chunks.upload_from_file(io.BytesIO(b"x"), if_generation_match=first),
-        ):
+        )
+        for refused in attempts:
             with pytest.raises(PreconditionFailed):
                 refused()
         with pytest.raises(NotFound):

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from blake3 import blake3
 from simulation.clock import VirtualClock
@@ -114,7 +114,10 @@ class SimulatedStream:
             raise StopAsyncIteration
         await (self._link.go_on if self._begun else self._link.fetch)(len(block), self._adapters.chance)
         self._begun = True
-        return await self._adapters.spoil(adapter_service_pb2.ReadObjectResponse(data=block, size=self._size))
+        spoilt: adapter_service_pb2.ReadObjectResponse = await self._adapters.spoil(
+            adapter_service_pb2.ReadObjectResponse(data=block, size=self._size)
+        )
+        return spoilt
 
     def cancel(self) -> bool:
         return True
@@ -164,9 +167,9 @@ class SimulatedAdapters:
 class World:
     """A reader over simulated providers. Made inside the loop."""
 
-    def __init__(self, links: dict[str, Link], seed: int = 1, **settings: int) -> None:
+    def __init__(self, links: dict[str, Link], seed: int = 1, **settings: Any) -> None:
         self.now = asyncio.get_running_loop().time
-        self.adapters: Any = SimulatedAdapters(links, chance=random.Random(seed))
+        self.adapters = cast("Any", SimulatedAdapters(links, chance=random.Random(seed)))
         self.links = links
         self.notes = Notes()
         self.health = ProviderHealth(clock=self.now)

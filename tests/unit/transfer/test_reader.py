@@ -21,7 +21,7 @@ SMALL = b"a small content"
 class Opener:
     """Opens contents, and says where the catalog knows the replicas to be when it is asked again."""
 
-    def __init__(self, providers: Any, **settings: int) -> None:
+    def __init__(self, providers: Any, **settings: Any) -> None:
         self.reader = VerifiedReader(providers.harness.adapters, providers.health, providers.notes, **settings)
         self.now: list[entry_pb2.Replica] | None = None
         self.asked = 0

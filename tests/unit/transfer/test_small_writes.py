@@ -26,7 +26,9 @@ async def writes(providers: Any) -> AsyncIterator[SmallWrites]:
         yield opened
 
 
-def _write(writes: SmallWrites, providers: Any, key: str, data: bytes) -> Any:
+def _write(
+    writes: SmallWrites, providers: Any, key: str, data: bytes
+) -> asyncio.Task[adapter_service_pb2.ObjectInfo | Attempt]:
     ref = adapter_service_pb2.ProviderRef(provider_id=providers.harness.ids["a"])
     small = SmallContent(key=key, modified=WHEN, only_if_absent=True, data=data, acl=None)
     return asyncio.create_task(writes.write(ref, small))
@@ -97,7 +99,7 @@ async def test_at_the_end_nobody_is_left_waiting(providers: Any) -> None:
 class Bench:
     """A writer of contents that share calls."""
 
-    def __init__(self, providers: Any, writes: SmallWrites, **settings: float) -> None:
+    def __init__(self, providers: Any, writes: SmallWrites, **settings: Any) -> None:
         self._providers = providers
         self._writer = ProviderWriter(
             providers.harness.adapters, providers.health, providers.notes, small=writes, **settings

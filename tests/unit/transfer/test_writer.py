@@ -21,7 +21,7 @@ PIECES = [LARGE[start : start + (1 << 20)] for start in range(0, len(LARGE), 1 <
 class Bench:
     """A writer, and the record of what it displaced."""
 
-    def __init__(self, providers: Any, **settings: float) -> None:
+    def __init__(self, providers: Any, **settings: Any) -> None:
         self.writer = ProviderWriter(providers.harness.adapters, providers.health, providers.notes, **settings)
         self.displaced: list[catalog_service_pb2.ReplicaObservation] = []
         self.files_when_displaced: list[dict[str, bytes]] = []
