@@ -49,7 +49,8 @@ async def test_a_content_is_read_from_the_first_replica(providers: Any, content:
         providers.lay(name, content)
     opened = Opener(providers).open(content, [providers.replica("b"), providers.replica("a")])
     assert await read_all(opened) == content
-    assert {provider for _, provider in providers.harness.faulty.calls} <= {providers.harness.ids["b"]}
+    # a machine that stands still makes a call late, and later ones are then asked elsewhere too
+    assert [provider for _, provider in providers.harness.faulty.calls[:1]] in ([], [providers.harness.ids["b"]])
     assert providers.notes.replicas == []
 
 
