@@ -2,10 +2,13 @@
 
     python bench/fill_catalog.py sqlite:////tmp/big.db --files 1000000 --provider a=32-HEX-DIGITS --provider b=…
 
-Every file is current, has a good copy on each of the providers, and is counted; nothing is owed. The providers are
-registered when the catalog does not know them; their objects are not made. Nobody else may use the catalog meanwhile.
-Names go on where an earlier run ended. The database makes the rows itself, from numbers; then it takes its statistics.
-On PostgreSQL the user must be a superuser, so that no reference of any row is looked up.
+Every file is current, has a good copy on each of the providers, and is counted; nothing is owed, and the snapshot of
+the catalog that is due counts as made. The providers are registered when the catalog does not know them; their objects
+are not made. What is missing beside files that were written is their part of the change log, as if it had been
+shortened since. Nobody else may use the catalog meanwhile, and a run that is broken off leaves it unusable. Names go on
+where an earlier run ended. The database makes the rows itself, from numbers, into tables without indexes; then it makes
+these again and takes its statistics. On PostgreSQL the user must be a superuser, so that no reference of any row is
+looked up.
 """
 
 from __future__ import annotations
@@ -22,58 +25,76 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from cdir.v1 import catalog_recovery_pb2, provider_pb2
 from cdir.v1 import catalog_service_pb2 as catalog
-from cdir.v1 import provider_pb2
 from cdir_catalog.schema import counters, entries, providers, replicas, versions, workspaces
 from cdir_catalog.service import open_catalog
 from cdir_catalog.store.providers import create_provider
+from cdir_catalog.store.snapshots import claim_snapshot, finish_snapshot
 from cdir_catalog.store.workspaces import ensure_workspaces
 from cdir_catalog.wire import DIRECTORY, FILE
 
-_BATCH = 500_000
 _SIZE = 4096
+_AUTHOR = "bench"
 
-_NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM numbers WHERE n < {last})"
 _PADDED = "substr(CAST(10000000000 + {number} AS TEXT), {begin})"
 _NAME = f"'file-' || {_PADDED.format(number='n', begin=3)} || '.dat'"
 _DIRECTORY = _PADDED.format(number="{each}", begin=6)
 
 _FILES = f"""
 INSERT INTO entries (id, workspace_id, dirname, basename, kind, version_id, author, created_at)
-{_NUMBERS} SELECT {{entry}} + n, {{workspace}}, '/bench/' || {_DIRECTORY.format(each="n / {each}")}, {_NAME},
-{FILE}, {{version}} + n, 'bench', {{now}} FROM numbers
+SELECT {{entry}} + n, {{workspace}}, '/bench/' || {_DIRECTORY.format(each="n / {each}")}, {_NAME},
+{FILE}, {{version}} + n, '{_AUTHOR}', {{now}} FROM {{numbers}}
 """
 _DIRECTORIES = f"""
 INSERT INTO entries (id, workspace_id, dirname, basename, kind, author, created_at)
-{_NUMBERS} SELECT {{entry}} + n, {{workspace}}, '/bench', {_DIRECTORY.format(each="n")}, {DIRECTORY}, 'bench', {{now}}
-FROM numbers
+SELECT {{entry}} + n, {{workspace}}, '/bench', {_DIRECTORY.format(each="n")}, {DIRECTORY}, '{_AUTHOR}', {{now}}
+FROM {{numbers}}
 """
 _VERSIONS = f"""
 INSERT INTO versions (id, version_id, entry_id, generation, size, modified_at, sha256, block_digests, author,
 committed_at)
-{_NUMBERS} SELECT {{version}} + n, {{random}}, {{entry}} + n, 1, {_SIZE}, {{now}}, {{digest}}, {{empty}}, 'bench',
-{{now}} FROM numbers
+SELECT {{version}} + n, {{random}}, {{entry}} + n, 1, {_SIZE}, {{now}}, {{digest}}, {{empty}}, '{_AUTHOR}', {{now}}
+FROM {{numbers}}
 """
 _REPLICAS = f"""
 INSERT INTO replicas (workspace_id, version_id, provider_id, key, wanted, actual, etag, checksum, proven_at, owed,
-attempts, error)
-{_NUMBERS} SELECT {{workspace}}, {{version}} + n, {{holder}}, 'bench/' || {_DIRECTORY.format(each="n / {each}")}
-|| '/' || {_NAME}, 1, 1, '', '', {{now}}, 0, 0, '' FROM numbers
+attempts, error, changed_at)
+SELECT {{workspace}}, {{version}} + n, {{holder}}, 'bench/' || {_DIRECTORY.format(each="n / {each}")}
+|| '/' || {_NAME}, 1, 1, '', '', {{now}}, 0, 0, '', {{now}} FROM {{numbers}}
 """
 
 _DIALECTS = {
-    "sqlite": {"random": "lower(hex(randomblob(16)))", "digest": "zeroblob(32)", "empty": "x''"},
+    "sqlite": {
+        "random": "lower(hex(randomblob(16)))",
+        "digest": "zeroblob(32)",
+        "empty": "x''",
+        "numbers": "(WITH RECURSIVE numbers(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM numbers "
+        "WHERE n < {last}) SELECT n FROM numbers)",
+    },
     "postgresql": {
         "random": "md5(CAST(n AS TEXT) || random())",
         "digest": "decode(repeat('00', 32), 'hex')",
         "empty": "''::bytea",
+        "numbers": "generate_series(CAST({first} AS BIGINT), {last}) AS numbers(n)",
     },
 }
-_BEFORE = {
-    "sqlite": ("DROP TRIGGER IF EXISTS entry_names_insert",),
-    "postgresql": ("SET session_replication_role = replica", "DROP INDEX IF EXISTS ix_entries_name"),
-}
-_ROW_IDS = (entries, versions, replicas)
+_FILLED = (entries, versions, replicas)
+_NAMES = ", ".join(f"'{table.name}'" for table in _FILLED)
+
+_MADE_SQLITE = f"""
+SELECT 'DROP ' || type || ' "' || name || '"', sql FROM sqlite_master
+WHERE tbl_name IN ({_NAMES}) AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY type, name
+"""
+_MADE_POSTGRESQL = f"""
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE contype = 'u' AND conrelid::regclass::text IN ({_NAMES})
+UNION ALL
+SELECT format('DROP INDEX %I', indexname), indexdef FROM pg_indexes
+WHERE schemaname = current_schema() AND tablename IN ({_NAMES})
+AND indexname NOT IN (SELECT conname FROM pg_constraint)
+"""
 
 
 def _register(connection: Connection, named: dict[str, str]) -> list[int]:
@@ -82,7 +103,7 @@ def _register(connection: Connection, named: dict[str, str]) -> list[int]:
         if name not in present:
             provider = provider_pb2.Provider(provider_id=provider_id, name=name, kind="memory", priority=100)
             stored = catalog.StoredProvider(provider=provider)
-            create_provider(connection, catalog.CreateProviderRequest(provider=stored), "bench")
+            create_provider(connection, catalog.CreateProviderRequest(provider=stored), _AUTHOR)
     return list(
         connection.scalars(sa.select(providers.c.id).where(providers.c.name.in_(named)).order_by(providers.c.id))
     )
@@ -93,41 +114,33 @@ def _last(connection: Connection, table: sa.Table) -> int:
 
 
 @contextmanager
-def _without_search(connection: Connection) -> Iterator[None]:
-    """Fill the index over parts of names in one go afterwards, which takes a fraction of the time."""
-    trigger = "SELECT sql FROM sqlite_master WHERE name = 'entry_names_insert'"
-    index = "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_entries_name'"
+def _bare(connection: Connection) -> Iterator[None]:
+    """Let the tables be without indexes and triggers, and make these again as they were.
+
+    What stays is what a table cannot be without: primary keys, and on SQLite unique constraints.
+    """
     sqlite = connection.dialect.name == "sqlite"
-    again = connection.exec_driver_sql(trigger if sqlite else index).scalar()
+    made = connection.exec_driver_sql(_MADE_SQLITE if sqlite else _MADE_POSTGRESQL).all()
+    searched = sqlite and sa.inspect(connection).has_table("entry_names")
     first = _last(connection, entries) + 1
-    for statement in _BEFORE[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+    for drop, _ in made:
+        connection.exec_driver_sql(drop)
     yield
-    if again is not None:
-        if sqlite:
-            connection.exec_driver_sql(
-                "INSERT INTO entry_names (rowid, name) SELECT id, coalesce(folded, basename) FROM entries "
-                f"WHERE id >= {first}"
-            )
-            # in one piece, as years of merging would leave it: else the first puts pay for merging all of it
-            connection.exec_driver_sql("INSERT INTO entry_names (entry_names) VALUES ('optimize')")
-        connection.exec_driver_sql(again)
-        connection.commit()
+    if searched:
+        connection.exec_driver_sql(
+            "INSERT INTO entry_names (rowid, name) SELECT id, coalesce(folded, basename) FROM entries "
+            f"WHERE id >= {first} ORDER BY id"
+        )
+        # in one piece, as years of merging would leave it: else the first puts pay for merging all of it
+        connection.exec_driver_sql("INSERT INTO entry_names (entry_names) VALUES ('optimize')")
+    for _, create in made:
+        connection.exec_driver_sql(create)
 
 
-def _fill(connection: Connection, holders: list[int], values: dict[str, Any]) -> None:
-    """Insert the files from number ``first`` to ``last``, with their directories."""
-    first, last, each = values["first"], values["last"], values["each"]
-    entry, version = _last(connection, entries) + 1 - first, _last(connection, versions) + 1 - first
-    values = {**values, "entry": entry, "version": version, **_DIALECTS[connection.dialect.name]}
-    connection.exec_driver_sql(_FILES.format(**values))
-    connection.exec_driver_sql(_VERSIONS.format(**values))
-    for holder in holders:
-        connection.exec_driver_sql(_REPLICAS.format(**values, holder=holder))
-    begin, end = -(-first // each), last // each
-    if begin <= end:
-        above = _last(connection, entries) + 1 - begin
-        connection.exec_driver_sql(_DIRECTORIES.format(**{**values, "entry": above, "first": begin, "last": end}))
+def _insert(connection: Connection, statement: str, first: int, last: int, values: dict[str, Any]) -> None:
+    dialect = _DIALECTS[connection.dialect.name]
+    numbers = dialect["numbers"].format(first=first, last=last)
+    connection.exec_driver_sql(statement.format(**{**dialect, **values, "numbers": numbers}))
 
 
 def _count(connection: Connection, workspace: int, holders: list[int], files: int) -> None:
@@ -152,30 +165,52 @@ def _top(connection: Connection, workspace: int) -> None:
                 dirname="/",
                 basename="bench",
                 kind=DIRECTORY,
-                author="bench",
+                author=_AUTHOR,
                 created_at=time.time_ns(),
             )
         )
 
 
+def _as_if_snapshot_taken(connection: Connection) -> None:
+    """Leave nothing to do for who makes snapshots: the first of all these files would take minutes.
+
+    What is changed from now on goes into increments, as in a catalog that grew slowly.
+    """
+    claimed = claim_snapshot(
+        connection, catalog_recovery_pb2.ClaimSnapshotRequest(owner=_AUTHOR, at_once=True), _AUTHOR
+    )
+    if claimed.name:
+        finish = catalog_recovery_pb2.FinishSnapshotRequest(name=claimed.name, owner=_AUTHOR, stored=True)
+        finish_snapshot(connection, finish, _AUTHOR)
+
+
 def fill(connection: Connection, files: int, named: dict[str, str], per_directory: int) -> None:
-    """Add ``files`` files to a catalog, which exists, in transactions of its own."""
+    """Add ``files`` files, with their directories, to a catalog, which exists."""
+    postgresql = connection.dialect.name == "postgresql"
+    if postgresql:
+        connection.exec_driver_sql("SET session_replication_role = replica")
+        connection.exec_driver_sql("SET maintenance_work_mem = '1GB'")
     workspace = ensure_workspaces(connection, [""])[""]
     holders = _register(connection, named)
     _top(connection, workspace)
-    connection.commit()
     first = connection.scalar(sa.select(workspaces.c.files).where(workspaces.c.id == workspace)) or 0
-    values = {"workspace": workspace, "each": per_directory, "now": time.time_ns()}
-    with _without_search(connection):
-        for begin in range(first, first + files, _BATCH):
-            end = min(begin + _BATCH, first + files)
-            _fill(connection, holders, {**values, "first": begin, "last": end - 1})
-            _count(connection, workspace, holders, end - begin)
-            connection.commit()
-    if connection.dialect.name == "postgresql":
-        for table in _ROW_IDS:
+    last = first + files - 1
+    above, below = -(-first // per_directory), last // per_directory
+    with _bare(connection):
+        entry, version = _last(connection, entries) + 1 - first, _last(connection, versions) + 1 - first
+        values = {"workspace": workspace, "each": per_directory, "now": time.time_ns(), "version": version}
+        for statement in (_FILES, _VERSIONS):
+            _insert(connection, statement, first, last, {**values, "entry": entry})
+        for holder in holders:
+            _insert(connection, _REPLICAS, first, last, {**values, "holder": holder})
+        if above <= below:
+            values["entry"] = _last(connection, entries) + 1 - above
+            _insert(connection, _DIRECTORIES, above, below, values)
+    _count(connection, workspace, holders, files)
+    if postgresql:
+        for table in _FILLED:
             connection.exec_driver_sql(f"SELECT setval('{table.name}_id_seq', {_last(connection, table) + 1})")
-    connection.exec_driver_sql("ANALYZE")
+    _as_if_snapshot_taken(connection)
     connection.commit()
 
 
@@ -184,12 +219,13 @@ def _on_sqlite(url: sa.URL, *what: Any) -> None:
 
     @sa.event.listens_for(engine, "connect")
     def hurry(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-2000000", "temp_store=MEMORY"):
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-2000000", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     with engine.connect() as connection:
         fill(connection, *what)
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("ANALYZE")
+        connection.commit()
     engine.dispose()
 
 
@@ -197,12 +233,21 @@ async def _on_postgresql(url: sa.URL, *what: Any) -> None:
     engine = create_async_engine(url.set(drivername="postgresql+asyncpg"))
     async with engine.connect() as connection:
         await connection.run_sync(fill, *what)
+    async with engine.connect() as connection:
+        # vacuumed as well: else the first to read a row, or the autovacuum some time later, marks it as committed
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).exec_driver_sql("VACUUM ANALYZE")
     await engine.dispose()
 
 
-async def _make(url: str) -> None:
+async def make(url: str, files: int, named: dict[str, str], per_directory: int) -> None:
+    """Fill the catalog at ``url``, which is made when it does not exist and which nobody has open."""
     async with open_catalog(url):
         pass
+    parsed, what = make_url(url), (files, named, per_directory)
+    if parsed.get_backend_name() == "sqlite":
+        await asyncio.to_thread(_on_sqlite, parsed, *what)
+    else:
+        await _on_postgresql(parsed, *what)
 
 
 def main() -> None:
@@ -215,14 +260,10 @@ def main() -> None:
     options = parser.parse_args()
     given = options.provider or [f"{name}={uuid.uuid4().hex}" for name in "abc"]
     named = {name: provider_id for name, _, provider_id in (one.partition("=") for one in given)}
-    asyncio.run(_make(options.url))
-    started = time.monotonic()
-    url, what = make_url(options.url), (options.files, named, options.per_directory)
-    if url.get_backend_name() == "sqlite":
-        _on_sqlite(url, *what)
-    else:
-        asyncio.run(_on_postgresql(url, *what))
-    print(f"{options.files} files in {time.monotonic() - started:.1f} s")
+    started, spent = time.monotonic(), time.process_time()
+    asyncio.run(make(options.url, options.files, named, options.per_directory))
+    seconds, spent = time.monotonic() - started, time.process_time() - spent
+    print(f"{options.files} files in {seconds:.1f} s, {spent:.1f} s of processor time here")
 
 
 if __name__ == "__main__":

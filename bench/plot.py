@@ -8,7 +8,19 @@ from xml.sax.saxutils import escape
 
 __all__ = ["log_plot"]
 
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
+_COLOURS = (
+    "#1f77b4",
+    "#d62728",
+    "#2ca02c",
+    "#9467bd",
+    "#ff7f0e",
+    "#17becf",
+    "#8c564b",
+    "#7f7f7f",
+    "#e377c2",
+    "#bcbd22",
+    "#000080",
+)
 _WIDTH, _HEIGHT = 760, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 260, 40, 52
 

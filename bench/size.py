@@ -1,11 +1,13 @@
-"""The same calls on catalogs of a thousand entries and of ten, a hundred, a thousand times as many.
+"""The same calls on catalogs of a thousand entries and of many times as many.
 
 All catalogs of one database run at once, and each round makes every call on every one of them, in shuffled order and
 over one open connection each, so that what disturbs the machine disturbs all alike. What is compared is the cost at N
 entries over the cost at the fewest: the processor time that all processes of the deployment and of the database spend
-on a call, which other programs hardly change, and the time until the answer. A figure is void when the first and the
-second half of the run do not agree on it, and a whole column is when a call that reads nothing that grows costs more or
-less there.
+on a call, and a command's own process on a command, which other programs hardly change, and the time until the answer.
+A figure is void when the first and the second half of the run do not agree on it, and a whole column is when a call
+that reads nothing that grows costs more or less there.
+
+``--wide`` is another question: what it takes to list one directory with so many files in it to its end.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -34,8 +38,10 @@ from deployments.deployment import Deployment, EmbeddedDeployment, SplitDeployme
 from servers.postgres import PostgresServer, postgres_server
 
 PAGE = 1000
-KNOWN = "/bench/000000/file-000000000.dat"
-"""The first file that fill_catalog.py makes."""
+MIB = 1 << 20
+DIRECTORY = "/bench/000000"
+KNOWN = f"{DIRECTORY}/file-000000000.dat"
+"""The first directory and the first file that fill_catalog.py makes."""
 
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 """The points of each line of the plot."""
@@ -43,6 +49,9 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 CALIBRATION = "policy (reads nothing that grows)"
 NOISE = 1.3
 """How far two figures that should be equal may lie apart."""
+
+BYTES_PER_FILE = 2000
+"""On the disk, on either database, with room to make indexes."""
 
 IDLE_SECONDS = 5.0
 IDLE_SHARE = 0.1
@@ -71,6 +80,12 @@ class Processor:
         return total
 
 
+def _commands_seconds() -> float:
+    """The processor time of all commands that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 @dataclass(frozen=True)
 class Subject:
     """A running deployment over a catalog of ``count`` files."""
@@ -79,6 +94,8 @@ class Subject:
     deployment: Deployment
     client: cdir.Client
     database: Sequence[psutil.Process]
+    content: Path
+    """A file of 1 KiB on this machine."""
 
     def processor(self) -> Processor:
         """The processor time of all that work for it."""
@@ -94,14 +111,22 @@ class Subject:
         client = self.client
         return {
             CALIBRATION: lambda: client.policy("/"),
-            f"ls: first {PAGE} of a directory": lambda: self._page(KNOWN.rpartition("/")[0], recursive=False),
+            f"ls: first {PAGE} of a directory": lambda: self._page(DIRECTORY, recursive=False),
             f"tree: first {PAGE} of all": lambda: self._page("/", recursive=True),
             "stat": lambda: client.stat(KNOWN),
             "search: the only one": lambda: self._search(f"e-{self.count // 2:09d}", 1),
             f"search: first {PAGE} of all": lambda: self._search(".dat", PAGE),
             "status": lambda: client.tree_status("/"),
             "put 1 KiB": lambda: client.write(f"/put/{number}", b"x" * 1024),
+            f"cdir ls of {PAGE} files": lambda: self._command("ls", DIRECTORY),
+            "cdir stat": lambda: self._command("stat", KNOWN),
+            "cdir put of 1 KiB": lambda: self._command("put", str(self.content), f"/put/command-{number}"),
         }
+
+    async def _command(self, *arguments: str) -> None:
+        running = self.deployment.begin(*arguments)
+        _, said = await asyncio.to_thread(running.communicate)
+        assert running.returncode == 0, said.decode()
 
     async def _page(self, path: str, *, recursive: bool) -> None:
         async for page in self.client.pages(path, recursive=recursive, page_size=PAGE):
@@ -118,10 +143,11 @@ class Subject:
         assert found == expected, f"{found} found for {part!r}"
 
 
-def fill(url: str, count: int) -> None:
+def fill(url: str, count: int, per_directory: int) -> None:
     """Fill the catalog of a deployment that does not run, and say how long it took."""
     program = Path(__file__).with_name("fill_catalog.py")
-    command = [sys.executable, str(program), url, "--files", str(count), "--provider", f"archive={'0' * 32}"]
+    options = ["--files", str(count), "--per-directory", str(per_directory), "--provider", f"archive={'0' * 32}"]
+    command = [sys.executable, str(program), url, *options]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     print(said.stdout.strip(), file=sys.stderr)
 
@@ -136,7 +162,7 @@ def sessions(server: PostgresServer | None, url: str) -> list[psutil.Process]:
 
 
 @asynccontextmanager
-async def subject(count: int, server: PostgresServer | None) -> AsyncIterator[Subject]:
+async def subject(count: int, server: PostgresServer | None, per_directory: int = PAGE) -> AsyncIterator[Subject]:
     """Make, fill and start one deployment: embedded on SQLite, or split on a database of the server."""
     with tempfile.TemporaryDirectory(prefix="cdir-") as name:
         scratch = Path(name)
@@ -155,12 +181,14 @@ async def subject(count: int, server: PostgresServer | None) -> AsyncIterator[Su
             deployment.cdir("mkdir", "/put")
             deployment.cdir("policy", "set", "/put", "--providers", "disk")
             deployment.stop()
-            fill(url, count)
+            fill(url, count, per_directory)
+            content = scratch / "content"
+            content.write_bytes(b"x" * 1024)
             deployment.restart()
             environment = deployment.environment()
             async with cdir.connect(deployment.address, environment.get("CDIR_TOKEN")) as client:
                 await client.stat("/")
-                yield Subject(count, deployment, client, sessions(server, url))
+                yield Subject(count, deployment, client, sessions(server, url), content)
         finally:
             deployment.kill()
 
@@ -196,13 +224,18 @@ class Costs:
         small, *others = subjects
         rows = []
         for work in small.works(0):
-            row = [work, f"{1000 * statistics.mean(half.median(work, small.size) for half in self.halves):.2f}"]
+            row = [
+                work,
+                f"{1000 * statistics.mean(half.median(work, small.size) for half in self.halves):.2f}",
+                f"{100 * max(half.scatter(work, small.size) for half in self.halves):.0f} %",
+            ]
             for one in others:
                 ratio, agreed = self.growth(work, small, one)
                 row.append(f"{ratio:.2f}" if agreed and self.is_quiet(small, one) else f"void ({ratio:.2f})")
             rows.append(row)
-        print(f"\n{self.title}: milliseconds at {small.size} files, and how many times that at more.\n")
-        print(table(["call", f"{small.size}, ms", *(one.size for one in others)], rows))
+        print(f"\n{self.title}: milliseconds at {small.size} files, how far the middle half of them lies apart, and")
+        print("how many times as much at more files.\n")
+        print(table(["call", f"{small.size}, ms", "scatter", *(one.size for one in others)], rows))
 
 
 async def idle(subjects: Sequence[Subject]) -> None:
@@ -223,9 +256,10 @@ async def measure(subjects: Sequence[Subject], rounds: int) -> tuple[Costs, Cost
         random.shuffle(calls)
         clocks = {one.size: one.processor() for one in subjects}
         for one, work, call in calls:
-            spent, begin = clocks[one.size].seconds(), time.perf_counter()
+            spent, begin = clocks[one.size].seconds() + _commands_seconds(), time.perf_counter()
             await call()
-            seconds, spent = time.perf_counter() - begin, clocks[one.size].seconds() - spent
+            seconds = time.perf_counter() - begin
+            spent = clocks[one.size].seconds() + _commands_seconds() - spent
             if number >= 0:
                 half = number * 2 // rounds
                 processor.halves[half].add(work, one.size, spent)
@@ -233,15 +267,47 @@ async def measure(subjects: Sequence[Subject], rounds: int) -> tuple[Costs, Cost
     return processor, elapsed
 
 
+def catalog_memory(deployment: Deployment) -> int:
+    """The most memory that the daemon has had, or the catalog where it is a process of its own, in bytes."""
+    peaks = deployment.peak_memory()
+    return next((peak for name, peak in peaks.items() if "cdir_catalog" in name), max(peaks.values()))
+
+
 def report_memory(subjects: Sequence[Subject]) -> None:
-    """Print the most memory that the daemon has had, or the catalog where it is a process of its own."""
-    row = []
-    for one in subjects:
-        peaks = one.deployment.peak_memory()
-        mine = next((peak for name, peak in peaks.items() if "cdir_catalog" in name), max(peaks.values()))
-        row.append(str(mine >> 20))
+    """Print what each process with a catalog has had."""
     print("\nMost resident memory of the process with the catalog, MiB:\n")
+    row = [str(catalog_memory(one.deployment) // MIB) for one in subjects]
     print(table([one.size for one in subjects], [row]))
+
+
+async def list_wide(count: int) -> list[str]:
+    """List a directory with ``count`` files on SQLite; return what it took, as cells of a table."""
+    async with subject(count, None, per_directory=count) as one:
+        async with asyncio.timeout(IDLE_WITHIN):
+            await idle([one])
+        processor = one.processor()
+        before, spent = catalog_memory(one.deployment), processor.seconds()
+        running = one.deployment.begin("ls", DIRECTORY)
+        assert running.stdout is not None
+        lines = await asyncio.to_thread(lambda pipe: sum(1 for _ in pipe), running.stdout)
+        _, status, used = await asyncio.to_thread(os.wait4, running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        assert (running.returncode, lines) == (0, count)
+        spent = processor.seconds() - spent
+        memory = (used.ru_maxrss * 1024, before, catalog_memory(one.deployment))
+        return [
+            one.size,
+            f"{used.ru_utime + used.ru_stime:.1f}",
+            f"{spent:.1f}",
+            *(str(peak // MIB) for peak in memory),
+        ]
+
+
+async def report_wide(counts: Sequence[int]) -> None:
+    """Print what listing a directory to its end takes."""
+    rows = [await list_wide(count) for count in counts]
+    print("\ncdir ls of one directory with so many files: processor time in seconds, most resident memory in MiB.\n")
+    print(table(["files", "command, s", "daemon, s", "command, MiB", "daemon before, MiB", "daemon after, MiB"], rows))
 
 
 async def compare(database: str, counts: Sequence[int], rounds: int) -> Lines:
@@ -263,15 +329,26 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="calls of each; the medians count (default 50)")
-    parser.add_argument("--most", type=int, default=1_000_000, help="files of the largest catalog (default 1000000)")
+    parser.add_argument(
+        "--files",
+        type=int,
+        nargs="+",
+        default=[10**power for power in range(3, 7)],
+        metavar="COUNT",
+        help="how many files the catalogs have; the first is what the others are compared with",
+    )
+    parser.add_argument("--wide", action="store_true", help="list one directory of so many files each, on SQLite")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], help="only this one")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="also draw size-DATABASE.svg there")
     asked = parser.parse_args()
-    counts = [10**power for power in range(3, 12) if 10**power <= asked.most]
+    counts: list[int] = asked.files
+    if shutil.disk_usage(tempfile.gettempdir()).free < BYTES_PER_FILE * sum(counts):
+        parser.error(f"the temporary folder has too little room: {BYTES_PER_FILE * sum(counts) >> 30} GiB are needed")
+    if asked.wide:
+        asyncio.run(report_wide(counts))
+        return
     if len(counts) < 2 or asked.rounds < 2:
-        parser.error("there is nothing to compare: --most is 10000 or more, --rounds 2 or more")
-    if shutil.disk_usage(tempfile.gettempdir()).free < 2000 * asked.most:
-        parser.error(f"the temporary folder has too little room: {2000 * asked.most >> 30} GiB are needed")
+        parser.error("there is nothing to compare: give --files two counts or more, and --rounds 2 or more")
     for database in ("SQLite", "PostgreSQL"):
         if asked.database in (None, database.lower()):
             lines = asyncio.run(compare(database, counts, asked.rounds))

@@ -45,6 +45,11 @@ class Samples:
         seconds = self._seconds[work, name]
         return f"{min(seconds):.2f} to {max(seconds):.2f}"
 
+    def scatter(self, work: str, name: str) -> float:
+        """How far the middle half of the runs lies apart, as a share of the median."""
+        low, middle, high = statistics.quantiles(self._seconds[work, name], n=4)
+        return (high - low) / middle
+
     def best(self, work: str, names: Sequence[str]) -> str:
         """The name with the smallest median."""
         return min(names, key=lambda name: self.median(work, name))
