@@ -37,7 +37,17 @@ class ScrubProgress:
     """Names of providers that could not be reached to the end."""
     done: bool
     bounded: bool
-    """Whether a bound has left copies unproven."""
+    """Whether a bound has left copies unproven, or their access unasked."""
+    access_right: int
+    """Copies of files with an access control list that are open to nobody else, as their provider says."""
+    access_wider: int
+    """Copies that others had opened to more than was asked: it is set anew."""
+    access_other: int
+    """Copies that others had given another access, which is not wider: it is set anew."""
+    access_failed: int
+    """Copies whose access could not be found out; none of them is counted as right."""
+    access_untold: tuple[str, ...]
+    """Names of providers with such copies that do not tell what is in force there."""
 
 
 async def scrub(
@@ -72,4 +82,9 @@ def _progress(message: scrub_pb2.ScrubProgress) -> ScrubProgress:
         unreachable=tuple(message.unreachable),
         done=message.done,
         bounded=message.bounded,
+        access_right=message.access_right,
+        access_wider=message.access_wider,
+        access_other=message.access_other,
+        access_failed=message.access_failed,
+        access_untold=tuple(message.access_untold),
     )

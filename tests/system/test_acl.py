@@ -33,6 +33,8 @@ class Four:
     sftp: OpenSshServer
     everyone_reads: Callable[[str], bool]
     """Whether the object in the bucket says that everyone may read it."""
+    open_to_everyone: Callable[[str], None]
+    """Has the object in the bucket read by everyone, without cdir."""
 
     def modes(self, key: str) -> tuple[str, str]:
         return tuple(f"{(root / key).stat().st_mode & 0o777:o}" for root in (self.disk, self.sftp.root))  # type: ignore[return-value] # two roots, two modes
@@ -67,7 +69,12 @@ def four(deployment: Deployment, local_disks: Path, background: Background) -> F
     deployment.add_provider("bucket", "s3", moto.options(BUCKET))
     deployment.add_provider("plain", "s3", plain.options(BUCKET))
     client = background.enter(_looking_at(moto))
-    return Four(local_disks / "disk", sftp, lambda key: EVERYONE in background.run(_grantees(client, key)))
+    return Four(
+        local_disks / "disk",
+        sftp,
+        lambda key: EVERYONE in background.run(_grantees(client, key)),
+        lambda key: background.run(client.put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read")),
+    )
 
 
 def _states(answer: dict[str, object]) -> dict[str, str]:
@@ -136,6 +143,59 @@ def test_what_a_provider_that_is_down_owes_is_set_when_it_is_back(
     deployment.wait_settled()
     assert four.modes(key) == ("600", "600")
     assert _states(deployment.json("acl", "show", path)) == EVERYWHERE
+
+
+def _found(deployment: Deployment, path: str, exit_code: int) -> tuple[object, ...]:
+    """Scrub; return how many copies were right, too wide, or otherwise wrong."""
+    told = deployment.json("scrub", path, "--wait", expect=exit_code)
+    return told["access_right"], told["access_wider"], told["access_other"]
+
+
+def test_access_that_others_change_is_seen_and_put_right(
+    deployment: Deployment, four: Four, tmp_path: Path, folder: str
+) -> None:
+    source, path, key = tmp_path / "source", f"{folder}/file", f"{folder[1:]}/file"
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, path, "--require", "all")
+    deployment.cdir("acl", "set", path, "private")
+    assert _found(deployment, path, 0) == (3, 0, 0)
+    (four.disk / key).chmod(0o666)
+    (four.sftp.root / key).chmod(0o640)
+    four.open_to_everyone(key)
+    shown = {row["provider"]: row["note"] for row in deployment.json("acl", "show", path)["providers"]}
+    assert all("scrub" in shown[name] for name in ("disk", "host", "bucket"))
+    told = deployment.json("scrub", path, "--wait", expect=3)
+    assert (told["access_right"], told["access_wider"], told["access_other"]) == (0, 3, 0)
+    assert told["access_untold"] == ["plain"]
+    deployment.wait_settled()
+    assert (four.modes(key), four.everyone_reads(key)) == (("600", "600"), False)
+    assert _states(deployment.json("acl", "show", path)) == EVERYWHERE
+    deployment.cdir("acl", "set", path, "public-read")
+    (four.disk / key).chmod(0o600)
+    assert _found(deployment, path, 3) == (2, 0, 1)
+    deployment.wait_settled()
+    assert (four.modes(key), four.everyone_reads(key)) == (("644", "644"), True)
+    assert _found(deployment, path, 0) == (3, 0, 0)
+
+
+def test_the_access_of_a_provider_that_fails_counts_as_right_nowhere(
+    deployment: Deployment, four: Four, background: Background, tmp_path: Path, folder: str
+) -> None:
+    source, path, key = tmp_path / "source", f"{folder}/file", f"{folder[1:]}/file"
+    source.write_bytes(b"content")
+    deployment.cdir("put", source, path, "--require", "all")
+    deployment.cdir("acl", "set", path, "private")
+    background.run(four.sftp.kill())
+    try:
+        (four.sftp.root / key).chmod(0o644)
+        told = deployment.json("scrub", path, "--wait", expect=1)
+        assert (told["access_right"], told["access_wider"], told["unreachable"]) == (2, 0, ["host"])
+    finally:
+        background.run(four.sftp.restart())
+    eventually(lambda: deployment.provider_state("host") == "up")
+    assert _found(deployment, path, 3) == (2, 1, 0)
+    deployment.wait_settled()
+    assert four.modes(key) == ("600", "600")
 
 
 def test_a_directory_says_what_new_files_get_and_recursive_sets_it_on_all(

@@ -380,6 +380,16 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.FromString,
                 _registered_method=True)
+        self.ReadAccess = channel.unary_unary(
+                '/cdir.v1.CatalogService/ReadAccess',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.ReadAccessRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadAccessResponse.FromString,
+                _registered_method=True)
+        self.OweAccess = channel.unary_unary(
+                '/cdir.v1.CatalogService/OweAccess',
+                request_serializer=cdir_dot_v1_dot_scrub__pb2.OweAccessRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_scrub__pb2.OweAccessResponse.FromString,
+                _registered_method=True)
         self.GetIdentity = channel.unary_unary(
                 '/cdir.v1.CatalogService/GetIdentity',
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.GetIdentityRequest.SerializeToString,
@@ -895,6 +905,21 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadAccess(self, request, context):
+        """ReadAccess returns good copies at one provider of files with an ACL. Nothing is leased. Errors: NOT_FOUND (provider).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OweAccess(self, request, context):
+        """OweAccess records that copies do not have the access that was set on them: their ACL is owed again, in the place of everything that is
+        known of it. Atomic and idempotent. Errors: INVALID_ARGUMENT (more than 1000 doubts).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetIdentity(self, request, context):
         """GetIdentity returns the identity of this cdir, made with the catalog.
         """
@@ -1239,6 +1264,16 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ReadProofs,
                     request_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.SerializeToString,
+            ),
+            'ReadAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadAccess,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.ReadAccessRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.ReadAccessResponse.SerializeToString,
+            ),
+            'OweAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.OweAccess,
+                    request_deserializer=cdir_dot_v1_dot_scrub__pb2.OweAccessRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_scrub__pb2.OweAccessResponse.SerializeToString,
             ),
             'GetIdentity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIdentity,
@@ -3060,6 +3095,60 @@ class CatalogService:
             '/cdir.v1.CatalogService/ReadProofs',
             cdir_dot_v1_dot_scrub__pb2.ReadProofsRequest.SerializeToString,
             cdir_dot_v1_dot_scrub__pb2.ReadProofsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ReadAccess',
+            cdir_dot_v1_dot_scrub__pb2.ReadAccessRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.ReadAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OweAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/OweAccess',
+            cdir_dot_v1_dot_scrub__pb2.OweAccessRequest.SerializeToString,
+            cdir_dot_v1_dot_scrub__pb2.OweAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

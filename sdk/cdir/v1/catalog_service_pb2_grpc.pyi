@@ -230,6 +230,12 @@ class CatalogServiceStub:
     """
     ReadProofs: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ReadProofsRequest, _scrub_pb2.ReadProofsResponse]
     """ReadProofs says how old the oldest proof is at each provider."""
+    ReadAccess: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.ReadAccessRequest, _scrub_pb2.ReadAccessResponse]
+    """ReadAccess returns good copies at one provider of files with an ACL. Nothing is leased. Errors: NOT_FOUND (provider)."""
+    OweAccess: _grpc.UnaryUnaryMultiCallable[_scrub_pb2.OweAccessRequest, _scrub_pb2.OweAccessResponse]
+    """OweAccess records that copies do not have the access that was set on them: their ACL is owed again, in the place of everything that is
+    known of it. Atomic and idempotent. Errors: INVALID_ARGUMENT (more than 1000 doubts).
+    """
     GetIdentity: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetIdentityRequest, _catalog_service_pb2.GetIdentityResponse]
     """GetIdentity returns the identity of this cdir, made with the catalog."""
 
@@ -429,6 +435,12 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     ReadProofs: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ReadProofsRequest, _scrub_pb2.ReadProofsResponse]  # type: ignore[assignment]
     """ReadProofs says how old the oldest proof is at each provider."""
+    ReadAccess: _aio.UnaryUnaryMultiCallable[_scrub_pb2.ReadAccessRequest, _scrub_pb2.ReadAccessResponse]  # type: ignore[assignment]
+    """ReadAccess returns good copies at one provider of files with an ACL. Nothing is leased. Errors: NOT_FOUND (provider)."""
+    OweAccess: _aio.UnaryUnaryMultiCallable[_scrub_pb2.OweAccessRequest, _scrub_pb2.OweAccessResponse]  # type: ignore[assignment]
+    """OweAccess records that copies do not have the access that was set on them: their ACL is owed again, in the place of everything that is
+    known of it. Atomic and idempotent. Errors: INVALID_ARGUMENT (more than 1000 doubts).
+    """
     GetIdentity: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetIdentityRequest, _catalog_service_pb2.GetIdentityResponse]  # type: ignore[assignment]
     """GetIdentity returns the identity of this cdir, made with the catalog."""
 
@@ -1027,6 +1039,24 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scrub_pb2.ReadProofsResponse, _abc.Awaitable[_scrub_pb2.ReadProofsResponse]]:
         """ReadProofs says how old the oldest proof is at each provider."""
+
+    @_abc_1.abstractmethod
+    def ReadAccess(
+        self,
+        request: _scrub_pb2.ReadAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.ReadAccessResponse, _abc.Awaitable[_scrub_pb2.ReadAccessResponse]]:
+        """ReadAccess returns good copies at one provider of files with an ACL. Nothing is leased. Errors: NOT_FOUND (provider)."""
+
+    @_abc_1.abstractmethod
+    def OweAccess(
+        self,
+        request: _scrub_pb2.OweAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scrub_pb2.OweAccessResponse, _abc.Awaitable[_scrub_pb2.OweAccessResponse]]:
+        """OweAccess records that copies do not have the access that was set on them: their ACL is owed again, in the place of everything that is
+        known of it. Atomic and idempotent. Errors: INVALID_ARGUMENT (more than 1000 doubts).
+        """
 
     @_abc_1.abstractmethod
     def GetIdentity(

@@ -27,7 +27,7 @@ from cdir.v1 import entry_pb2 as cdir_dot_v1_dot_entry__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x64ir/v1/scrub.proto\x12\x07\x63\x64ir.v1\x1a\x1d\x63\x64ir/v1/adapter_service.proto\x1a\x13\x63\x64ir/v1/entry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n\x10ScrubTreeRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x0e\n\x06sample\x18\x06 \x01(\x01\"\xc9\x01\n\rScrubProgress\x12\x0e\n\x06proven\x18\x01 \x01(\x03\x12\x13\n\x0b\x62y_checksum\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x04 \x01(\x03\x12\x0f\n\x07missing\x18\x05 \x01(\x03\x12\x0f\n\x07\x63orrupt\x18\x06 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x03\x12\x13\n\x0bunreachable\x18\t \x03(\t\x12\x0c\n\x04\x64one\x18\n \x01(\x08\x12\x0f\n\x07\x62ounded\x18\x0b \x01(\x08\"=\n\x11ScrubTreeResponse\x12(\n\x08progress\x18\x01 \x01(\x0b\x32\x16.cdir.v1.ScrubProgress\"=\n\x11StartScrubRequest\x12(\n\x05scrub\x18\x01 \x01(\x0b\x32\x19.cdir.v1.ScrubTreeRequest\">\n\x12StartScrubResponse\x12(\n\x08progress\x18\x01 \x01(\x0b\x32\x16.cdir.v1.ScrubProgress\"\x97\x01\n\x12\x43laimProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x0b\n\x03top\x18\x03 \x01(\t\x12*\n\x06\x62\x65\x66ore\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x05 \x01(\x05\x12\x15\n\rlease_seconds\x18\x06 \x01(\x01\"\x84\x01\n\tProofItem\x12\x10\n\x08proof_id\x18\x01 \x01(\x03\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12!\n\x07version\x18\x04 \x01(\x0b\x32\x10.cdir.v1.Version\x12!\n\x07replica\x18\x05 \x01(\x0b\x32\x10.cdir.v1.Replica\"8\n\x13\x43laimProofsResponse\x12!\n\x05items\x18\x01 \x03(\x0b\x32\x12.cdir.v1.ProofItem\"M\n\x12RenewProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x11\n\tproof_ids\x18\x02 \x03(\x03\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\"#\n\x13RenewProofsResponse\x12\x0c\n\x04lost\x18\x01 \x03(\x03\"F\n\x13\x46inishProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06proven\x18\x02 \x03(\x03\x12\x10\n\x08released\x18\x03 \x03(\x03\"&\n\x14\x46inishProofsResponse\x12\x0e\n\x06proven\x18\x01 \x01(\x03\"{\n\x13ProveObjectsRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12$\n\x07objects\x18\x02 \x03(\x0b\x32\x13.cdir.v1.ObjectInfo\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x14ProveObjectsResponse\x12\x0e\n\x06proven\x18\x01 \x01(\x03\x12\x10\n\x08\x64oubtful\x18\x02 \x03(\t\"\x13\n\x11ReadProofsRequest\"r\n\x0eProviderProofs\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\r\n\x05\x66iles\x18\x02 \x01(\x03\x12*\n\x06oldest\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08unproven\x18\x04 \x01(\x08\"i\n\x12ReadProofsResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\tproviders\x18\x02 \x03(\x0b\x32\x17.cdir.v1.ProviderProofsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x64ir/v1/scrub.proto\x12\x07\x63\x64ir.v1\x1a\x1d\x63\x64ir/v1/adapter_service.proto\x1a\x13\x63\x64ir/v1/entry.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n\x10ScrubTreeRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x0e\n\x06sample\x18\x06 \x01(\x01\"\xb9\x02\n\rScrubProgress\x12\x0e\n\x06proven\x18\x01 \x01(\x03\x12\x13\n\x0b\x62y_checksum\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\r\n\x05\x63\x61lls\x18\x04 \x01(\x03\x12\x0f\n\x07missing\x18\x05 \x01(\x03\x12\x0f\n\x07\x63orrupt\x18\x06 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x03\x12\x13\n\x0bunreachable\x18\t \x03(\t\x12\x0c\n\x04\x64one\x18\n \x01(\x08\x12\x0f\n\x07\x62ounded\x18\x0b \x01(\x08\x12\x14\n\x0c\x61\x63\x63\x65ss_right\x18\x0c \x01(\x03\x12\x14\n\x0c\x61\x63\x63\x65ss_wider\x18\r \x01(\x03\x12\x14\n\x0c\x61\x63\x63\x65ss_other\x18\x0e \x01(\x03\x12\x15\n\raccess_failed\x18\x0f \x01(\x03\x12\x15\n\raccess_untold\x18\x10 \x03(\t\"=\n\x11ScrubTreeResponse\x12(\n\x08progress\x18\x01 \x01(\x0b\x32\x16.cdir.v1.ScrubProgress\"=\n\x11StartScrubRequest\x12(\n\x05scrub\x18\x01 \x01(\x0b\x32\x19.cdir.v1.ScrubTreeRequest\">\n\x12StartScrubResponse\x12(\n\x08progress\x18\x01 \x01(\x0b\x32\x16.cdir.v1.ScrubProgress\"\x97\x01\n\x12\x43laimProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x0b\n\x03top\x18\x03 \x01(\t\x12*\n\x06\x62\x65\x66ore\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x05 \x01(\x05\x12\x15\n\rlease_seconds\x18\x06 \x01(\x01\"\x84\x01\n\tProofItem\x12\x10\n\x08proof_id\x18\x01 \x01(\x03\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12!\n\x07version\x18\x04 \x01(\x0b\x32\x10.cdir.v1.Version\x12!\n\x07replica\x18\x05 \x01(\x0b\x32\x10.cdir.v1.Replica\"8\n\x13\x43laimProofsResponse\x12!\n\x05items\x18\x01 \x03(\x0b\x32\x12.cdir.v1.ProofItem\"M\n\x12RenewProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x11\n\tproof_ids\x18\x02 \x03(\x03\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\"#\n\x13RenewProofsResponse\x12\x0c\n\x04lost\x18\x01 \x03(\x03\"F\n\x13\x46inishProofsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06proven\x18\x02 \x03(\x03\x12\x10\n\x08released\x18\x03 \x03(\x03\"&\n\x14\x46inishProofsResponse\x12\x0e\n\x06proven\x18\x01 \x01(\x03\"{\n\x13ProveObjectsRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12$\n\x07objects\x18\x02 \x03(\x0b\x32\x13.cdir.v1.ObjectInfo\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x14ProveObjectsResponse\x12\x0e\n\x06proven\x18\x01 \x01(\x03\x12\x10\n\x08\x64oubtful\x18\x02 \x03(\t\"S\n\x11ReadAccessRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\x0b\n\x03top\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x05\"k\n\nAccessItem\x12\x11\n\taccess_id\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x1b\n\x05\x61sked\x18\x03 \x01(\x0b\x32\x0c.cdir.v1.Acl\x12 \n\x05state\x18\x04 \x01(\x0e\x32\x11.cdir.v1.AclState\"8\n\x12ReadAccessResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.cdir.v1.AccessItem\"?\n\x0b\x41\x63\x63\x65ssDoubt\x12!\n\x04item\x18\x01 \x01(\x0b\x32\x13.cdir.v1.AccessItem\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"8\n\x10OweAccessRequest\x12$\n\x06\x64oubts\x18\x01 \x03(\x0b\x32\x14.cdir.v1.AccessDoubt\"!\n\x11OweAccessResponse\x12\x0c\n\x04owed\x18\x01 \x03(\x03\"\x13\n\x11ReadProofsRequest\"r\n\x0eProviderProofs\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\r\n\x05\x66iles\x18\x02 \x01(\x03\x12*\n\x06oldest\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08unproven\x18\x04 \x01(\x08\"i\n\x12ReadProofsResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\tproviders\x18\x02 \x03(\x0b\x32\x17.cdir.v1.ProviderProofsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,35 +37,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCRUBTREEREQUEST']._serialized_start=117
   _globals['_SCRUBTREEREQUEST']._serialized_end=232
   _globals['_SCRUBPROGRESS']._serialized_start=235
-  _globals['_SCRUBPROGRESS']._serialized_end=436
-  _globals['_SCRUBTREERESPONSE']._serialized_start=438
-  _globals['_SCRUBTREERESPONSE']._serialized_end=499
-  _globals['_STARTSCRUBREQUEST']._serialized_start=501
-  _globals['_STARTSCRUBREQUEST']._serialized_end=562
-  _globals['_STARTSCRUBRESPONSE']._serialized_start=564
-  _globals['_STARTSCRUBRESPONSE']._serialized_end=626
-  _globals['_CLAIMPROOFSREQUEST']._serialized_start=629
-  _globals['_CLAIMPROOFSREQUEST']._serialized_end=780
-  _globals['_PROOFITEM']._serialized_start=783
-  _globals['_PROOFITEM']._serialized_end=915
-  _globals['_CLAIMPROOFSRESPONSE']._serialized_start=917
-  _globals['_CLAIMPROOFSRESPONSE']._serialized_end=973
-  _globals['_RENEWPROOFSREQUEST']._serialized_start=975
-  _globals['_RENEWPROOFSREQUEST']._serialized_end=1052
-  _globals['_RENEWPROOFSRESPONSE']._serialized_start=1054
-  _globals['_RENEWPROOFSRESPONSE']._serialized_end=1089
-  _globals['_FINISHPROOFSREQUEST']._serialized_start=1091
-  _globals['_FINISHPROOFSREQUEST']._serialized_end=1161
-  _globals['_FINISHPROOFSRESPONSE']._serialized_start=1163
-  _globals['_FINISHPROOFSRESPONSE']._serialized_end=1201
-  _globals['_PROVEOBJECTSREQUEST']._serialized_start=1203
-  _globals['_PROVEOBJECTSREQUEST']._serialized_end=1326
-  _globals['_PROVEOBJECTSRESPONSE']._serialized_start=1328
-  _globals['_PROVEOBJECTSRESPONSE']._serialized_end=1384
-  _globals['_READPROOFSREQUEST']._serialized_start=1386
-  _globals['_READPROOFSREQUEST']._serialized_end=1405
-  _globals['_PROVIDERPROOFS']._serialized_start=1407
-  _globals['_PROVIDERPROOFS']._serialized_end=1521
-  _globals['_READPROOFSRESPONSE']._serialized_start=1523
-  _globals['_READPROOFSRESPONSE']._serialized_end=1628
+  _globals['_SCRUBPROGRESS']._serialized_end=548
+  _globals['_SCRUBTREERESPONSE']._serialized_start=550
+  _globals['_SCRUBTREERESPONSE']._serialized_end=611
+  _globals['_STARTSCRUBREQUEST']._serialized_start=613
+  _globals['_STARTSCRUBREQUEST']._serialized_end=674
+  _globals['_STARTSCRUBRESPONSE']._serialized_start=676
+  _globals['_STARTSCRUBRESPONSE']._serialized_end=738
+  _globals['_CLAIMPROOFSREQUEST']._serialized_start=741
+  _globals['_CLAIMPROOFSREQUEST']._serialized_end=892
+  _globals['_PROOFITEM']._serialized_start=895
+  _globals['_PROOFITEM']._serialized_end=1027
+  _globals['_CLAIMPROOFSRESPONSE']._serialized_start=1029
+  _globals['_CLAIMPROOFSRESPONSE']._serialized_end=1085
+  _globals['_RENEWPROOFSREQUEST']._serialized_start=1087
+  _globals['_RENEWPROOFSREQUEST']._serialized_end=1164
+  _globals['_RENEWPROOFSRESPONSE']._serialized_start=1166
+  _globals['_RENEWPROOFSRESPONSE']._serialized_end=1201
+  _globals['_FINISHPROOFSREQUEST']._serialized_start=1203
+  _globals['_FINISHPROOFSREQUEST']._serialized_end=1273
+  _globals['_FINISHPROOFSRESPONSE']._serialized_start=1275
+  _globals['_FINISHPROOFSRESPONSE']._serialized_end=1313
+  _globals['_PROVEOBJECTSREQUEST']._serialized_start=1315
+  _globals['_PROVEOBJECTSREQUEST']._serialized_end=1438
+  _globals['_PROVEOBJECTSRESPONSE']._serialized_start=1440
+  _globals['_PROVEOBJECTSRESPONSE']._serialized_end=1496
+  _globals['_READACCESSREQUEST']._serialized_start=1498
+  _globals['_READACCESSREQUEST']._serialized_end=1581
+  _globals['_ACCESSITEM']._serialized_start=1583
+  _globals['_ACCESSITEM']._serialized_end=1690
+  _globals['_READACCESSRESPONSE']._serialized_start=1692
+  _globals['_READACCESSRESPONSE']._serialized_end=1748
+  _globals['_ACCESSDOUBT']._serialized_start=1750
+  _globals['_ACCESSDOUBT']._serialized_end=1813
+  _globals['_OWEACCESSREQUEST']._serialized_start=1815
+  _globals['_OWEACCESSREQUEST']._serialized_end=1871
+  _globals['_OWEACCESSRESPONSE']._serialized_start=1873
+  _globals['_OWEACCESSRESPONSE']._serialized_end=1906
+  _globals['_READPROOFSREQUEST']._serialized_start=1908
+  _globals['_READPROOFSREQUEST']._serialized_end=1927
+  _globals['_PROVIDERPROOFS']._serialized_start=1929
+  _globals['_PROVIDERPROOFS']._serialized_end=2043
+  _globals['_READPROOFSRESPONSE']._serialized_start=2045
+  _globals['_READPROOFSRESPONSE']._serialized_end=2150
 # @@protoc_insertion_point(module_scope)

@@ -85,6 +85,11 @@ class ScrubProgress(_message.Message):
     UNREACHABLE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     BOUNDED_FIELD_NUMBER: _builtins.int
+    ACCESS_RIGHT_FIELD_NUMBER: _builtins.int
+    ACCESS_WIDER_FIELD_NUMBER: _builtins.int
+    ACCESS_OTHER_FIELD_NUMBER: _builtins.int
+    ACCESS_FAILED_FIELD_NUMBER: _builtins.int
+    ACCESS_UNTOLD_FIELD_NUMBER: _builtins.int
     proven: _builtins.int
     """proven is the number of copies found right."""
     by_checksum: _builtins.int
@@ -104,10 +109,22 @@ class ScrubProgress(_message.Message):
     done: _builtins.bool
     """done is true in the last message."""
     bounded: _builtins.bool
-    """bounded is true when bytes, calls or sample have left copies unproven."""
+    """bounded is true when bytes, calls or sample have left copies unproven, or bytes or calls their access unasked."""
+    access_right: _builtins.int
+    """access_right is the number of copies of files with an ACL that are open to those asked for and to nobody else, as their provider says."""
+    access_wider: _builtins.int
+    """access_wider is the number of copies found open to more than was asked; their ACL is owed from now on."""
+    access_other: _builtins.int
+    """access_other is the number of copies found with another access that is not wider; their ACL is owed from now on."""
+    access_failed: _builtins.int
+    """access_failed is the number of copies whose access could not be found out. They are not counted as right."""
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """unreachable are the names of providers that are down or paused, or became so: their copies stay unproven."""
+
+    @_builtins.property
+    def access_untold(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """access_untold are the names of providers that hold copies of files with an ACL and do not tell what is in force there."""
 
     def __init__(
         self,
@@ -123,10 +140,15 @@ class ScrubProgress(_message.Message):
         unreachable: _abc.Iterable[_builtins.str] | None = ...,
         done: _builtins.bool = ...,
         bounded: _builtins.bool = ...,
+        access_right: _builtins.int = ...,
+        access_wider: _builtins.int = ...,
+        access_other: _builtins.int = ...,
+        access_failed: _builtins.int = ...,
+        access_untold: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "by_checksum", b"by_checksum", "bytes", b"bytes", "calls", b"calls", "changed", b"changed", "corrupt", b"corrupt", "done", b"done", "failed", b"failed", "missing", b"missing", "proven", b"proven", "unreachable", b"unreachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_failed", b"access_failed", "access_other", b"access_other", "access_right", b"access_right", "access_untold", b"access_untold", "access_wider", b"access_wider", "bounded", b"bounded", "by_checksum", b"by_checksum", "bytes", b"bytes", "calls", b"calls", "changed", b"changed", "corrupt", b"corrupt", "done", b"done", "failed", b"failed", "missing", b"missing", "proven", b"proven", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +509,176 @@ class ProveObjectsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProveObjectsResponse: _TypeAlias = ProveObjectsResponse  # noqa: Y015
+
+@_typing.final
+class ReadAccessRequest(_message.Message):
+    """ReadAccessRequest asks for copies whose access can be compared with what was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.str
+    """provider_id whose copies are wanted."""
+    top: _builtins.str
+    """top is the key of a file or directory; empty for everything."""
+    after: _builtins.int
+    """after is the access_id after which to go on; 0 for the beginning."""
+    limit: _builtins.int
+    """limit is the most copies to return. 0 means 100, more than 1000 means 1000."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.str = ...,
+        top: _builtins.str = ...,
+        after: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "provider_id", b"provider_id", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAccessRequest: _TypeAlias = ReadAccessRequest  # noqa: Y015
+
+@_typing.final
+class AccessItem(_message.Message):
+    """AccessItem is one copy of a file with an ACL."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    access_id: _builtins.int
+    """access_id of the copy; the items come in its order."""
+    key: _builtins.str
+    """key of the object."""
+    state: _entry_pb2.AclState.ValueType
+    """state is what became of it then."""
+    @_builtins.property
+    def asked(self) -> _entry_pb2.Acl:
+        """asked is the ACL that was asked for there last."""
+
+    def __init__(
+        self,
+        *,
+        access_id: _builtins.int = ...,
+        key: _builtins.str = ...,
+        asked: _entry_pb2.Acl | None = ...,
+        state: _entry_pb2.AclState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_id", b"access_id", "asked", b"asked", "key", b"key", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessItem: _TypeAlias = AccessItem  # noqa: Y015
+
+@_typing.final
+class ReadAccessResponse(_message.Message):
+    """ReadAccessResponse answers ReadAccess."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessItem]:
+        """items found; fewer than limit when there are no more."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___AccessItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAccessResponse: _TypeAlias = ReadAccessResponse  # noqa: Y015
+
+@_typing.final
+class AccessDoubt(_message.Message):
+    """AccessDoubt says of a copy that its access is not what was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """error says what was found there, in one sentence."""
+    @_builtins.property
+    def item(self) -> Global___AccessItem:
+        """item as it was read. A copy that was renamed or asked for another ACL since is left alone."""
+
+    def __init__(
+        self,
+        *,
+        item: Global___AccessItem | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessDoubt: _TypeAlias = AccessDoubt  # noqa: Y015
+
+@_typing.final
+class OweAccessRequest(_message.Message):
+    """OweAccessRequest names copies whose ACL is to be set again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOUBTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def doubts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessDoubt]:
+        """doubts, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        doubts: _abc.Iterable[Global___AccessDoubt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doubts", b"doubts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OweAccessRequest: _TypeAlias = OweAccessRequest  # noqa: Y015
+
+@_typing.final
+class OweAccessResponse(_message.Message):
+    """OweAccessResponse answers OweAccess."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def owed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """owed are the access_ids of the copies whose ACL is owed from now on."""
+
+    def __init__(
+        self,
+        *,
+        owed: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owed", b"owed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OweAccessResponse: _TypeAlias = OweAccessResponse  # noqa: Y015
 
 @_typing.final
 class ReadProofsRequest(_message.Message):

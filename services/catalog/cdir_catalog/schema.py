@@ -34,7 +34,7 @@ __all__ = [
     "workspaces",
 ]
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration; a database that has it needs none."""
 
 metadata = sa.MetaData(
@@ -290,6 +290,13 @@ sa.Index(
     replicas.c.proven_at,
     sqlite_where=sa.text("actual = 1 AND owed = 0"),
     postgresql_where=sa.text("actual = 1 AND owed = 0"),
+)
+sa.Index(
+    "ix_replicas_acl",
+    replicas.c.provider_id,
+    replicas.c.id,
+    sqlite_where=replicas.c.acl.is_not(None),
+    postgresql_where=replicas.c.acl.is_not(None),
 )
 sa.Index(
     "ix_replicas_move_to",

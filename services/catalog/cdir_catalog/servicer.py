@@ -21,6 +21,7 @@ from cdir_catalog.database import Database
 from cdir_catalog.group_commit import GroupCommit
 from cdir_catalog.provider_card import ProviderCard
 from cdir_catalog.snapshot_servicer import SnapshotMethods
+from cdir_catalog.store.accesses import owe_access, read_access
 from cdir_catalog.store.acls import get_acl, set_acl
 from cdir_catalog.store.adopting import adopt_objects
 from cdir_catalog.store.audit import audit_catalog
@@ -365,6 +366,12 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
 
     async def ReadProofs(self, request: scrub_pb2.ReadProofsRequest, context: Any) -> scrub_pb2.ReadProofsResponse:
         return await self._read(read_proofs, request)
+
+    async def ReadAccess(self, request: scrub_pb2.ReadAccessRequest, context: Any) -> scrub_pb2.ReadAccessResponse:
+        return await self._read(read_access, request)
+
+    async def OweAccess(self, request: scrub_pb2.OweAccessRequest, context: Any) -> scrub_pb2.OweAccessResponse:
+        return await self._write(owe_access, request, context)
 
     async def AdoptObjects(self, request: scan_pb2.AdoptObjectsRequest, context: Any) -> scan_pb2.AdoptObjectsResponse:
         return await self._write(adopt_objects, request, context)

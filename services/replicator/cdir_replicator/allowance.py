@@ -37,6 +37,11 @@ class ScrubPace:
         """Return how many of a provider's ``copies`` to read in a step that stands for ``seconds``."""
         return math.ceil(copies * self.sample * seconds / 86_400.0) if self.sample > 0 else 0
 
+    def looks(self, copies: int, seconds: float) -> int:
+        """Return of how many of a provider's ``copies`` to ask the access in a step that stands for ``seconds``: of all
+        within a day, as far as that leaves most of the calls to proofs."""
+        return min(math.ceil(copies * seconds / 86_400.0), math.ceil(self.calls_per_hour * seconds / 3600.0 / 4))
+
 
 class Allowance:
     """Bytes and calls that may be spent; ``None`` is without bound.

@@ -12,6 +12,7 @@ import grpc.aio
 
 from cdir.errors import CdirError
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc
+from cdir_replicator.access import AccessWatch
 from cdir_replicator.allowance import ScrubPace
 from cdir_replicator.lookout import Lookout
 from cdir_replicator.notes import Notes
@@ -114,6 +115,7 @@ class Replicator:
         self.scrub = ScrubRole(
             catalog,
             Prover(catalog, adapters, reader, notes, owner=self.owner, lease_seconds=lease_seconds),
+            AccessWatch(catalog, adapters, self.wake),
             self.progress,
             avoid=self.health.unfit,
             on_found=self.wake,

@@ -23,6 +23,9 @@ class TestLocal(AdapterConformance):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
+    async def raw_open(self, key: str) -> None:
+        (self.root / key).chmod(0o644)
+
     async def raw_get(self, key: str) -> bytes | None:
         try:
             return (self.root / key).read_bytes()

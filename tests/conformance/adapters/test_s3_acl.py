@@ -126,6 +126,24 @@ async def test_what_is_no_right_on_an_object_is_left_out_and_told(adapter: S3Ada
     assert await listed("object") == {(SOMEBODY, "READ")}
 
 
+async def test_access_changed_outside_is_seen(moto: MotoS3Server, adapter: S3Adapter) -> None:
+    await put(adapter, access=Access.PRIVATE)
+    bucket = adapter.info.location.removeprefix("s3://").partition(" ")[0].partition("/")[0]
+    session = aiobotocore.session.AioSession()
+    async with session.create_client(
+        "s3",
+        endpoint_url=moto.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=moto.access_key,
+        aws_secret_access_key=moto.secret_key,
+    ) as client:
+        for access in (Access.PUBLIC_READ, Access.AUTHENTICATED_READ, Access.PRIVATE):
+            await client.put_object_acl(Bucket=bucket, Key="object", ACL=str(access))
+            assert await adapter.get_acl("object") == Acl(access)
+        await client.put_object_acl(Bucket=bucket, Key="object", GrantRead=f'id="{SOMEBODY}"')
+    assert await adapter.get_acl("object") == Acl(Access.PRIVATE, (Grant(f"user:{SOMEBODY}", Right.READ),))
+
+
 def refusing(status: int, code: str, *words: str) -> Any:
     """A bucket that refuses requests which name one of these canned lists, or any list at all."""
 

@@ -77,6 +77,9 @@ class ServerConformance(AdapterConformance):
     async def raw_put(self, key: str, data: bytes) -> None:
         await self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
+    async def raw_open(self, key: str) -> None:
+        await self.client.put_object_acl(Bucket=self.bucket, Key=key, ACL="public-read")
+
     async def raw_get(self, key: str) -> bytes | None:
         try:
             answer = await self.client.get_object(Bucket=self.bucket, Key=key)

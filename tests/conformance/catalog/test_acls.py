@@ -9,7 +9,7 @@ import pytest
 from catalogs.driver import Driver
 from cdir.errors import InvalidArgument, NotFound
 from cdir.v1 import catalog_service_pb2 as catalog
-from cdir.v1 import check_pb2, entry_pb2, provider_pb2
+from cdir.v1 import check_pb2, entry_pb2, provider_pb2, scrub_pb2
 from cdir.v1 import directory_service_pb2 as directory
 
 ACL = catalog.DEBT_KIND_ACL
@@ -315,3 +315,60 @@ async def test_the_root_of_a_workspace_to_which_nothing_was_written(driver: Driv
     assert not (await get_acl(driver, "/")).HasField("acl")
     assert (await set_acl(driver, "/", PRIVATE)).acl == PRIVATE
     assert (await get_acl(driver, "/")).acl == PRIVATE
+
+
+async def _listed(driver: Driver, *, after: int = 0, top: str = "", limit: int = 0) -> list[scrub_pb2.AccessItem]:
+    request = scrub_pb2.ReadAccessRequest(provider_id=driver.providers["a"], after=after, top=top, limit=limit)
+    return list((await driver.call("ReadAccess", request)).items)
+
+
+async def _doubt(driver: Driver, *items: scrub_pb2.AccessItem) -> list[int]:
+    doubts = [scrub_pb2.AccessDoubt(item=item, error="others opened it") for item in items]
+    return list((await driver.call("OweAccess", scrub_pb2.OweAccessRequest(doubts=doubts))).owed)
+
+
+async def test_access_that_is_not_as_it_was_set_is_owed_again(mirrored: Driver) -> None:
+    for path in ("/d/f", "/d/g", "/free"):
+        await write(mirrored, path)
+    assert await _listed(mirrored) == []
+    await set_acl(mirrored, "/d/f", PUBLIC)
+    await set_acl(mirrored, "/d/g", PRIVATE)
+    assert await _listed(mirrored) == []  # what is owed is not compared with anything
+    await work_off(mirrored)
+    first, second = await _listed(mirrored)
+    assert [(item.key, item.asked, item.state) for item in (first, second)] == [
+        ("d/f", PUBLIC, entry_pb2.ACL_STATE_APPLIED),
+        ("d/g", PRIVATE, entry_pb2.ACL_STATE_APPLIED),
+    ]
+    assert await _listed(mirrored, limit=1) == [first]
+    assert await _listed(mirrored, after=first.access_id) == [second]
+    assert await _listed(mirrored, top="d/g") == [second]
+    assert await _listed(mirrored, top="d") == [first, second]
+    assert await _doubt(mirrored, first) == [first.access_id]
+    assert await _doubt(mirrored, first) == []
+    answer = await get_acl(mirrored, "/d/f")
+    assert states(answer) == {"a": "OWED", "b": "APPLIED", "c": "APPLIED"}
+    assert answer.standings[0].note == "others opened it"
+    await sound(mirrored)
+    assert await work_off(mirrored) == [(ACL, "a:d/f", "PUBLIC_READ")]
+    assert states(await get_acl(mirrored, "/d/f")) == dict.fromkeys("abc", "APPLIED")
+    with pytest.raises(NotFound):
+        await mirrored.call("ReadAccess", scrub_pb2.ReadAccessRequest(provider_id="nobody"))
+
+
+async def test_a_doubt_that_comes_late_changes_nothing(mirrored: Driver) -> None:
+    """What was read before another list was set, or the file was renamed, says nothing of what is there now."""
+    await write(mirrored, "/f")
+    await set_acl(mirrored, "/f", PUBLIC)
+    await work_off(mirrored)
+    (item,) = await _listed(mirrored)
+    await set_acl(mirrored, "/f", PRIVATE)
+    assert await _doubt(mirrored, item) == []
+    await work_off(mirrored)
+    assert await _doubt(mirrored, item) == []
+    (item,) = await _listed(mirrored)
+    await mirrored.move("/f", "/g")
+    assert await _doubt(mirrored, item) == []
+    await work_off(mirrored)
+    assert await _doubt(mirrored, item) == []
+    await sound(mirrored)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from cdir.acl import Access, Acl, AclReport, AclState, Grant, Right
+from cdir.acl import Access, Acl, AclReport, AclStanding, AclState, Grant, Right
 from cdir.cli.app import Lazy, LazyGroup
 from cdir.cli.command import command, dry_run_option
 from cdir.cli.exits import Exit
@@ -67,6 +67,14 @@ def _acl_text(shown: Acl | None) -> str:
     return ", ".join([shown.access.value, *(f"{grant.grantee}:{grant.right}" for grant in shown.grants)])
 
 
+def _note(report: AclReport, one: AclStanding) -> str:
+    """Return the note, or that what is in force is not what was set."""
+    if report.acl is None or one.in_force is None or one.state is not AclState.APPLIED:
+        return one.note
+    same = one.in_force.access is report.acl.access and set(one.in_force.grants) == set(report.acl.grants)
+    return one.note if same else "not as it was set; `cdir scrub` has it put right"
+
+
 def _row(path: str, report: AclReport) -> dict[str, object]:
     return {
         "path": path,
@@ -78,7 +86,7 @@ def _row(path: str, report: AclReport) -> dict[str, object]:
                 "provider": one.provider,
                 "state": one.state.value,
                 "files": one.files,
-                "note": one.note,
+                "note": _note(report, one),
                 "waits": one.waits,
                 "in_force": _acl_row(one.in_force),
             }
@@ -101,7 +109,10 @@ def _lines(path: str, report: AclReport) -> list[str]:
         rows = [(one.provider, _WORDS[one.state], str(one.files), one.note) for one in report.standings]
         lines += table(rows, ("PROVIDER", "STATE", "FILES", "NOTE"), right=(2,)) if rows else []
     else:
-        rows = [(one.provider, _WORDS[one.state], _acl_text(one.in_force) or "-", one.note) for one in report.standings]
+        rows = [
+            (one.provider, _WORDS[one.state], _acl_text(one.in_force) or "-", _note(report, one))
+            for one in report.standings
+        ]
         lines += table(rows, ("PROVIDER", "STATE", "IN FORCE", "NOTE")) if rows else []
     if report.unplaced:
         lines.append("files below are still being looked at; this is not all of them")

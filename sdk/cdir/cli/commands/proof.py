@@ -126,7 +126,8 @@ async def scrub(
 ) -> int:
     """Prove the copies at or below PATH: by the providers' own checksums where they state them, else by reading.
 
-    What is found wrong is owed and repaired by itself. Without --wait it goes on in the background.
+    Providers are asked as well who may read the copies of files with an access control list. What is found wrong is
+    owed and repaired by itself. Without --wait it goes on in the background.
     """
     target = session.path(path)
     progress: ScrubProgress | None = None
@@ -143,8 +144,8 @@ async def scrub(
         session.output.record(row, ["the scrub has begun; `cdir status` shows how old the oldest proof is"])
         return Exit.DONE
     session.output.record(row, _scrub_lines(progress))
-    wrong = progress.missing + progress.corrupt + progress.changed
-    if progress.unreachable or progress.failed:
+    wrong = progress.missing + progress.corrupt + progress.changed + progress.access_wider + progress.access_other
+    if progress.unreachable or progress.failed or progress.access_failed:
         return Exit.FAILED
     return Exit.OWED if wrong else Exit.DONE
 
@@ -160,6 +161,8 @@ def _scrub_lines(progress: ScrubProgress) -> list[str]:
             (progress.missing, "missing"),
             (progress.corrupt, "damaged"),
             (progress.changed, "changed by others"),
+            (progress.access_wider, "open to more than asked"),
+            (progress.access_other, "with another access than asked"),
         )
         if number
     ]
@@ -167,6 +170,13 @@ def _scrub_lines(progress: ScrubProgress) -> list[str]:
         lines.append(f"found wrong: {', '.join(wrong)}; what is owed now is being repaired, see `cdir status`")
     if progress.failed:
         lines.append(f"{count(progress.failed, 'copy', 'copies')} could not be looked at")
+    if progress.access_right:
+        lines.append(
+            f"{count(progress.access_right, 'copy is', 'copies are')} open to those asked for, and to nobody else"
+        )
+    if progress.access_failed:
+        lines.append(f"the access of {count(progress.access_failed, 'copy', 'copies')} could not be found out")
+    lines += [f"{name} does not tell who may read its copies" for name in progress.access_untold]
     lines += [f"{name} could not be reached to the end: its copies stay unproven" for name in progress.unreachable]
     if progress.bounded:
         lines.append("the bounds given have left copies unproven")

@@ -46,6 +46,10 @@ class AdapterConformance:
         """Get an object behind the adapter's back; ``None`` when it is missing."""
         raise NotImplementedError
 
+    async def raw_open(self, key: str) -> None:
+        """Let everyone read an object behind the adapter's back; needed where ``acl`` is true."""
+        raise NotImplementedError
+
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Make a test of every case."""
         if "case" in metafunc.fixturenames:
@@ -54,4 +58,12 @@ class AdapterConformance:
     async def test_conforms(self, adapter: Adapter, case: Case) -> None:
         if not case.selected(adapter.capability):
             raise unittest.SkipTest(f"capability: needs {case.needs}")
-        await run_case(case, adapter, self.prefix, raw_put=self.raw_put, raw_get=self.raw_get, many=self.many)
+        await run_case(
+            case,
+            adapter,
+            self.prefix,
+            raw_put=self.raw_put,
+            raw_get=self.raw_get,
+            raw_open=self.raw_open,
+            many=self.many,
+        )

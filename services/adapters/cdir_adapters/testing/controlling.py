@@ -26,6 +26,16 @@ async def acl_of_missing(trial: Trial) -> None:
     assert await trial.is_missing("missing"), "setting an ACL made an object"
 
 
+@case(lambda capability: capability.acl, "acl")
+async def acl_changed_outside_is_seen(trial: Trial) -> None:
+    await trial.write("object", b"content")
+    await trial.adapter.set_acl(trial.key("object"), Acl(Access.PRIVATE))
+    await trial.raw_open(trial.key("object"))
+    same(await trial.adapter.get_acl(trial.key("object")), Acl(Access.PUBLIC_READ), "what others opened")
+    await trial.adapter.set_acl(trial.key("object"), Acl(Access.PRIVATE))
+    same(await trial.adapter.get_acl(trial.key("object")), Acl(Access.PRIVATE), "what was closed again")
+
+
 @case(lambda capability: capability.acl and not capability.acl_grants, "acl without acl_grants")
 async def acl_leaves_grants_out(trial: Trial) -> None:
     """What cannot be expressed is told by its absence, and nothing wider takes its place."""

@@ -9,11 +9,12 @@ import uuid
 from collections.abc import AsyncGenerator
 
 from cdir.errors import CdirError, NotFound
+from cdir_adapters.acl import Access, Acl
 from cdir_adapters.adapter import Adapter, ObjectKind
 
 # the modules of cases register them when they are imported
 from cdir_adapters.testing import controlling, listing, reading, writing
-from cdir_adapters.testing.trial import CASES, MODIFIED, Case, RawGet, RawPut, Trial
+from cdir_adapters.testing.trial import CASES, MODIFIED, Case, RawGet, RawOpen, RawPut, Trial
 
 __all__ = ["CASES", "Outcome", "Result", "run_case", "run_conformance"]
 
@@ -55,7 +56,7 @@ async def _remove_tree(adapter: Adapter, prefix: str) -> None:
 
 
 async def run_case(
-    case: Case, adapter: Adapter, prefix: str, *, raw_put: RawPut, raw_get: RawGet, many: int = 60
+    case: Case, adapter: Adapter, prefix: str, *, raw_put: RawPut, raw_get: RawGet, raw_open: RawOpen, many: int = 60
 ) -> None:
     """Run one case in a new folder below ``prefix``. Raises AssertionError, or what the adapter raised."""
     trial = Trial(
@@ -63,6 +64,7 @@ async def run_case(
         prefix=f"{prefix}/{case.name}-{uuid.uuid4().hex[:8]}",
         raw_put=raw_put,
         raw_get=raw_get,
+        raw_open=raw_open,
         many=many,
     )
     try:
@@ -78,7 +80,7 @@ async def run_conformance(
     """Run every case on a user's own provider, yield each result as it is known, and leave nothing behind.
 
     The cases work in the folder ``prefix``; not given, it is a new one among cdir's own. There is no way around the
-    adapter here, so it also puts and gets what the cases want put and got raw.
+    adapter here, so it also puts, gets and opens what the cases want to be so raw.
     """
     folder = prefix or f".cdir/conformance-{uuid.uuid4().hex}"
 
@@ -92,13 +94,16 @@ async def run_conformance(
         except NotFound:
             return None
 
+    async def raw_open(key: str) -> None:
+        await adapter.set_acl(key, Acl(Access.PUBLIC_READ))
+
     try:
         for case in CASES:
             if not case.selected(adapter.capability):
                 yield Result(case.name, Outcome.SKIPPED, f"needs {case.needs}")
                 continue
             try:
-                await run_case(case, adapter, folder, raw_put=raw_put, raw_get=raw_get, many=many)
+                await run_case(case, adapter, folder, raw_put=raw_put, raw_get=raw_get, raw_open=raw_open, many=many)
             except Exception as error:
                 result = Result(case.name, Outcome.FAILED, _describe(error))
             else:

@@ -38,6 +38,7 @@ MODIFIED = datetime(2001, 2, 3, 4, 5, 7, 123457, tzinfo=UTC)
 
 RawPut = Callable[[str, bytes], Awaitable[None]]
 RawGet = Callable[[str], Awaitable[bytes | None]]
+RawOpen = Callable[[str], Awaitable[None]]
 
 
 def pattern(size: int, seed: int = 0) -> bytes:
@@ -105,6 +106,8 @@ class Trial:
     """Put an object behind the adapter's back."""
     raw_get: RawGet
     """Get an object behind the adapter's back; ``None`` when it is missing."""
+    raw_open: RawOpen
+    """Let everyone read an object behind the adapter's back; called only where ``acl`` is true."""
     many: int = 60
     """How many objects a long listing has."""
 

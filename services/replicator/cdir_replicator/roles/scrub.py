@@ -15,6 +15,7 @@ from cdir.errors import CdirError, InvalidArgument, NotFound, ProviderUnavailabl
 from cdir.paths import key_of
 from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, provider_pb2, scrub_pb2
+from cdir_replicator.access import AccessWatch
 from cdir_replicator.allowance import Allowance, ScrubPace
 from cdir_replicator.progress import Progress
 from cdir_replicator.proving import Prover
@@ -51,7 +52,7 @@ class _Order:
 
 
 class ScrubRole:
-    """Proves copies with ``prover``.
+    """Proves copies with ``prover``, and has ``watch`` ask who may do what with them.
 
     ``avoid`` names providers that do not answer; ``on_found`` is called when copies were found wrong: work is due then.
     """
@@ -60,6 +61,7 @@ class ScrubRole:
         self,
         catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub,
         prover: Prover,
+        watch: AccessWatch,
         progress: Progress,
         *,
         avoid: Callable[[], Collection[str]],
@@ -68,6 +70,7 @@ class ScrubRole:
     ) -> None:
         self._catalog = catalog
         self._prover = prover
+        self._watch = watch
         self._progress = progress
         self._avoid = avoid
         self._on_found = on_found
@@ -76,6 +79,8 @@ class ScrubRole:
         self._background = Allowance(bytes=self._pace.bytes_per_hour, calls=self._pace.calls_per_hour)
         self._listed: dict[str, float] = {}
         """When each provider was last compared by its checksums, by the monotonic clock."""
+        self._asked: dict[str, int] = {}
+        """Up to which copy each provider was asked for its access in this round."""
 
     # --- what people ask for ------------------------------------------------------------------------------------------
 
@@ -160,6 +165,10 @@ class ScrubRole:
             return
         most = None if order.sample == 1.0 else max(1, round(files * order.sample))
         try:
+            looked = await self._watch.look(provider, order.top, order.allowance, progress)
+            progress.bounded = progress.bounded or looked.bounded
+            if looked.error is not None:
+                raise looked.error
             whole = True
             if _states_checksums(provider):
                 whole = await self._prover.by_checksum(provider, order.top, order.allowance, progress)
@@ -189,6 +198,11 @@ class ScrubRole:
             found = ages.get(provider.provider_id)
             if found is None or not self._answers(provider):
                 continue
+            try:
+                await self._ask_some(provider, found.files, progress)
+            except CdirError as error:
+                logger.info("provider %s: asking for the access of copies broke off: %s", provider.name, error)
+                continue
             due = found.HasField("oldest") and found.oldest.ToNanoseconds() < fresh.ToNanoseconds()
             if not (due or found.unproven):
                 continue
@@ -199,6 +213,20 @@ class ScrubRole:
         if progress.missing or progress.corrupt or progress.changed:
             self._on_found()
         return progress
+
+    async def _ask_some(self, provider: provider_pb2.Provider, files: int, progress: scrub_pb2.ScrubProgress) -> None:
+        """Go on with the round of asking this provider for the access of its copies."""
+        looked = await self._watch.look(
+            provider,
+            "",
+            self._background,
+            progress,
+            after=self._asked.get(provider.provider_id, 0),
+            most=self._pace.looks(max(files, 1), STEP_SECONDS),
+        )
+        self._asked[provider.provider_id] = looked.last
+        if looked.error is not None:
+            raise looked.error
 
     async def _step_at(
         self, provider: provider_pb2.Provider, files: int, fresh: Timestamp, progress: scrub_pb2.ScrubProgress
