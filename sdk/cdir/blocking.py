@@ -130,8 +130,12 @@ class BlockingClient:
     def list(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> Iterator[Entry]:
         return self._loop.iterate(self._client.list(path, recursive=recursive, page_size=page_size))
 
-    def pages(self, path: str = "/", *, recursive: bool = False, page_size: int = 1000) -> Iterator[Sequence[Entry]]:
-        return self._loop.iterate(self._client.pages(path, recursive=recursive, page_size=page_size))
+    def pages(
+        self, path: str = "/", *, recursive: bool = False, page_size: int = 1000, first_page: int | None = None
+    ) -> Iterator[Sequence[Entry]]:
+        return self._loop.iterate(
+            self._client.pages(path, recursive=recursive, page_size=page_size, first_page=first_page)
+        )
 
     def search(self, pattern: str, path: str = "/", *, page_size: int = 1000) -> Iterator[Entry]:
         return self._loop.iterate(self._client.search(pattern, path, page_size=page_size))

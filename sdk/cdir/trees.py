@@ -36,6 +36,8 @@ OnFile = Callable[[str, str], None]
 
 _PAGE: Final = 2000
 """Entries per page: a few hundred kilobytes."""
+_FIRST_PAGE: Final = 256
+"""Entries of the first page of a tree that is got: enough to be busy with while the next one is listed."""
 
 
 def same_time(one_ns: int, other_ns: int) -> bool:
@@ -348,7 +350,8 @@ class _GetPlanner:
     async def _plan_tree(self, top: Entry, local: str) -> None:
         await asyncio.to_thread(self._make_directory, local)
         prefix = top.path.rstrip("/") + "/"
-        async for page in self._client.pages(top.target, recursive=True, page_size=_PAGE):
+        pages = self._client.pages(top.target, recursive=True, page_size=_PAGE, first_page=_FIRST_PAGE)
+        async for page in pages:
             placed = await asyncio.to_thread(self._prepare, page, prefix, local)
             for item in placed:
                 if isinstance(item, Failed):

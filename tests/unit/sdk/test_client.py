@@ -125,6 +125,9 @@ async def test_listing(client: cdir.Client, folder: str) -> None:
     assert [entry.name async for entry in client.list(folder)] == ["a", "b", "b c"]
     paths = [entry.path.removeprefix(folder) async for entry in client.list(folder, recursive=True, page_size=2)]
     assert paths == ["/a", "/b", "/b c", "/b/x", "/b/z", "/b c/y", "/b/z/deep"]
+    pages = [page async for page in client.pages(folder, recursive=True, page_size=5, first_page=1)]
+    assert [len(page) for page in pages] == [1, 5, 1]
+    assert [entry.path.removeprefix(folder) for page in pages for entry in page] == paths
     assert [entry.path async for entry in client.list(f"{folder}/a")] == [f"{folder}/a"]
     with pytest.raises(errors.NotFound):
         _ = [entry async for entry in client.list(f"{folder}/nothing")]

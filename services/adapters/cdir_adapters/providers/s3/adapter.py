@@ -226,7 +226,9 @@ class S3Adapter(Adapter):
 
     @staticmethod
     def _modified(metadata: Mapping[str, str], stored: datetime | None) -> datetime | None:
-        given = next((value for name, value in metadata.items() if name.lower() == MTIME), None)
+        given = metadata.get(MTIME)  # so it is nearly always spelled, and small reads are many
+        if given is None:
+            given = next((value for name, value in metadata.items() if name.lower() == MTIME), None)
         return parse_mtime(given) or stored
 
     async def list(
