@@ -1,22 +1,25 @@
-"""Queries that are asked over and over, run on SQLite without being bound and wrapped anew each time.
+"""Statements that run over and over, on SQLite without being bound and wrapped anew each time.
 
 For a small query SQLAlchemy takes several times as long as SQLite itself: it looks the text up by all that the query is
-made of, and prepares parameters and result as if for the first time. A query that is made once and run many times needs
-that once.
+made of, and prepares parameters and result as if for the first time. For many rows to insert or change it prepares the
+values of each as if it were the only one. A statement that is made once and run many times needs that once.
 """
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, CursorResult, Engine, IteratorResult, Result
+from sqlalchemy.engine.result import SimpleResultMetaData
 
 __all__ = ["PreparedConnection", "PreparedQueries"]
 
+_CHANGES = (sa.Insert, sa.Update)
 _MOST_ROWS = 64
 _MOST_LISTED = 32
 _MOST_QUERIES = 1000
@@ -78,12 +81,50 @@ class _Query:
         return state.statement, binds
 
 
+class _Change:
+    """An INSERT or UPDATE of many rows as it was compiled when it ran with columns of these names."""
+
+    def __init__(self, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
+        context: Any = result.context
+        compiled = context.compiled
+        places: Sequence[str] = compiled.positiontup
+        self.text: str = context.statement
+        self._names = frozenset(given)
+        self._values: Callable[[Mapping[str, Any]], tuple[Any, ...]] = operator.itemgetter(*places)
+        processors = compiled._bind_processors
+        self._processed = [(place, processors[name]) for place, name in enumerate(places) if name in processors]
+
+    @staticmethod
+    def suits(result: CursorResult[Any], given: Mapping[str, Any]) -> bool:
+        """Whether every value in its text, of which there are several, is one of the given ones."""
+        context: Any = result.context
+        compiled = context.compiled
+        places = compiled.positiontup
+        return len(places) > 1 and given.keys() >= set(places) and not compiled.post_compile_params
+
+    def bound(self, rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]] | None:
+        """Return the values of each row, all with the names of the first; ``None`` where it takes the usual way."""
+        if rows[0].keys() != self._names:
+            return None
+        if not self._processed:
+            return [self._values(row) for row in rows]
+        bound: list[Sequence[Any]] = []
+        for row in rows:
+            values = list(self._values(row))
+            for place, process in self._processed:
+                values[place] = process(values[place])
+            bound.append(values)
+        return bound
+
+
 class PreparedQueries:
-    """The queries that the connections of one engine have run. Threads may share them."""
+    """The statements that the connections of one engine have run. Threads may share them."""
 
     def __init__(self) -> None:
         self._queries: weakref.WeakKeyDictionary[Any, _Query | bool] = weakref.WeakKeyDictionary()
         """By statement; True for one that has run once, False for one that has to take the usual way."""
+        self._changes: weakref.WeakKeyDictionary[Any, _Change | bool] = weakref.WeakKeyDictionary()
+        """The same for those of many rows."""
 
     def get(self, statement: sa.Executable) -> _Query | None:
         """Return the query if it is to be run directly."""
@@ -99,16 +140,29 @@ class PreparedQueries:
             context: Any = result.context
             self._queries[statement] = not context.compiled.literal_execute_params and _Query(result, given)
 
+    def get_change(self, statement: sa.Executable) -> _Change | None:
+        """As :meth:`get`, for one of many rows."""
+        found = self._changes.get(statement)
+        return found if isinstance(found, _Change) else None
+
+    def learn_change(self, statement: sa.Executable, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
+        """As :meth:`learn`; ``given`` is the first row."""
+        known = self._changes.get(statement)
+        if known is None and len(self._changes) < _MOST_QUERIES:
+            self._changes[statement] = True
+        elif known is True:
+            self._changes[statement] = _Change.suits(result, given) and _Change(result, given)
+
     def drop(self, statement: sa.Executable) -> None:
         """Let a query take the usual way next time."""
         self._queries[statement] = False
 
 
 class PreparedConnection(Connection):
-    """A connection to SQLite that runs the small queries among :class:`PreparedQueries` directly.
+    """A connection to SQLite that runs the small queries and the changes among :class:`PreparedQueries` directly.
 
     What a query returns is the same as on any other connection; so are errors, since one that fails runs once more the
-    usual way.
+    usual way. A change of many rows returns nothing, and its errors are those of any other connection as well.
     """
 
     def __init__(self, engine: Engine, queries: PreparedQueries) -> None:
@@ -116,6 +170,8 @@ class PreparedConnection(Connection):
         self._queries = queries
 
     def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        if type(statement) in _CHANGES and not execution_options and isinstance(parameters, list) and parameters:
+            return self._change(statement, parameters)
         if type(statement) is not sa.Select or execution_options or isinstance(parameters, list):
             return super().execute(statement, parameters, execution_options=execution_options)
         given: Mapping[str, Any] = parameters or {}
@@ -148,3 +204,19 @@ class PreparedConnection(Connection):
             self._queries.drop(statement)
             return None
         return IteratorResult(query.columns, iter(rows))
+
+    def _change(self, statement: sa.Executable, rows: list[Mapping[str, Any]]) -> Result[Any]:
+        change = self._queries.get_change(statement)
+        bound = change.bound(rows) if change is not None and self.in_transaction() else None
+        if change is None or bound is None:
+            result = super().execute(statement, rows)
+            if change is None:
+                self._queries.learn_change(statement, result, rows[0])
+            return result
+        driver: Any = self.connection.dbapi_connection
+        try:
+            driver.executemany(change.text, bound).close()
+        except sqlite3.Error as error:
+            # not once more: the rows before the one that failed are there already
+            raise sa.exc.DBAPIError.instance(change.text, bound, error, sqlite3.Error, hide_parameters=True) from error
+        return IteratorResult(SimpleResultMetaData(()), iter(()))

@@ -1,4 +1,4 @@
-"""A query that is run directly gives what it gives the usual way, from its third run on as in its first two."""
+"""A statement that is run directly does what it does the usual way, from its third run on as in its first two."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cdir_catalog.prepared import PreparedConnection, PreparedQueries
 
@@ -99,3 +99,51 @@ def test_an_error_is_the_usual_one(prepared: PreparedConnection) -> None:
     _TABLE.drop(prepared)
     with pytest.raises(OperationalError, match="no such table"):
         prepared.execute(query, {"one": 7})
+
+
+def test_rows_are_inserted_and_changed_as_the_first_time(prepared: PreparedConnection) -> None:
+    insert = _TABLE.insert()
+    update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row"))
+    for begin in range(1000, 1015, 3):
+        rows: list[dict[str, Any]] = [
+            {"id": id, "name": f"n{id}", "data": None if id % 2 else b"\1", "kind": 7, "day": date(2021, 3, 4)}
+            for id in range(begin, begin + 3)
+        ]
+        prepared.execute(insert, rows)
+        prepared.execute(update, [{"row": row["id"], "kind": row["id"] + 1, "data": b"\2\3"} for row in rows])
+        expected = [{**row, "kind": begin + place + 1, "data": b"\2\3"} for place, row in enumerate(rows)]
+        assert rows_of(prepared, sa.select(_TABLE).where(_TABLE.c.id >= begin).order_by(_TABLE.c.id)) == expected
+
+
+def test_rows_with_other_columns_than_before_are_changed_too(prepared: PreparedConnection) -> None:
+    update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row"))
+    for _ in range(3):
+        prepared.execute(update, [{"row": 1, "kind": 8}, {"row": 2, "kind": 9}])
+    prepared.execute(update, [{"row": 1, "name": "one"}, {"row": 2, "name": "two"}])
+    query = sa.select(_TABLE.c.name, _TABLE.c.kind).where(_TABLE.c.id.in_([1, 2])).order_by(_TABLE.c.id)
+    assert rows_of(prepared, query) == [{"name": "one", "kind": 8}, {"name": "two", "kind": 9}]
+
+
+def test_a_constant_in_a_change_is_kept(prepared: PreparedConnection) -> None:
+    update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row")).values(kind=5, name=sa.bindparam("called"))
+    for number in range(4):
+        prepared.execute(update, [{"row": 3, "called": f"a{number}"}, {"row": 4, "called": f"b{number}"}])
+        query = sa.select(_TABLE.c.name, _TABLE.c.kind).where(_TABLE.c.id.in_([3, 4])).order_by(_TABLE.c.id)
+        assert rows_of(prepared, query) == [{"name": f"a{number}", "kind": 5}, {"name": f"b{number}", "kind": 5}]
+
+
+def test_only_a_change_that_is_made_again_is_made_directly(prepared: PreparedConnection) -> None:
+    insert = _TABLE.insert()
+    rows = [[{"id": id, "kind": 1}, {"id": id + 1, "kind": 2}] for id in (1000, 2000, 3000)]
+    results = [prepared.execute(insert, some) for some in rows]
+    assert [type(result).__name__ for result in results] == ["CursorResult", "CursorResult", "IteratorResult"]
+
+
+def test_an_error_of_a_change_is_the_usual_one_and_its_savepoint_undoes_it(prepared: PreparedConnection) -> None:
+    insert = _TABLE.insert()
+    for id in range(1000, 1003):
+        prepared.execute(insert, [{"id": id, "name": "there"}])
+    with pytest.raises(IntegrityError, match="UNIQUE"), prepared.begin_nested():
+        prepared.execute(insert, [{"id": 2000, "name": "new"}, {"id": 1001, "name": "again"}])
+    count = sa.select(sa.func.count()).select_from(_TABLE).where(_TABLE.c.id >= 1000)
+    assert prepared.scalar(count) == 3

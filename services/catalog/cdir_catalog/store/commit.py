@@ -47,6 +47,7 @@ _INTENTS = (
     .where(intents.c.version_id.in_(sa.bindparam("ids", expanding=True)))
 )
 _INSERT = versions.insert()
+_INSERT_ENTRIES = entries.insert()
 _SET_VERSION = entries.update().where(entries.c.id == sa.bindparam("row"))
 
 
@@ -232,7 +233,7 @@ class _Commit:
                 }
             )
         if inserted:
-            self._connection.execute(entries.insert(), inserted)
+            self._connection.execute(_INSERT_ENTRIES, inserted)
         if revived:
             self._connection.execute(
                 entries.update()
