@@ -171,11 +171,12 @@ def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 async def chained(begun: list[T], rest: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Yield pieces that were taken already, letting go of each, and then the rest."""
+    """Yield pieces that were taken already and then the rest, letting go of each before the next one is asked for."""
     while begun:
         yield begun.pop(0)
     async for piece in rest:
         yield piece
+        del piece
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -11,9 +11,11 @@ import hashlib
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 
 from cdir.errors import InvalidPath
 from cdir_adapters.adapter import ByteRange
+from cdir_adapters.parts import Sending
 from cdir_adapters.providers.azure.wire import Part, Wire
 
 __all__ = ["LARGEST_OBJECT", "MAX_BLOCKS", "MIN_BLOCK", "Blocks", "block_sizes"]
@@ -27,9 +29,6 @@ _LARGEST_BLOCK = 100 * _MEBIBYTE
 LARGEST_OBJECT = MAX_BLOCKS * _LARGEST_BLOCK
 _BLOCKS_PER_STEP = 10_000
 """Where the size is not known, the size of a block doubles after as many."""
-_BUFFERED = 2 * MIN_BLOCK
-"""Bytes of blocks being sent, for one object; one more block is being collected."""
-_MAX_IN_FLIGHT = 2
 
 
 def block_sizes(size: int | None) -> Iterator[int]:
@@ -42,8 +41,8 @@ def block_sizes(size: int | None) -> Iterator[int]:
     raise InvalidPath(f"an object of unknown size has more than {MAX_BLOCKS} blocks; give its size")
 
 
-async def _grouped(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncIterator[tuple[list[memoryview], int]]:
-    """Group pieces into blocks of the given sizes, uncopied, each with its length; none is empty."""
+async def _grouped(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncIterator[list[memoryview]]:
+    """Group pieces into blocks of the given sizes, uncopied; none is empty."""
     block: list[memoryview] = []
     wanted = next(sizes)
     length = 0
@@ -54,10 +53,10 @@ async def _grouped(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncI
             block.append(taken)
             length += len(taken)
             if length == wanted:
-                yield block, length
+                yield block
                 block, length, wanted = [], 0, next(sizes)
     if block:
-        yield block, length
+        yield block
 
 
 class Blocks:
@@ -79,14 +78,14 @@ class Blocks:
 
     async def send(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
         """Send all blocks, a few at once, each compared by its MD5 on arrival."""
-        in_flight: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as group:
-            async for block, length in _grouped(pieces, block_sizes(size)):
+        blocks = _grouped(pieces, block_sizes(size))
+        async with Sending() as sending, aclosing(sending.paced(blocks)) as paced:
+            async for block in paced:
                 digest = await asyncio.to_thread(self._take, block)
-                while len(in_flight) >= max(1, min(_MAX_IN_FLIGHT, _BUFFERED // length)):
-                    _, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                length = sum(map(len, block))
                 self.length += length
-                in_flight.add(group.create_task(self._wire.put_block(self._key, self._next_id(), block, digest)))
+                sending.start(self._wire.put_block(self._key, self._next_id(), block, digest), length)
+                del block
 
     async def copy_from(self, source: str, size: int, block_size: int, etag: str | None) -> None:
         """Let the service take all bytes of another object, which must still have that ETag."""

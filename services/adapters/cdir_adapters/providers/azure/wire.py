@@ -104,6 +104,9 @@ class _Body(aiohttp.Payload):
         if self.consumed:
             raise ConnectionResetError("the connection broke, and the request must not be sent again")
         self._begun = True
+        if not self._size:
+            # sends the head: where that fails once this has returned, aiohttp tells nobody
+            await writer.write(b"")
         for piece in self._part:
             view = memoryview(piece)
             for start in range(0, len(view), _WRITE_SIZE):

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cdir.errors import CdirError, ProviderUnavailable, RateLimited
+from cdir_adapters.parts import Sending
 from cdir_adapters.providers.gcs.digests import Digests
 from cdir_adapters.providers.gcs.faults import Faults
 from cdir_adapters.providers.gcs.settings import GcsSettings
@@ -44,23 +45,24 @@ class _Lost(ProviderUnavailable):
     """The session is of no use any more; another one may be."""
 
 
-async def chunks_of(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Chunk, None]:
-    """Group pieces into chunks of :data:`CHUNK_SIZE` without copying them; the last is shorter, none is empty."""
+async def chunks_of(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[tuple[Chunk, bool], None]:
+    """Group pieces into chunks of :data:`CHUNK_SIZE` without copying them, each with whether it is the last one.
+
+    None is empty, but for the only one of nothing. A chunk comes when the first byte behind it has.
+    """
     chunk: Chunk = []
     missing = CHUNK_SIZE
     async with aclosing(pieces):
         async for piece in pieces:
             rest = memoryview(piece)
-            while len(rest) >= missing:
+            while rest:
+                if not missing:
+                    yield chunk, False
+                    chunk, missing = [], CHUNK_SIZE
                 chunk.append(rest[:missing])
                 rest = rest[missing:]
-                yield chunk
-                chunk, missing = [], CHUNK_SIZE
-            if rest:
-                chunk.append(rest)
-                missing -= len(rest)
-    if chunk:
-        yield chunk
+                missing -= len(chunk[-1])
+    yield chunk, True
 
 
 class Upload:
@@ -103,20 +105,17 @@ class Upload:
             raise self._faults.broken("the service opens the upload somewhere else; check endpoint", request.doing)
         self._session = f"{session.path[len(ours.path) :]}?{session.query}"
 
-    async def fill(self, chunks: AsyncGenerator[Chunk, None]) -> dict[str, Any]:
+    async def fill(self, chunks: AsyncGenerator[tuple[Chunk, bool], None]) -> dict[str, Any]:
         """Send everything, the last chunk when the source has ended as it should; return the object's description."""
-        held: Chunk = []
-        async with asyncio.TaskGroup() as group, aclosing(chunks):
-            sending: asyncio.Task[None] | None = None
-            async for chunk in chunks:
+        async with aclosing(chunks), Sending() as sending, aclosing(sending.paced(chunks)) as paced:
+            async for chunk, last in paced:
                 await self.digests.take(chunk)
-                if sending is not None:
-                    await sending
-                if held:
-                    sending = group.create_task(self._send(held, self.size, last=False))
-                self.size += sum(map(len, chunk))
-                held = chunk
-        await self._send(held, self.size, last=True)
+                # the service takes one after the other
+                await sending.all_sent()
+                size = sum(map(len, chunk))
+                self.size += size
+                sending.start(self._send(chunk, self.size, last=last), size)
+                del chunk
         if self._resource is None:
             raise self._faults.broken("the service took everything and made no object of it", _SENDING)
         return self._resource

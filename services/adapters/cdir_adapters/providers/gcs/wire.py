@@ -80,6 +80,9 @@ class _Body(aiohttp.Payload):
         if self._begun:
             raise ConnectionResetError("the connection broke, and the request must not be sent again")
         self._begun = True
+        if not self._size:
+            # sends the head: where that fails once this has returned, aiohttp tells nobody
+            await writer.write(b"")
         for piece in self._pieces:
             view = memoryview(piece)
             for start in range(0, len(view), _WRITE_SIZE):

@@ -39,6 +39,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.capability import Capability, ChecksumKind
 from cdir_adapters.names import NameEncoding
+from cdir_adapters.parts import Sending
 from cdir_adapters.providers.s3.acl import AclWire
 from cdir_adapters.providers.s3.connections import Connections
 from cdir_adapters.providers.s3.faults import Fault, Faults, Refused
@@ -52,7 +53,7 @@ from cdir_adapters.providers.s3.headers import (
     parse_mtime,
 )
 from cdir_adapters.providers.s3.listing import Listing
-from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, first_of, part_sizes, parts_in_flight, parts_of
+from cdir_adapters.providers.s3.multipart import MultipartUpload, Part, first_of, part_sizes, parts_of
 from cdir_adapters.providers.s3.settings import S3Settings
 from cdir_adapters.providers.s3.single import MOST_WHOLE, PutPace, SourceFailed, put_streamed
 from cdir_adapters.providers.s3.unfinished import UnfinishedUploads
@@ -466,7 +467,7 @@ class S3Adapter(Adapter):
                     None if access is None else Access.PRIVATE,
                     lambda canned: stack.enter_async_context(self._unfinished.upload(place, headers, first, canned)),
                 )
-                length = await self._send_parts(upload, chained([await first], parts))
+                length = await self._send_parts(upload, chained(await first, parts))
                 if condition:
                     await self._require(key, condition)
                 checksum = await upload.complete(condition)
@@ -495,15 +496,13 @@ class S3Adapter(Adapter):
     async def _send_parts(self, upload: MultipartUpload, parts: AsyncIterator[Part]) -> int:
         """Send all parts, a few at once; return how many bytes they had."""
         length = number = 0
-        in_flight: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as group:
-            async for part in parts:
-                part_size = sum(map(len, part))
-                while len(in_flight) >= parts_in_flight(part_size):
-                    _, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+        async with Sending() as sending, contextlib.aclosing(sending.paced(parts)) as paced:
+            async for part in paced:
+                size = sum(map(len, part))
                 number += 1
-                length += part_size
-                in_flight.add(group.create_task(upload.send(number, part, etags_are_md5=self._etags_are_md5)))
+                length += size
+                sending.start(upload.send(number, part, etags_are_md5=self._etags_are_md5), size)
+                del part
         return length
 
     async def _require(self, key: str, condition: Condition) -> None:

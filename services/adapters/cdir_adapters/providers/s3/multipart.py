@@ -43,7 +43,6 @@ __all__ = [
     "SentPart",
     "first_of",
     "part_sizes",
-    "parts_in_flight",
     "parts_of",
 ]
 
@@ -55,9 +54,6 @@ MAX_PARTS = 10_000
 _MEBIBYTE = 1024 * 1024
 _PARTS_PER_STEP = 2000
 """Where the size is not known, the size of a part doubles after as many."""
-_BUFFERED = 2 * MIN_PART
-"""Bytes of parts being sent, for one object; one more part is being collected."""
-_MAX_IN_FLIGHT = 2
 _WRITE_SIZE = 512 * 1024
 """Bytes given to the socket at once, so that other transfers get their turn."""
 _ABORT_DEADLINE = 15.0
@@ -75,11 +71,6 @@ def part_sizes(size: int | None) -> Iterator[int]:
     for number in range(MAX_PARTS):
         yield MIN_PART << (number // _PARTS_PER_STEP)
     raise InvalidPath(f"an object of unknown size has more than {MAX_PARTS} parts; give its size")
-
-
-def parts_in_flight(part_size: int) -> int:
-    """How many parts of one object are sent at once, so that memory stays bounded."""
-    return max(1, min(_MAX_IN_FLIGHT, _BUFFERED // part_size))
 
 
 async def parts_of(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncIterator[list[memoryview]]:
@@ -102,11 +93,14 @@ async def parts_of(pieces: AsyncIterator[bytes], sizes: Iterator[int]) -> AsyncI
 
 
 @asynccontextmanager
-async def first_of(parts: AsyncIterator[Part]) -> AsyncIterator[asyncio.Future[Part]]:
-    """The first part, which is collected while the upload is begun, or the failure of what it is collected from."""
+async def first_of(parts: AsyncIterator[Part]) -> AsyncIterator[asyncio.Future[list[Part]]]:
+    """The first part, which is collected while the upload is begun, or the failure of what it is collected from.
 
-    async def collect() -> Part:
-        return await anext(parts)
+    It comes in a list, to be taken out of it: what a task has returned is held for as long as the task.
+    """
+
+    async def collect() -> list[Part]:
+        return [await anext(parts)]
 
     collecting = asyncio.create_task(collect())
     try:

@@ -53,7 +53,7 @@ class UnfinishedUploads:
         self,
         key: str,
         metadata: Mapping[str, str],
-        first: asyncio.Future[Part] | None = None,
+        first: asyncio.Future[list[Part]] | None = None,
         canned_acl: str | None = None,
     ) -> AsyncIterator[MultipartUpload]:
         """An upload of ``key``, which the block completes; it is taken back when the block fails.
@@ -92,7 +92,7 @@ class UnfinishedUploads:
                     swept += await upload.abort()
         return swept
 
-    async def _resumed(self, key: str, first: asyncio.Future[Part]) -> MultipartUpload | None:
+    async def _resumed(self, key: str, first: asyncio.Future[list[Part]]) -> MultipartUpload | None:
         """The newest upload of ``key`` that begins with that part; ``None`` when nothing or nobody tells of one."""
         since = datetime.now(UTC) - _RESUMABLE
         left: list[tuple[datetime, str]] = []
@@ -110,7 +110,7 @@ class UnfinishedUploads:
             for begun, upload_id in sorted(left, reverse=True):
                 upload = self._upload(key, upload_id)
                 sent = await upload.sent()
-                if 1 in sent and _last_added_to(begun, sent) > since and await sent[1].holds(await first):
+                if 1 in sent and _last_added_to(begun, sent) > since and await sent[1].holds((await first)[0]):
                     logger.info("%s: going on with an unfinished upload of %d parts", key, len(sent))
                     upload.resume(sent)
                     return upload

@@ -396,6 +396,7 @@ async def _chained(first: Part, rest: AsyncGenerator[Part, None]) -> AsyncGenera
     del first
     async for part in rest:
         yield part
+        del part
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Final
 from urllib.parse import quote
 
 from cdir.errors import CdirError, IntegrityError, NotFound, Retry
+from cdir_adapters.parts import Sending
 from cdir_adapters.providers.swift.faults import Faults
 from cdir_adapters.providers.swift.headers import md5_of_etag
 from cdir_adapters.providers.swift.wire import Pieces, Request, Wire
@@ -41,15 +42,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_SIZE = 16 * 1024 * 1024
+SEGMENT_SIZE = 8 * 1024 * 1024
 """Bytes of a segment; the last one of an object is shorter."""
 FANOUT = 500
 """Entries of a manifest of one kind; a service takes 1000 in all, unless it is configured otherwise."""
 UPLOAD_FOLDER: Final = ".cdir-"
 """What the folder with the segments of one upload, below the object's own name, begins with; an id follows."""
 
-_IN_FLIGHT: Final = 2
-"""Segments of one object that are sent at once; one more is being collected."""
 _DELETING: Final = 8
 _DISCARD_DEADLINE: Final = 15.0
 _ANSWER_DEADLINE: Final = 10.0
@@ -138,22 +137,20 @@ class Upload:
 
     async def fill(self, sources: AsyncGenerator[Part | Segment, None]) -> None:
         """Store every next part, or a copy of every next segment, a few at once."""
-        in_flight: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as group, aclosing(sources):
-            async for source in sources:
-                while len(in_flight) >= _IN_FLIGHT:
-                    _, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+        async with aclosing(sources), Sending() as sending, aclosing(sending.paced(sources)) as paced:
+            async for source in paced:
                 if len(self._open) >= FANOUT:
-                    await self._fold(in_flight)
-                    in_flight = set()
+                    await sending.all_sent()
+                    await self._fold()
                 self._begun += 1
                 self._open.append(None)
                 place, path = len(self._open) - 1, self._name("s", self._begun)
                 if isinstance(source, Segment):
-                    storing = self._copy(source, place, path)
+                    # the service holds those bytes, not this process
+                    sending.start(self._copy(source, place, path), 0)
                 else:
-                    storing = self._send(source, place, path)
-                in_flight.add(group.create_task(storing))
+                    sending.start(self._send(source, place, path), sum(map(len, source)))
+                del source
 
     def _name(self, kind: str, number: int) -> str:
         return f"{self._folder}/{kind}{number:08}"
@@ -218,12 +215,8 @@ class Upload:
 
     # ------------------------------------------------------------------ the manifests
 
-    async def _fold(self, in_flight: set[asyncio.Task[None]]) -> None:
-        """Gather the open segments, once they are all there, under a manifest."""
-        if in_flight:
-            await asyncio.wait(in_flight)
-        for task in in_flight:
-            task.result()
+    async def _fold(self) -> None:
+        """Gather the open segments, which are all there, under a manifest."""
         self._folded += 1
         path = self._name("m", self._folded)
         gathered = self._stored_ones()

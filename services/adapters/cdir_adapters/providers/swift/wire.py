@@ -67,6 +67,9 @@ class _Body(aiohttp.Payload):
         raise TypeError("an object is bytes")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        if not self._size:
+            # sends the head: where that fails once this has returned, aiohttp tells nobody
+            await writer.write(b"")
         left = sum(map(len, self._pieces))
         for piece in self._pieces:
             view = memoryview(piece)

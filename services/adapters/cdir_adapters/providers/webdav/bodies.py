@@ -110,6 +110,9 @@ class _Whole(_Body):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         self._content.sent = 0
+        if not self._size:
+            # sends the head: where that fails once this has returned, aiohttp tells nobody
+            await writer.write(b"")
         for piece in self._pieces:
             for start in range(0, len(piece), _WRITE_SIZE):
                 part = piece[start : start + _WRITE_SIZE]
