@@ -98,12 +98,17 @@ async def _pushed(stage: Stage, count: int) -> None:
 
 
 async def _until_watching(writer: Client, folder: str, watchers: list[_Watcher]) -> None:
-    """Write until every watcher has seen one: a watch reports what happens after it was registered."""
+    """Write until every watcher has seen one, since a watch reports what happens after it was registered, and then one
+    more, which they have read when they are no longer behind."""
     async with asyncio.timeout(MISSED_SECONDS):
         number = 0
         while not all(watcher.read for watcher in watchers):
             await writer.write(f"{folder}/first-{number}.bin", random.randbytes(SIZE), wait=Wait.MINIMUM)
             number += 1
+        last = random.randbytes(SIZE)
+        await writer.write(f"{folder}/last.bin", last, wait=Wait.MINIMUM)
+        for watcher in watchers:
+            await watcher.has(hashlib.sha256(last).hexdigest())
 
 
 async def _idle_bytes(address: str) -> int:

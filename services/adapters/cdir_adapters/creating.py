@@ -26,7 +26,7 @@ from cdir_adapters.adapter import (
 )
 from cdir_adapters.layers.wrapper import closing
 
-__all__ = ["NAMES_KEPT", "KnownFolders", "create", "store_each"]
+__all__ = ["NAMES_KEPT", "KnownFolders", "create", "names_in_folder", "store_each"]
 
 _FIRST_BYTE: Final = ByteRange(0, 1)
 
@@ -170,6 +170,14 @@ async def store_each(
     with folders.storing([one.key for one in free]):
         stored = iter(await adapter.write_each(free) if free else ())
     return [taken.get(one.key) or next(stored) for one in objects]
+
+
+def names_in_folder(folder: str, keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys of what lies right in a folder, given the keys of what lies below it at any depth."""
+    start = len(folder) + 1 if folder else 0
+    for key in keys:
+        end = key.find("/", start)
+        yield key if end < 0 else key[:end]
 
 
 def _folder_of(key: str) -> str:

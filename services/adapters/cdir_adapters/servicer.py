@@ -41,7 +41,7 @@ from cdir_adapters.adapter import (
     WriteMode,
 )
 from cdir_adapters.controlling import access_to_write, apply_acl, outcome_of_write, outcomes_of_writes
-from cdir_adapters.creating import NAMES_KEPT, create, store_each
+from cdir_adapters.creating import NAMES_KEPT, create, names_in_folder, store_each
 from cdir_adapters.layers.ratelimit import OBJECTS_IN_BATCH
 from cdir_adapters.layers.wrapper import closing
 from cdir_adapters.messages import check_key, check_prefix, info_message, modified_of
@@ -195,12 +195,12 @@ class AdapterServicer(rpc.AdapterServiceServicer):
             ordered = adapter.capability.list_ordered
             listing = adapter.list(request.prefix, recursive=request.recursive, start_after=request.start_after or None)
             began = live.folders.clock()
-            names: set[str] | None = None if request.recursive or request.start_after else set()
+            names: set[str] | None = None if request.start_after else set()
             # a caller who leaves early must not keep a directory or a request at the provider open
             async with closing(listing) as pages:
                 async for page in pages:
                     if names is not None:
-                        names.update(info.key for info in page.objects)
+                        names.update(names_in_folder(request.prefix, (info.key for info in page.objects)))
                         names = names if len(names) <= NAMES_KEPT else None
                     yield pb.ListObjectsResponse(objects=[info_message(info) for info in page.objects], ordered=ordered)
             if names is not None:

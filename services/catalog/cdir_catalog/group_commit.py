@@ -66,6 +66,8 @@ class GroupCommit:
         self._waiting: deque[_Call[Any]] = deque()
         self._arrived = asyncio.Event()
         self._committed = asyncio.Condition()
+        self.count = 0
+        """Transactions that this process has ended so far."""
         self._ended = False
 
     async def run(self, function: Callable[[Connection], T]) -> T:
@@ -80,11 +82,11 @@ class GroupCommit:
         self._arrived.set()
         return await call.answer
 
-    async def wait_for_commit(self, timeout: float) -> None:
-        """Return after the next commit of this process, or after ``timeout`` seconds."""
+    async def wait_for_commit(self, seen: int, timeout: float) -> None:
+        """Return when :attr:`count` is no longer ``seen``, or after ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout), self._committed:
-                await self._committed.wait()
+                await self._committed.wait_for(lambda: self.count != seen)
         except TimeoutError:
             return
 
@@ -119,6 +121,7 @@ class GroupCommit:
         for call in calls:
             call.finish()
         async with self._committed:
+            self.count += 1
             self._committed.notify_all()
 
     async def _together(self, calls: list[_Call[Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -17,6 +17,7 @@ from cdir.v1 import (
     scan_pb2,
     scrub_pb2,
 )
+from cdir_catalog.change_feed import ChangeFeed
 from cdir_catalog.database import Database
 from cdir_catalog.group_commit import GroupCommit
 from cdir_catalog.provider_card import ProviderCard
@@ -26,7 +27,7 @@ from cdir_catalog.store.acls import get_acl, set_acl
 from cdir_catalog.store.adopting import adopt_objects
 from cdir_catalog.store.audit import audit_catalog
 from cdir_catalog.store.begin import begin_writes
-from cdir_catalog.store.changes import changes_after, get_identity, last_revision
+from cdir_catalog.store.changes import get_identity
 from cdir_catalog.store.commit import commit_writes
 from cdir_catalog.store.comparing import compare_listing
 from cdir_catalog.store.debt import claim_debt, renew_debt
@@ -73,8 +74,6 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 _USER_KEY = "cdir-user"
-_POLL_SECONDS = 1.0
-"""How often a watcher looks for changes that another catalog process committed."""
 
 
 def _author(context: Any) -> str:
@@ -91,6 +90,7 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
         self._database = database
         self._commits = commits
         self._card = card
+        self._feed = ChangeFeed(database, commits)
 
     async def _read(self, function: Callable[[Connection, Request], Response], request: Request) -> Response:
         return await self._database.read(lambda connection: function(connection, request))
@@ -217,16 +217,9 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
     async def WatchChanges(
         self, request: directory_service_pb2.WatchChangesRequest, context: Any
     ) -> AsyncIterator[directory_service_pb2.WatchChangesResponse]:
-        revision = request.after_revision
-        if revision < 0:
-            revision = await self._database.read(lambda connection: last_revision(connection, request.workspace))
-        while True:
-            changes = await self._database.read(partial(changes_after, workspace=request.workspace, revision=revision))
-            if changes:
-                revision = changes[-1].revision
+        async with aclosing(self._feed.follow(request.workspace, request.after_revision)) as feed:
+            async for changes in feed:
                 yield directory_service_pb2.WatchChangesResponse(changes=changes)
-            else:
-                await self._commits.wait_for_commit(_POLL_SECONDS)
 
     async def BeginWrites(
         self, request: catalog_service_pb2.BeginWritesRequest, context: Any

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from cdir.errors import CdirError, IntegrityError
 from cdir.status import translated
 from cdir.v1 import adapter_service_pb2, adapter_service_pb2_grpc, entry_pb2
+from cdir_runtime.shared_work import SharedWork
 from cdir_transfer.digest import check_whole
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import TransferObserver, is_providers_fault
@@ -30,10 +31,19 @@ _AT_LEAST: Final = 0.15
 """Seconds that a call has in any case: a crowd of them on a busy machine is late by itself."""
 
 
+_Identity: TypeAlias = tuple[bytes | str, ...]
+"""Which bytes are wanted, and where from."""
+
+
 class _Wanted(NamedTuple):
     version: entry_pb2.Version
     replicas: dict[str, entry_pb2.Replica]
     """Its copies by provider id, best first; those at suspect providers left out."""
+
+    @property
+    def identity(self) -> _Identity:
+        """Equal for those who want the same bytes of the same copies."""
+        return (self.version.sha256, *(part for one in self.replicas.values() for part in (one.provider_id, one.key)))
 
 
 class SmallCall(NamedTuple):
@@ -66,6 +76,7 @@ class SmallReads:
         self._paces = Paces()
         self._overtaking = Overtaking(health, self._paces, at_least=_AT_LEAST)
         self._calls: SharedCalls[_Wanted, bytes] = SharedCalls(self._fetch)
+        self._reading: SharedWork[tuple[_Identity, ...], Sequence[bytes | None]] = SharedWork()
 
     async def __aenter__(self) -> Self:
         await self._calls.__aenter__()
@@ -105,9 +116,13 @@ class SmallReads:
     async def read(self, call: SmallCall) -> Sequence[bytes | None]:
         """Return the contents of a call that :meth:`together` has made, verified; ``None`` for what takes the long way.
 
-        It may go out together with others.
+        It may go out together with others. Who reads what another one is reading just now, of the same copies, has it
+        from the same call.
         """
-        return await self._calls.ask_together(call.provider_id, call.wanted)
+        return await self._reading.join(
+            tuple(wanted.identity for wanted in call.wanted),
+            lambda: self._calls.ask_together(call.provider_id, call.wanted),
+        )
 
     async def read_each(
         self, contents: Sequence[tuple[entry_pb2.Version, Sequence[entry_pb2.Replica]]]

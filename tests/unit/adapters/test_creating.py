@@ -10,7 +10,7 @@ import pytest
 
 from cdir.errors import AlreadyExists, CdirError
 from cdir_adapters.adapter import Adapter, Beginning, FetchedObject, ObjectInfo, Page, SmallObject, WriteMode
-from cdir_adapters.creating import KnownFolders, store_each
+from cdir_adapters.creating import KnownFolders, names_in_folder, store_each
 from cdir_adapters.layers import WrapperAdapter
 from cdir_adapters.providers.memory import MemoryAdapter
 
@@ -111,3 +111,25 @@ async def test_a_listing_that_may_lag_says_only_that_a_folder_is_empty(plain: Pl
     fresh = Plain(MemoryAdapter("memory"), list_current=False)
     assert not refused(await create_all(fresh, KnownFolders()))
     assert not fresh.looked_at
+
+
+@pytest.mark.parametrize("folder", ["", "dir", "dir/deeper"])
+async def test_a_listing_of_all_below_tells_what_a_look_at_the_folder_does(folder: str) -> None:
+    memory = MemoryAdapter("memory")
+    for key in ("file", "dir/file", "dir/other/file", "dir/deeper/file", "dir/deeper/still/a", "dir/deeper/still/b"):
+        await memory.write(key, b"", size=0, modified=WHEN)
+    below, right_there = [
+        [info.key async for page in memory.list(folder, recursive=recursive) for info in page.objects]
+        for recursive in (True, False)
+    ]
+    assert set(names_in_folder(folder, below)) == set(right_there)
+
+
+async def test_what_was_listed_a_moment_ago_is_not_looked_at_again(plain: Plain) -> None:
+    folders = KnownFolders()
+    began = folders.clock()
+    pages = plain.list("dir", recursive=True)
+    keys = [info.key async for page in pages for info in page.objects]
+    folders.listed(plain, "dir", set(names_in_folder("dir", keys)), began)
+    assert refused(await create_all(plain, folders)) == ["dir/f07", "dir/f21"]
+    assert plain.listings == 1

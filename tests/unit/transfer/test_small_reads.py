@@ -150,6 +150,53 @@ async def test_readers_who_leave_do_not_disturb_the_others(providers: Any, reads
         assert await asyncio.gather(*staying) == list(CONTENTS.values())
 
 
+def _readers(providers: Any, reads: SmallReads, *names: str) -> list[asyncio.Task[bytes | None]]:
+    """A crowd that reads one content, all under way."""
+    replicas = [providers.replica(name, "f9") for name in names]
+    return [asyncio.create_task(_read(reads, version_of(CONTENTS["f9"]), replicas)) for _ in range(100)]
+
+
+async def test_a_crowd_that_reads_one_content_has_it_from_one_call(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a")
+    trouble = providers.harness.trouble("a", pause=0.2)
+    readers = _readers(providers, reads, "a")
+    async with asyncio.timeout(HANG):
+        await trouble.met.wait()
+        readers += _readers(providers, reads, "a")
+        first, *others = readers
+        first.cancel()  # who began it
+        assert await asyncio.gather(*others) == [CONTENTS["f9"]] * len(others)
+    assert _calls(providers) == 1
+
+
+async def test_a_crowd_is_handed_over_to_another_copy_as_one_reader_is(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a", "b")
+    providers.harness.trouble("a", stalls=True)
+    async with asyncio.timeout(HANG):
+        assert set(await asyncio.gather(*_readers(providers, reads, "a", "b"))) == {CONTENTS["f9"]}
+    assert [provider for _, provider in providers.harness.faulty.calls] == [
+        providers.harness.ids["a"],
+        providers.harness.ids["b"],
+    ]
+
+
+async def test_what_a_crowd_has_read_is_verified(providers: Any, reads: SmallReads) -> None:
+    providers.lay("a", CONTENTS["f9"][::-1], "f9")
+    async with asyncio.timeout(HANG):
+        assert set(await asyncio.gather(*_readers(providers, reads, "a"))) == {None}
+
+
+async def test_one_content_at_other_places_is_read_there(providers: Any, reads: SmallReads) -> None:
+    _lay(providers, "a", "b")
+    async with asyncio.timeout(HANG):
+        assert set(await asyncio.gather(*_readers(providers, reads, "a"), *_readers(providers, reads, "b"))) == {
+            CONTENTS["f9"]
+        }
+    assert sorted(provider for _, provider in providers.harness.faulty.calls) == sorted(
+        providers.harness.ids[name] for name in "ab"
+    )
+
+
 async def test_at_the_end_nobody_is_left_waiting(providers: Any) -> None:
     providers.harness.trouble("a", stalls=True)
     async with SmallReads(providers.harness.adapters, providers.health, providers.notes) as reads:
