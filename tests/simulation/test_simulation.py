@@ -60,6 +60,15 @@ def test_every_promise_is_kept() -> None:
         "--rivals --seed 29 --only 1,2,3,4,5,6,7",
         # a difference of three seconds, seen through a provider that keeps every second one
         "--rivals --seed 94 --only 1,2,3,4,5,6,7,8",
+        # a write that was given up while a provider did not answer
+        "--seed 3606 --only 1,2,5",
+        # one at a provider that dates what it is given by its own clock
+        "--seed 4021 --only 1,2",
+        # copies that landed, long after their commit, under the name that the file no longer had
+        "--seed 6334 --only 1,2,3,5",
+        "--seed 9349 --only 1,2,4,5,6",
+        # one whose answer was lost, and which was read back wrongly
+        "--seed 7282 --only 2,3,4,5",
     ],
 )
 def test_what_has_failed_once_is_kept(arguments: str) -> None:

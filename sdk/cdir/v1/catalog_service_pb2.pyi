@@ -857,6 +857,7 @@ class ReplicaObservation(_message.Message):
     CHECKSUM_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ACL_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
     version_id: _builtins.str
     """version_id of the content."""
     provider_id: _builtins.str
@@ -873,6 +874,10 @@ class ReplicaObservation(_message.Message):
     """checksum as stated; may be empty."""
     error: _builtins.str
     """error in one line, when the state is not OK."""
+    written: _builtins.bool
+    """written says that the observer has written at key itself, after the content's commit. The copy may belong elsewhere
+    by then, or nowhere: what was left at key is removed in that case, unless something else is recorded there.
+    """
     @_builtins.property
     def acl(self) -> _entry_pb2.AclOutcome:
         """acl that was set with the object, when the observation is that it was written; else absent."""
@@ -889,10 +894,11 @@ class ReplicaObservation(_message.Message):
         checksum: _builtins.str = ...,
         error: _builtins.str = ...,
         acl: _entry_pb2.AclOutcome | None = ...,
+        written: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "previous_key", b"previous_key", "provider_id", b"provider_id", "state", b"state", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "checksum", b"checksum", "error", b"error", "etag", b"etag", "key", b"key", "previous_key", b"previous_key", "provider_id", b"provider_id", "state", b"state", "version_id", b"version_id", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,7 @@ from cdir.v1 import (
 from cdir_gateway.ledger import CALL_SECONDS
 from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import is_providers_fault
-from cdir_transfer.strangers import has_stranger
+from cdir_transfer.strangers import ContentIdentity, has_stranger
 
 __all__ = ["Stranger", "Strangers", "TakenUp"]
 
@@ -61,10 +61,15 @@ class Strangers:
         self._adapters = adapters
         self._health = health
 
-    async def are_at(self, targets: Sequence[catalog_service_pb2.WriteTarget], modified: Timestamp) -> set[str]:
+    async def are_at(
+        self,
+        targets: Sequence[catalog_service_pb2.WriteTarget],
+        modified: Timestamp,
+        sent: ContentIdentity | None,
+    ) -> set[str]:
         """Return the ids of those providers where a write that was given up has surely left nothing of its own: what
-        lies there is another program's."""
-        found = await asyncio.gather(*(has_stranger(self._adapters, target, modified) for target in targets))
+        lies there is another program's. ``sent`` is the content, where all of it was sent."""
+        found = await asyncio.gather(*(has_stranger(self._adapters, target, modified, sent) for target in targets))
         return {target.provider_id for target, is_there in zip(targets, found, strict=True) if is_there}
 
     async def find(self, targets: Iterable[catalog_service_pb2.WriteTarget]) -> list[Stranger]:

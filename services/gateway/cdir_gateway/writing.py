@@ -37,6 +37,7 @@ from cdir_gateway.orders import IN_THE_WAY, WriteOrder
 from cdir_gateway.strangers import Strangers
 from cdir_transfer.copying import HeldContent, copy_held
 from cdir_transfer.digest import INLINE_BYTES, ContentDigest
+from cdir_transfer.strangers import ContentIdentity
 from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
 
 __all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload"]
@@ -70,6 +71,8 @@ _ROOM_SECONDS: Final = 1.0
 """How long a write waits for room before a late copy of another file has to make some."""
 
 _ABORT_SECONDS: Final = 30.0
+_ABORT_FIRST_PAUSE: Final = 1.0
+_ABORT_LONGEST_PAUSE: Final = 30.0
 _COMMIT_TRIES: Final = 3
 _COMMIT_PAUSE: Final = 0.2
 
@@ -373,18 +376,36 @@ class FileWriter:
         self._given_up[key] += 1
         try:
             await upload.abandon()
-            async with asyncio.timeout(_ABORT_SECONDS):
-                # what is called touched is cleared away
-                strangers = await self._strangers.are_at(upload.uncertain, upload.order.modified)
-                touched = [one for one in upload.written_to if one not in strangers]
-                aborted = catalog_service_pb2.AbortedWrite(version_id=upload.version_id, touched=touched)
-                await self._ledger.abort(aborted)
-        except (CdirError, TimeoutError) as error:
-            logger.warning("cannot give up the write of %s; it lapses by itself: %s", upload.order.path, error)
+            strangers: set[str] = set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    strangers = await self._strangers.are_at(upload.uncertain, upload.order.modified, upload.sent)
+            # what is called touched is cleared away
+            touched = [one for one in upload.written_to if one not in strangers]
+            aborted = catalog_service_pb2.AbortedWrite(version_id=upload.version_id, touched=touched)
+            if not await self._abort(aborted, upload.order.path):
+                self._background.start("giving up a write again", self._abort_at_last(aborted, upload.order.path))
         finally:
             self._given_up[key] -= 1
             if not self._given_up[key]:
                 del self._given_up[key]
+
+    async def _abort(self, aborted: catalog_service_pb2.AbortedWrite, path: str) -> bool:
+        """Tell the catalog that a write is given up; false when it has not heard of it."""
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self._ledger.abort(aborted)
+        except (CdirError, TimeoutError) as error:
+            logger.warning("cannot give up the write of %s yet: %s", path, error)
+            return False
+        return True
+
+    async def _abort_at_last(self, aborted: catalog_service_pb2.AbortedWrite, path: str) -> None:
+        """The same until it has: while this process lives it renews the leases of its writes, so that none lapses."""
+        pause = _ABORT_FIRST_PAUSE
+        while not await self._abort(aborted, path):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _ABORT_LONGEST_PAUSE)
 
     async def _see_committed(self, upload: Upload, commit: asyncio.Future[entry_pb2.Entry]) -> None:
         """The caller left while the commit was under way: see how it ended."""
@@ -423,6 +444,8 @@ class Upload:
         self.late: LateCopies | None = None
         self.digest = ContentDigest()
         """Of the pieces so far, see :meth:`send_hashed`."""
+        self.sent: ContentIdentity | None = None
+        """The whole content, once providers may hold it: nobody stores it before its end is known."""
         self._ledger = ledger
         self._providers = providers
         self._targets = list(begun.targets)
@@ -535,6 +558,7 @@ class Upload:
         """Wait for the copies and commit. The digests are those of what was sent."""
         copies = self._copies
         assert copies is not None
+        self.sent = ContentIdentity(size, sha256)
         if isinstance(copies, FanOut):
             copies.commit()
         if not await (copies.minimum() if self.order.minimum else copies.settled()):
@@ -568,7 +592,7 @@ class Upload:
     async def record_ended(self, branch: Branch) -> None:
         """Record a copy whose write ended after the commit: it is there, or somebody has to look."""
         seen = catalog_service_pb2.ReplicaObservation(
-            version_id=self.version_id, provider_id=branch.target.provider_id, key=branch.target.key
+            version_id=self.version_id, provider_id=branch.target.provider_id, key=branch.target.key, written=True
         )
         if branch.stored is not None:
             seen.state = entry_pb2.REPLICA_STATE_OK

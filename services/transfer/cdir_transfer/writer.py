@@ -138,6 +138,8 @@ class Branch(ABC):
         self._writer = writer
         self._modified = modified
         self._record_displaced = record_displaced
+        self._tried = False
+        """Whether an attempt before the last one may have stored the content: what is found there may be its own."""
         self.task = asyncio.create_task(self._run())
 
     @property
@@ -208,7 +210,7 @@ class Branch(ABC):
             writer.health.answered(provider_id)
         except CdirError as error:
             self.error = error
-            if isinstance(error, REFUSALS):
+            if isinstance(error, REFUSALS) and not (self._tried and isinstance(error, AlreadyExists)):
                 self.touched = False
             if is_providers_fault(error):
                 writer.health.failed(provider_id)
@@ -275,14 +277,14 @@ class _WholeBranch(Branch):
         self._data = data
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
-        small, tried = self._writer.small, False
+        small = self._writer.small
         if small is not None and len(self._data) <= SMALL_CONTENT:
             wrote = await small.write(self._ref, self._small_content())
             if isinstance(wrote, adapter_service_pb2.ObjectInfo):
                 return wrote, len(self._data)
-            tried = wrote is Attempt.UNCERTAIN
+            self._tried = wrote is Attempt.UNCERTAIN
         header = self._header(None)
-        header.tried = tried
+        header.tried = self._tried
         with self._writer.health.waiting(self.target.provider_id, write_late(len(self._data))):
             response = await self._writer.adapters.PutObject(
                 adapter_service_pb2.PutObjectRequest(header=header, data=self._data),

@@ -19,6 +19,7 @@ from cdir.errors import (
     Retry,
 )
 from cdir.v1 import catalog_service_pb2 as catalog
+from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2, provider_pb2
 
 
@@ -254,6 +255,49 @@ async def test_a_late_copy_is_recorded(mirrored: Driver) -> None:
     await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_OK)
     assert (await mirrored.status()).owed == 0
     assert (await mirrored.begin_one("/file")).targets[2].writable
+
+
+async def test_a_late_copy_that_lands_under_a_name_the_file_no_longer_has_is_removed(mirrored: Driver) -> None:
+    begun = await mirrored.begin_one("/file")
+    entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING)
+    await mirrored.call("MoveEntry", directory.MoveEntryRequest(source="/file", target="/moved"))
+    landed = catalog.ReplicaObservation(
+        version_id=entry.version_id,
+        provider_id=mirrored.providers["c"],
+        key="file",
+        state=entry_pb2.REPLICA_STATE_OK,
+    )
+    await mirrored.record(landed)
+    assert (await mirrored.status()).removals == 0, "who has only seen it there has not left it"
+    landed.written = True
+    await mirrored.record(landed)
+    await mirrored.record(landed)
+    assert (await mirrored.status()).removals == 1
+    items = {(item.kind, item.replica.provider): item for item in await mirrored.claim()}
+    assert items[catalog.DEBT_KIND_REMOVE, "c"].replica.key == "file"
+    assert items[catalog.DEBT_KIND_COPY, "c"].target_key == "moved"
+
+
+async def test_what_another_file_has_there_by_now_is_not_removed(mirrored: Driver) -> None:
+    begun = await mirrored.begin_one("/file")
+    entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING)
+    await mirrored.call("MoveEntry", directory.MoveEntryRequest(source="/file", target="/moved"))
+    while items := await mirrored.claim():
+        await mirrored.finish(items)
+    await mirrored.write("/file", b"another")
+    await mirrored.record(
+        catalog.ReplicaObservation(
+            version_id=entry.version_id,
+            provider_id=mirrored.providers["c"],
+            key="file",
+            state=entry_pb2.REPLICA_STATE_UNKNOWN,
+            written=True,
+        )
+    )
+    assert (await mirrored.status()).removals == 0
+    assert await mirrored.states("/file") == {"a": "OK", "b": "OK", "c": "OK"}
 
 
 async def test_a_lapsed_intent_is_taken_over(mirrored: Driver) -> None:

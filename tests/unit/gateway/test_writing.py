@@ -23,6 +23,7 @@ from cdir.errors import (
 from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, entry_pb2, provider_pb2
 from cdir.v1 import directory_service_pb2 as pb
+from cdir_catalog.servicer import CatalogServicer
 from cdir_gateway import write_stream
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.writer import FanOut, ProviderWriter
@@ -436,3 +437,36 @@ async def test_large_local_sources_wait_until_there_is_room_for_what_all_provide
         news = await trio.write(steps)
         assert [results[-1].HasField("failure") for results in news.values()] == [refused] * 6
     assert most == 2
+
+
+async def test_a_write_is_given_up_even_if_the_catalog_does_not_hear_of_it_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the gateway lives it renews its leases: what it has given up would never lapse."""
+    abort, deaf = CatalogServicer.AbortWrites, [True, True]
+
+    async def abort_in_the_end(
+        self: CatalogServicer, request: catalog_service_pb2.AbortWritesRequest, context: Any
+    ) -> catalog_service_pb2.AbortWritesResponse:
+        if deaf:
+            deaf.pop()
+            raise ProviderUnavailable("the catalog is away")
+        return await abort(self, request, context)
+
+    monkeypatch.setattr(CatalogServicer, "AbortWrites", abort_in_the_end)
+    async with open_harness(tmp_path) as harness:
+        await harness.add_provider("a")
+        harness.trouble("a", error=ProviderUnavailable("away"))
+        with pytest.raises(ProviderUnavailable):
+            await harness.put("/file", b"lost")
+        harness.calm()
+
+        async def free() -> bool:
+            try:
+                await harness.put("/file", b"kept")
+            except Conflict:
+                return False
+            return True
+
+        await harness.until(free)
+    assert not deaf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,10 +66,16 @@ def record_replicas(
     guarded = {row.provider_id for row in registered if row.guard}
     natural = sorted({one.natural_key for one in contents.values()})
     writing = set(connection.scalars(_WRITING, {"keys": natural}))
+    strays: list[tuple[Content, int, str]] = []
     for observation in request.observations:
         content = contents.get(observation.version_id)
-        copy = None if content is None else content.at(row_ids.get(observation.provider_id, 0))
-        if content is None or copy is None:
+        provider = row_ids.get(observation.provider_id, 0)
+        copy = None if content is None else content.at(provider)
+        if content is None or not provider:
+            continue
+        if _has_left_bytes(observation) and (copy is None or observation.key not in {copy.key, copy.move_to}):
+            strays.append((content, provider, observation.key))
+        if copy is None:
             continue
         if observation.state == MISSING and observation.provider_id in guarded:
             continue  # so much is missing there that only a scan, or a person, says what is gone
@@ -77,9 +83,23 @@ def record_replicas(
             _record_rename(copy, observation, there.get((copy.provider_id, observation.previous_key), []), now)
         else:
             _record_state(copy, content, observation, content.natural_key in writing, now)
+    _remove_strays(ledger, strays)
     ledger.settle()
     ledger.save()
     return catalog_service_pb2.RecordReplicasResponse()
+
+
+def _has_left_bytes(observation: catalog_service_pb2.ReplicaObservation) -> bool:
+    """Whether its observer may have left an object at its key."""
+    return observation.written and observation.state in {OK, UNKNOWN}
+
+
+def _remove_strays(ledger: Ledger, strays: Sequence[tuple[Content, int, str]]) -> None:
+    """Have removed what was written where its content no longer belongs: the file was renamed or removed meanwhile."""
+    there = ledger.load_keys(key for _, _, key in strays)
+    for content, provider, key in strays:
+        if not there.get((provider, key)):
+            ledger.add_leftover(content.workspace_id, provider, key)
 
 
 def _record_rename(

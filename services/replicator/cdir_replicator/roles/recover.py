@@ -23,9 +23,8 @@ from cdir.v1 import (
 from cdir_replicator.planner import may_roll_forward
 from cdir_replicator.progress import Progress
 from cdir_runtime.crash import crash_point
-from cdir_transfer.digest import BLOCK_SIZE, ContentDigest
-from cdir_transfer.reader import transfer_deadline
-from cdir_transfer.strangers import has_stranger
+from cdir_transfer.digest import ContentDigest
+from cdir_transfer.strangers import ContentIdentity, has_stranger, read_back
 
 __all__ = ["RecoverRole"]
 
@@ -124,12 +123,11 @@ class RecoverRole:
             await self._commit(write, found)
         ):
             return
+        sent = ContentIdentity(write.intent.size, write.intent.sha256) if write.intent.sha256 else None
         touched = [
             target.provider_id
             for target in write.targets
-            if not await has_stranger(self._adapters, target, write.intent.modified)
-            # a provider that keeps no times dates what was written to it by its own clock
-            or await self._holds(write.intent, target)
+            if not await has_stranger(self._adapters, target, write.intent.modified, sent)
         ]
         abort = catalog_service_pb2.AbortedWrite(version_id=write.version_id, touched=touched)
         crash_point("recover.before_abort")
@@ -180,7 +178,7 @@ class RecoverRole:
                 )
             if stat.info.directory or stat.info.size != intent.size:
                 raise IntegrityError(f"{target.key} has {stat.info.size} bytes instead of {intent.size}")
-            digest = await self._digest(ref, target.key, intent.size)
+            digest = await read_back(self._adapters, ref, target.key, intent.size)
             if digest.sha256() != intent.sha256:
                 raise IntegrityError(f"{target.key} has other bytes than were to be written")
         except NotFound:
@@ -193,33 +191,3 @@ class RecoverRole:
         found.stored[target.provider_id] = catalog_service_pb2.StoredCopy(
             provider_id=target.provider_id, etag=stat.info.etag, checksum=stat.info.checksum
         )
-
-    async def _holds(self, intent: catalog_service_pb2.WriteIntent, target: catalog_service_pb2.WriteTarget) -> bool:
-        """Say whether what lies at a target is surely the content that was to be written."""
-        if not intent.sha256:
-            return False
-        ref = adapter_service_pb2.ProviderRef(provider_id=target.provider_id, revision=target.provider_revision)
-        try:
-            with translated():
-                stat = await self._adapters.StatObject(
-                    adapter_service_pb2.StatObjectRequest(provider=ref, key=target.key), timeout=_CALL_SECONDS
-                )
-            if stat.info.directory or stat.info.size != intent.size:
-                return False
-            return (await self._digest(ref, target.key, intent.size)).sha256() == intent.sha256
-        except CdirError:
-            return False
-
-    async def _digest(self, ref: adapter_service_pb2.ProviderRef, key: str, size: int) -> ContentDigest:
-        digest = ContentDigest()
-        while digest.size < size:
-            length = min(BLOCK_SIZE, size - digest.size)
-            with translated():
-                response = await self._adapters.FetchObject(
-                    adapter_service_pb2.FetchObjectRequest(provider=ref, key=key, offset=digest.size, length=length),
-                    timeout=transfer_deadline(length),
-                )
-            if len(response.data) != length:
-                raise IntegrityError(f"{key} ended at {digest.size + len(response.data)} of {size} bytes")
-            await asyncio.to_thread(digest.update, response.data)
-        return digest
