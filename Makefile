@@ -65,8 +65,8 @@ crash-1000: setup ## Kill the deployments 1000 times at random moments; takes ho
 	CDIR_TEST_KILLS=500 $(PYTEST) --timeout=40000 tests/faults/test_kill.py
 
 .PHONY: sim
-sim: $(STAMP) ## Run 4000 simulated scenarios; SEED=N begins elsewhere, COUNT=N runs more or fewer.
-	cd tests && ../$(BIN)/python -m simulation --jobs=2 --seed=$(or $(SEED),1) --count=$(or $(COUNT),4000)
+sim: $(STAMP) ## Run 10 000 simulated scenarios; SEED=N begins elsewhere, COUNT=N runs more or fewer.
+	cd tests && ../$(BIN)/python -m simulation --jobs=2 --seed=$(or $(SEED),1) --count=$(or $(COUNT),10000)
 
 .PHONY: slow
 slow: slow-servers ## Run what takes minutes too: the fault matrix, crash points, simulation, the whole standard library, 8 GiB files.

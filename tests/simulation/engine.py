@@ -92,6 +92,8 @@ class _Run:
                 self._todo[step.actor].append(step)
         self._graves: list[VirtualLoop] = []
         self._dies_young = False
+        self._died = False
+        """Whether the process has died at a crash point."""
         self._troubled = False
         """Something goes wrong while cdir takes in what others did."""
         self._restart = asyncio.Event()
@@ -106,27 +108,36 @@ class _Run:
                 self._dies_young = False
                 loop.kill_after(self._chance.randint(1, _SECOND_DEATH))
             self._restart = asyncio.Event()
+            self._died = False
             try:
                 done = loop.run_until_complete(self._process(loop))
             except Killed:
-                self.world.die()
-                for task in asyncio.all_tasks(loop):
-                    task._log_destroy_pending = False  # type: ignore[attr-defined] # nobody shall hear of the dead
-                for user in self._users.values():
-                    user.lose_connection()
-                self.fired["kill"] += 1
-                self._note("killed")
+                self._mourn(loop)
             except Stuck as error:
                 self.oracle.violated(str(error))
                 done = True
             except Exception as error:
+                if self._died:  # who saw the death first may have ended the process by what it saw
+                    self._mourn(loop)
+                    continue
                 self.oracle.violated("a defect ended the run:\n" + "".join(traceback.format_exception(error)))
                 done = True
         self.ended = clock.seconds
 
+    def _mourn(self, loop: VirtualLoop) -> None:
+        """See that nothing of the process that has died on a loop reaches anything any more."""
+        self.world.die()
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined] # nobody shall hear of the dead
+        for user in self._users.values():
+            user.lose_connection()
+        self.fired["kill"] += 1
+        self._note("killed")
+
     def _die(self) -> None:
         """Die at a crash point: what the code on the way out does reaches nothing any more."""
         crash.disarm()
+        self._died = True
         self.fired["crash"] += 1
         self.world.die()
         raise Killed
