@@ -95,6 +95,7 @@ async def test_whole_contents_wait_until_there_is_room_for_what_all_providers_ho
 ) -> None:
     size = 100_000
     monkeypatch.setattr(writing, "_SMALL_BYTES", 2 * 3 * writing._HELD_TIMES * size)
+    monkeypatch.setattr(writing, "_ROOM_SECONDS", 60.0)  # nobody has to give way, however slow the machine is
     begun: list[Copies] = []
     most = 0
     put = ProviderWriter.put
