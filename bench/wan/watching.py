@@ -145,7 +145,9 @@ async def _idle_bytes(address: str) -> int:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
     server.close()
-    await asyncio.gather(*relays)
+    for relayed_connection in relays:  # neither end has to close a connection that the other one has left
+        relayed_connection.cancel()
+    await asyncio.gather(*relays, return_exceptions=True)
     return received
 
 
