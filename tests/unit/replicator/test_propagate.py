@@ -13,12 +13,16 @@ from cdir.errors import NotDirectory
 from cdir.status import to_failure
 from cdir.v1 import (
     catalog_service_pb2,
+    catalog_service_pb2_grpc,
     directory_service_pb2,
     entry_pb2,
     provider_pb2,
     replicator_service_pb2,
 )
+from cdir_replicator.service import Replicator
+from cdir_runtime.loopback import LoopbackChannel
 from cdir_transfer.digest import BLOCK_SIZE
+from unit.replicator.conftest import Bench
 
 OK = entry_pb2.REPLICA_STATE_OK
 
@@ -43,6 +47,48 @@ async def test_a_content_of_any_size_is_copied_whole(bench: Any, size: int) -> N
     assert bench.files("a") == bench.files("b") == bench.files("c") == {"file": data}
     progress = bench.replicator.progress
     assert (progress.copied, progress.copied_bytes, progress.active) == (2, 2 * size, 0)
+
+
+class LateClaims(catalog_service_pb2_grpc.CatalogServiceServicer):
+    """The catalog of a bench: a claim made while work goes on is answered when that work has ended."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.replicator: Replicator | None = None
+        self.late = 0
+
+    async def ClaimDebt(self, request: catalog_service_pb2.ClaimDebtRequest, context: Any) -> Any:
+        response = await self.bench.catalog.ClaimDebt(request)
+        assert self.replicator is not None
+        progress = self.replicator.progress
+        if progress.active:
+            self.late += 1
+            await self.bench.until(lambda: not progress.active)
+        else:
+            # so that it asks again as soon as the work has begun
+            self.replicator.propagate.wake()
+        return response
+
+    async def ReadProviders(self, request: catalog_service_pb2.ReadProvidersRequest, context: Any) -> Any:
+        return await self.bench.catalog.ReadProviders(request)
+
+    async def RecordProviderStates(self, request: catalog_service_pb2.RecordProviderStatesRequest, context: Any) -> Any:
+        return await self.bench.catalog.RecordProviderStates(request)
+
+    async def FinishDebt(self, request: catalog_service_pb2.FinishDebtRequest, context: Any) -> Any:
+        return await self.bench.catalog.FinishDebt(request)
+
+
+async def test_what_ends_while_more_is_claimed_is_reported(bench: Bench) -> None:
+    await bench.write("/file", b"content", at=["a", "b"])
+    late = LateClaims(bench)  # type: ignore[abstract] # only the calls of this role
+    async with LoopbackChannel() as channel:
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(late, channel)
+        late.replicator = Replicator(channel, bench.adapters_channel)
+        await late.replicator.health.once()
+        assert await late.replicator.propagate.once() == 1
+    assert late.late, "no claim was late"
+    assert await bench.owed() == 0
 
 
 async def test_many_small_copies_are_all_made(bench: Any) -> None:

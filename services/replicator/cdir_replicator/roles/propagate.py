@@ -129,8 +129,8 @@ class PropagateRole:
     async def once(self) -> int:
         """Work until nothing is due and nothing runs; return how many items were worked on.
 
-        What becomes due meanwhile is taken too. Cancelled, it cancels the work under way; nothing is half done then
-        that the next claim does not complete or undo.
+        What becomes due meanwhile is taken too, and the catalog has been told of everything. Cancelled, it cancels the
+        work under way; nothing is half done then that the next claim does not complete or undo.
         """
         self._claim_at = 0.0
         worked = 0
@@ -142,9 +142,10 @@ class PropagateRole:
                     await self._report(all_of_them=not self._admission.running)
                     if self._may_claim() and await self._claim():
                         continue
-                    if not self._admission.running and not self._waiting:
+                    if self._admission.running or self._waiting:
+                        await self._wait(self._pause())
+                    elif not self._outcomes:
                         return worked
-                    await self._wait(self._pause())
         except BaseExceptionGroup as group:
             # pieces of work raise nothing, so this is the loop's own failure: the catalog's, as a rule
             raise group.exceptions[0] from None
