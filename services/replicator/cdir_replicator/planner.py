@@ -43,8 +43,9 @@ __all__ = [
 LARGE_BYTES = 16 << 20
 """From this size on a copy counts as large: few at once fill a provider's bandwidth, and each takes its time."""
 
-_WINDOW_BYTES = 32 << 20
-"""What a large copy holds in memory: the blocks read ahead and those being written."""
+_WINDOW_BYTES = 20 << 20
+"""What a large copy may always hold in memory: two blocks that are read (the second one because the first is late), the
+block on its way, and the part of 8 MiB that it becomes. More comes out of two stocks of spare blocks and parts."""
 
 _FIRST_BACK_OFF = 1.0
 _LONGEST_BACK_OFF = 600.0
@@ -110,7 +111,7 @@ class Limits:
     total: int = 32
     small_per_provider: int = 8
     large_per_provider: int = 2
-    bytes_in_flight: int = 256 << 20
+    bytes_in_flight: int = 128 << 20
     """Content in memory; a large copy counts with its window, not with its size."""
 
 

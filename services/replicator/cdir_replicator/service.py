@@ -49,6 +49,9 @@ _SNAPSHOT_SECONDS = 30.0
 
 _CLOSE_SECONDS = 5.0
 
+_SPARE_BLOCKS = 8
+"""Blocks that repairs read ahead: nobody waits for one of them, so several are better than a fast one."""
+
 
 class Replicator:
     """The roles and what they share. Each role's ``once`` does what is due; :meth:`run` keeps all of them going.
@@ -84,7 +87,7 @@ class Replicator:
         )
         notes = Notes(catalog, self.health.suspect)
         pace = ProviderHealth()
-        reader = VerifiedReader(adapters, pace, notes, background=True)
+        reader = VerifiedReader(adapters, pace, notes, spare_blocks=_SPARE_BLOCKS, background=True)
         repairer = Repairer(
             catalog,
             adapters,
