@@ -566,6 +566,26 @@ def method(*names: str) -> Callable[[Request], bool]:
     return lambda request: request.method in names
 
 
+async def test_small_files_do_not_wait_for_large_ones(opened: Open) -> None:
+    large, small = bytes(9 * MIB), b"small"
+    async with dav(opened) as (adapter, proxy):
+
+        async def held(request: Request) -> Answer:
+            if request.method == "PUT" and len(request.body) > MIB:
+                await proxy.healed()
+            return await request.forward()
+
+        proxy.break_by(held)
+        async with asyncio.timeout(GUARD), asyncio.TaskGroup() as writes:
+            slow = [writes.create_task(put(adapter, f"large {number}", large)) for number in range(12)]
+            await until(lambda: len(staged(adapter)) == len(slow))
+            for number in range(12):
+                await put(adapter, f"small {number}", small)
+            assert not any(write.done() for write in slow)
+            await proxy.heal()
+        assert len(await keys_of(adapter)) == 24
+
+
 async def test_services_that_refuse_lose_and_lie(opened: Open) -> None:
     async with dav(opened) as (adapter, proxy):
         await put(adapter, "file", b"old content")

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -60,6 +60,9 @@ logger = logging.getLogger(__name__)
 _MAX_PATH_BYTES: Final = 4000
 _UPLOADS: Final = 8
 """Transfers at once; each may hold some pieces in the memory of rclone."""
+_LARGE: Final = 8 << 20
+_LARGE_UPLOADS: Final = 5
+"""As many of the transfers may be larger than that: small files, and checks, wait for no large ones."""
 _TIDY_DEADLINE: Final = 30.0
 _STORING: Final = "storing a file"
 _UNNAMEABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -97,6 +100,7 @@ class RcloneAdapter(Adapter):
         self._wire = Wire(settings, self._program, self._faults)
         self._staging = Staging(settings.staging_limit, self._faults)
         self._uploads = asyncio.Semaphore(_UPLOADS)
+        self._large_uploads = asyncio.Semaphore(_LARGE_UPLOADS)
         self._writers: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._known: Backend | None = None
         self._disk: Disk | None = None
@@ -338,7 +342,7 @@ class RcloneAdapter(Adapter):
         staging = self._staging.staged(
             self._program.staging, source, size, key, modified, None if checksum is None else checksum.value
         )
-        async with staging as staged, self._writer(key), self._uploads, self._place(key) as place:
+        async with staging as staged, self._writer(key), self._turn(staged.size), self._place(key) as place:
             if "DuplicateFiles" in backend.features:
                 await self._require_place(key)
             try:
@@ -396,6 +400,12 @@ class RcloneAdapter(Adapter):
         if lock is None:
             lock = self._writers[key] = asyncio.Lock()
         return lock
+
+    @asynccontextmanager
+    async def _turn(self, size: int) -> AsyncIterator[None]:
+        """Wait for the turn of a transfer of ``size`` bytes."""
+        async with self._large_uploads if size > _LARGE else nullcontext(), self._uploads:
+            yield
 
     async def _stored(self, key: str, staged: Staged, modified: datetime, backend: Backend) -> ObjectInfo:
         """What lies at ``key`` after a write. rclone has compared it by itself, as far as the service states sums."""
@@ -500,7 +510,7 @@ class RcloneAdapter(Adapter):
         if source == target:
             return before
         at = self._at(source)
-        async with self._writer(target), self._uploads, self._place(target) as place:
+        async with self._writer(target), self._turn(before.size), self._place(target) as place:
             call = {"srcFs": at["fs"], "srcRemote": at["remote"], **self._to(place)}
             if self._known is not None and "DuplicateFiles" in self._known.features:
                 await self._require_place(target)
