@@ -13,7 +13,8 @@ import pytest
 
 from deployments.background import Background
 from deployments.deployment import Deployment, eventually, eventually_is
-from servers import moto_s3, openssh, rclone_s3
+from servers import ceph, moto_s3, openssh, rclone_s3
+from servers.ceph import CephServer, ceph_server
 from servers.moto_s3 import MotoS3Server, moto_s3_server
 from servers.openssh import OpenSshServer, openssh_server
 from servers.rclone_s3 import rclone_s3_server
@@ -41,7 +42,7 @@ class Four:
 
 
 @asynccontextmanager
-async def _looking_at(server: MotoS3Server) -> AsyncIterator[Any]:
+async def _looking_at(server: MotoS3Server | CephServer) -> AsyncIterator[Any]:
     """A client that goes around cdir. One for all looks: making it costs more than all of them."""
     async with aiobotocore.session.AioSession().create_client(
         "s3",
@@ -58,17 +59,38 @@ async def _grantees(client: Any, key: str) -> list[str]:
     return [grant["Grantee"].get("URI", "") for grant in answer["Grants"]]
 
 
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
+def bucket_server(request: pytest.FixtureRequest) -> str:
+    """Which server has lists."""
+    assert isinstance(request.param, str)
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["embedded", "split"])
+def deployment_kind(request: pytest.FixtureRequest, bucket_server: str) -> str:
+    """A new deployment for each of those servers."""
+    assert isinstance(request.param, str)
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def four(deployment: Deployment, local_disks: Path, background: Background) -> Four:
-    require(moto_s3, openssh, rclone_s3)
-    moto, sftp = background.enter(moto_s3_server()), background.enter(openssh_server())
+def four(bucket_server: str, deployment: Deployment, local_disks: Path, background: Background) -> Four:
+    require(openssh, rclone_s3)
+    listed: MotoS3Server | CephServer
+    if bucket_server == "moto":
+        require(moto_s3)
+        listed = background.enter(moto_s3_server())
+    else:
+        require(ceph)
+        listed = background.enter(ceph_server())
+    sftp = background.enter(openssh_server())
     plain = background.enter(rclone_s3_server())
     (plain.root / BUCKET).mkdir()
     deployment.add_provider("disk", "local", {"root": local_disks / "disk"})
     deployment.add_provider("host", "sftp", sftp.options())
-    deployment.add_provider("bucket", "s3", moto.options(BUCKET))
+    deployment.add_provider("bucket", "s3", listed.options(BUCKET))
     deployment.add_provider("plain", "s3", plain.options(BUCKET))
-    client = background.enter(_looking_at(moto))
+    client = background.enter(_looking_at(listed))
     return Four(
         local_disks / "disk",
         sftp,
