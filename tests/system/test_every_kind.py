@@ -37,7 +37,7 @@ BUCKET = "files"
 KINDS = ("local", "s3", "sftp", "webdav", "ftp", "swift", "azure", "gcs", "rclone")
 MIB = 1024 * 1024
 FILES = 2_000
-MEMORY_LIMIT = 576 * MIB
+MEMORY_LIMIT = 448 * MIB
 """Of a process that passes a file of 200 MiB on to every kind at once."""
 
 
