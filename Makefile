@@ -201,6 +201,11 @@ slow-servers: setup
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 			ceph-mon ceph-osd radosgw ceph-common >/dev/null; \
 	fi
+	@if ! command -v gnome-keyring-daemon >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing a keyring"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			dbus gnome-keyring >/dev/null; \
+	fi
 
 .PHONY: clean
 clean: ## Remove what was installed and made here, but no data of cdir.

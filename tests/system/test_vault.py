@@ -13,9 +13,10 @@ from cdir_runtime.credentials import DataKey
 from cdir_runtime.vault_file import VaultFile
 from deployments.background import Background
 from deployments.deployment import Deployment, eventually
-from servers import rclone_s3
+from servers import rclone_s3, secret_service
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
 from servers.requirement import require
+from servers.secret_service import secret_service as start_secret_service
 
 pytestmark = pytest.mark.slow_split
 
@@ -109,6 +110,41 @@ def test_without_a_keyring_the_key_stays_where_it_is(deployment: Deployment, clo
     before = (deployment.home / "key").read_bytes()
     assert "keyring" in deployment.cdir("vault", "protect", "--with", "keyring", expect=FAILED).error
     assert (deployment.home / "key").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_in_the_keyring_of_the_system(
+    deployment: Deployment, cloud: RcloneS3Server, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(secret_service)
+    service = background.enter(start_secret_service())
+    for name, value in service.environment.items():
+        monkeypatch.setenv(name, value)
+    _restart(deployment)
+    before = _current(deployment)
+    deployment.cdir("vault", "protect", "--with", "keyring")
+    assert not (deployment.home / "key").exists()
+    deployment.cdir("vault", "rotate")
+    assert _current(deployment) != before
+    _restart(deployment)
+    assert deployment.json("vault", "status")["locked"] is None
+    eventually(lambda: _readable(deployment))
+
+    # nobody is logged in
+    background.run(service.stop())
+    _restart(deployment)
+    assert [row["path"] for row in deployment.json("ls", "/")] == ["/kept"]
+    assert "cdir vault unlock" in deployment.json("vault", "status")["locked"]
+    assert "keyring" in deployment.cdir("vault", "rotate", expect=NOT_ALLOWED).error
+    background.run(service.start())
+    deployment.cdir("vault", "unlock")
+    eventually(lambda: _readable(deployment))
+
+    deployment.cdir("vault", "protect", "--with", "file")
+    background.run(service.stop())
+    monkeypatch.undo()
+    _restart(deployment)
+    eventually(lambda: _readable(deployment))
 
 
 def test_keys_that_seal_nothing_are_forgotten_once_nobody_can_be_sealing_under_them(

@@ -198,9 +198,14 @@ _KEYRING_ERRORS: Final = (Exception,)
 
 def _keyring() -> Any:
     try:
-        return importlib.import_module("keyring")
+        keyring = importlib.import_module("keyring")
     except ImportError:
         raise Unsupported("the library is missing; run `pip install 'cdir[keyring]'`") from None
+    if type(keyring.get_keyring()).__module__ == "keyring.backends.fail":
+        # the library looks for a keyring once in the life of a process; this one may be older than its user's session
+        viable = importlib.import_module("keyring.backend").KeyringBackend.get_viable_backends()
+        keyring.set_keyring(max(viable, key=lambda backend: backend.priority)())
+    return keyring
 
 
 def _why(error: Exception) -> str:

@@ -40,6 +40,9 @@ class FileKeyring(ModuleType):
         self.entries: dict[tuple[str, str], str] = {}
         self.locked = False
 
+    def get_keyring(self) -> FileKeyring:
+        return self
+
     def set_password(self, service: str, name: str, value: str) -> None:
         self._check()
         self.entries[service, name] = value
