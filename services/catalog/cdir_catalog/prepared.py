@@ -151,7 +151,7 @@ class PreparedQueries:
         if known is None and len(self._changes) < _MOST_QUERIES:
             self._changes[statement] = True
         elif known is True:
-            self._changes[statement] = _Change.suits(result, given) and _Change(result, given)
+            self._changes[statement] = _Change(result, given) if _Change.suits(result, given) else False
 
     def drop(self, statement: sa.Executable) -> None:
         """Let a query take the usual way next time."""

@@ -14,7 +14,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cdir.errors import CdirError
+from cdir.errors import CdirError, Conflict
 from cdir.status import from_failure, translated
 from cdir.v1 import (
     adapter_service_pb2,
@@ -278,6 +278,18 @@ class Harness:
         if results[-1].HasField("failure"):
             raise from_failure(results[-1].failure)
         return results[-1].stored
+
+    async def put_when_free(self, path: str, data: bytes) -> None:
+        """Write one file as soon as no other write holds its path."""
+
+        async def written() -> bool:
+            try:
+                await self.put(path, data)
+            except Conflict:
+                return False
+            return True
+
+        await self.until(written)
 
     async def read(
         self, reads: Iterable[directory_service_pb2.FileRead]

@@ -140,14 +140,7 @@ async def test_a_caller_that_leaves_stores_nothing(any_trio: Harness) -> None:
         await any_trio.until_empty("abc")
 
         # the intent is given up as well, so that the path is free
-        async def free() -> bool:
-            try:
-                await any_trio.put("/file", b"x")
-            except Conflict:
-                return False
-            return True
-
-        await any_trio.until(free)
+        await any_trio.put_when_free("/file", b"x")
     assert (await any_trio.entry("/file")).size == 1
 
 
@@ -460,13 +453,5 @@ async def test_a_write_is_given_up_even_if_the_catalog_does_not_hear_of_it_at_fi
         with pytest.raises(ProviderUnavailable):
             await harness.put("/file", b"lost")
         harness.calm()
-
-        async def free() -> bool:
-            try:
-                await harness.put("/file", b"kept")
-            except Conflict:
-                return False
-            return True
-
-        await harness.until(free)
+        await harness.put_when_free("/file", b"kept")
     assert not deaf
