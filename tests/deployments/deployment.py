@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import json
 import os
 import signal
@@ -182,7 +183,8 @@ class Deployment(abc.ABC):
         if self._process is None:
             return
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending by itself just now
+                process.kill()
         self._process.wait(HANG_SECONDS)
         self._process = None
 
