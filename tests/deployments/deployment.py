@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -183,7 +183,7 @@ class Deployment(abc.ABC):
         if self._process is None:
             return
         for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending by itself just now
+            with suppress(psutil.NoSuchProcess):  # it may be ending by itself just now
                 process.kill()
         self._process.wait(HANG_SECONDS)
         self._process = None
@@ -380,6 +380,13 @@ class SplitDeployment(Deployment):
 
     def server_environment(self) -> Mapping[str, str]:
         return {"CDIR_DATABASE_URL": self.database_url} if self.database_url else {}
+
+    def _serves(self) -> bool:
+        """As for any; the gateway may answer while the replicator, which starts beside it, does not yet."""
+        with socket.socket(socket.AF_UNIX) as replicator, suppress(OSError):
+            replicator.connect(str(self.home / "run" / "replicator"))
+            return super()._serves()
+        return False
 
     def wait_dead(self) -> None:
         """Wait until one service has died, and kill the others: here they need not end well."""
