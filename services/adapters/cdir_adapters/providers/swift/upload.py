@@ -20,7 +20,7 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import quote
 
-from cdir.errors import CdirError, IntegrityError, NotFound, Retry
+from cdir.errors import CdirError, IntegrityError, InvalidArgument, NotFound, ProviderUnavailable, Retry
 from cdir_adapters.parts import Sending
 from cdir_adapters.providers.swift.faults import Faults
 from cdir_adapters.providers.swift.headers import md5_of_etag
@@ -55,6 +55,8 @@ _ANSWER_DEADLINE: Final = 10.0
 """Seconds of :data:`_DISCARD_DEADLINE` in which the service may answer what it was asked before the upload failed."""
 _MANIFEST_IDLE: Final = 600.0
 """Seconds that a service gets to look at every segment of a manifest."""
+_SEGMENT_IS_GONE: Final = "404 Not Found"
+"""What Swift says in its refusal (400) of a manifest, behind the path of each segment that it does not find."""
 _COPY_IDLE: Final = 60.0
 """Seconds that a service's own copy may take, and one more for every :data:`_COPY_SPEED` bytes."""
 _COPY_SPEED: Final = 4 * 1024 * 1024
@@ -245,6 +247,11 @@ class Upload:
                 raise IntegrityError(
                     f"provider {self._faults.provider}: the service does not put together the segments of {self._key};"
                     " either it has no static large objects (SLO), or a segment was changed",
+                    key=self._key,
+                ) from error
+            if isinstance(error, InvalidArgument) and _SEGMENT_IS_GONE in error.message:
+                raise ProviderUnavailable(
+                    f"provider {self._faults.provider}: segments of {self._key} were removed while it was stored",
                     key=self._key,
                 ) from error
             raise
