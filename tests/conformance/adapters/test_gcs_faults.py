@@ -192,11 +192,14 @@ async def test_nothing_but_chunks_is_tried_twice_here(placed: Placed) -> None:
         lambda: placed.put("object", b"new"),
     )
     for fault in (refusing(500), refusing(503), FAULTS["half-close"]):
+        met = []
         for attempt in attempts:
             placed.proxy.break_by(fault)
             with suppress(ProviderUnavailable):
                 await attempt()
-            assert placed.proxy.met == 1
+            met.append(placed.proxy.met)
+        # one may take a connection that the fault before it has closed, and fail before it arrives
+        assert met[0] == max(met) == 1
 
 
 # ---------------------------------------------------------------------- uploads in chunks
