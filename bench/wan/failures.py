@@ -14,6 +14,7 @@ from typing import Final
 from cdir.errors import CdirError
 from cdir.model import Wait
 from wan.measuring import percentile
+from wan.profiles import PROFILES, read_floor, write_floor
 from wan.rclone import RcloneDaemon, RcloneFailed
 from wan.stage import Stage, make_tree
 
@@ -22,6 +23,10 @@ __all__ = ["provider_fails"]
 FAULTS: Final = {"healthy": "", "killed": "refuse", "blackhole": "blackhole", "503": "503", "60 times slower": "slow"}
 FAILING: Final = "a"
 """The nearest one: it is the one that everything is read from."""
+LEFT: Final = [line for line in PROFILES if line.name != FAILING]
+SIZE: Final = 10_000
+FLOORS: Final = {"read": read_floor(SIZE, LEFT, warm=True), "write": write_floor(SIZE, 2, LEFT, warm=True)}
+"""Least seconds of an operation with the providers that are left: nobody can go on as if the nearest were there."""
 OPERATIONS: Final = 100
 AT_ONCE: Final = 4
 FAULT_AFTER: Final = 25
@@ -44,7 +49,7 @@ def provider_fails(stage: Stage) -> None:
     folder = "P6"
     source = stage.scratch / folder
     if stage.first:
-        make_tree(source, OPERATIONS, 10_000)
+        make_tree(source, OPERATIONS, SIZE)
         stage.cdir.put(source, folder, Wait.REACHABLE)
         stage.rclone.prepare(source, folder)
     contents = [(source / _name(number)).read_bytes() for number in range(OPERATIONS)]
@@ -63,7 +68,8 @@ def provider_fails(stage: Stage) -> None:
         for title, fault in FAULTS.items():
             run = next(_runs)
             found = _under_fault(stage, operation, fault, OPERATIONS)
-            healthy = _keep(stage, f"P6 cdir {operation.__name__}, {title}", found, healthy)
+            work = f"P6 cdir {operation.__name__}, {title}"
+            healthy = _keep(stage, work, found, healthy, FLOORS[operation.__name__])
             if fault:
                 stage.cdir.recover(FAILING)
     if stage.first:
@@ -90,7 +96,8 @@ def _peer_fails(stage: Stage, source: Path, contents: list[bytes]) -> None:
             # a daemon for each: it goes on with what nobody waits for any more
             with RcloneDaemon(stage.rclone) as daemon:
                 found = _under_fault(stage, operation, fault, PEER_OPERATIONS)
-            healthy = _keep(stage, f"P6 rclone union {operation.__name__}, {title}", found, healthy)
+            work = f"P6 rclone union {operation.__name__}, {title}"
+            healthy = _keep(stage, work, found, healthy, FLOORS[operation.__name__])
 
 
 def _name(number: int) -> str:
@@ -138,7 +145,7 @@ def _under_fault(
     return done, failed_at
 
 
-def _keep(stage: Stage, work: str, found: tuple[list[_Operation], float], healthy: float | None) -> float:
+def _keep(stage: Stage, work: str, found: tuple[list[_Operation], float], healthy: float | None, floor: float) -> float:
     """Keep the figures of what ended after the fault; return the 99th percentile without one."""
     operations, failed_at = found
     later = [one for one in operations if one.began + one.seconds >= failed_at]
@@ -152,5 +159,7 @@ def _keep(stage: Stage, work: str, found: tuple[list[_Operation], float], health
         return p99
     keep(work, "p99 / healthy", p99 / healthy)
     if settled:
-        keep(work, "p99 / healthy, after 1 s", percentile([one.seconds for one in settled], 0.99) / healthy)
+        late = percentile([one.seconds for one in settled], 0.99)
+        keep(work, "p99 / healthy, after 1 s", late / healthy)
+        keep(work, "p99 / floor of the two left, after 1 s", late / floor)
     return healthy

@@ -33,10 +33,10 @@ PROFILES = (
 )
 
 
-def write_floor(size: int, copies: int, *, warm: bool) -> float:
+def write_floor(size: int, copies: int, lines: Sequence[Profile] = PROFILES, *, warm: bool) -> float:
     """Seconds until ``copies`` providers hold ``size`` bytes each: the slowest of the fastest ``copies``."""
     trips = 1 if warm else 2
-    return sorted(trips * line.rtt + size / line.up for line in PROFILES)[copies - 1]
+    return sorted(trips * line.rtt + size / line.up for line in lines)[copies - 1]
 
 
 def read_floor(

@@ -32,12 +32,13 @@ class RawClient:
         self._lines = list(lines)
         self._signers = {line.name: line.signer() for line in self._lines}
 
-    def write(self, size: int) -> list[float]:
+    def write(self, size: int, count: int = 0) -> list[float]:
         """Store ``size`` bytes at every provider; seconds until one, two and all of them have everything.
 
-        The bytes go as several objects: there is no other way to use several connections in one round trip.
+        The bytes go as ``count`` objects, of which 0 are as many as make the best of one round trip: there is no other
+        way to use several connections in it.
         """
-        count = max(1, min(_CONNECTIONS, size // _PIECE))
+        count = count or max(1, min(_CONNECTIONS, size // _PIECE))
         pieces = [bytes(size // count)] * count
         run = next(_runs)
         urls = {

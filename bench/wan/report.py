@@ -38,9 +38,10 @@ Written by `make bench`; see `bench/README.md`. Three S3 servers (`rclone serve 
 *Floor* is round trips and bytes over the line's rate and nothing else: for commands and the raw client two round trips
 (connections are opened), for a running program and for `rcd` one. *Raw* is a client without features over as many
 connections as help; where its median is more than {limit} times the floor, machine or emulation were too slow and the
-work is **void**: its ratios say little, in either direction. `2 copies` returns when two of three providers hold
-everything, `3 copies` and everything of rclone's when all do. cdir's daemon runs between commands and keeps its
-connections, as rclone's `rcd` does; the start of a command is part of its time.
+work is **void**: its ratios say little, in either direction. *Object by object* is the same client with a request for
+each file, as everybody needs who keeps files under their own names: it says what the machine has time for. `2 copies`
+returns when two of three providers hold everything, `3 copies` and everything of rclone's when all do. cdir's daemon
+runs between commands and keeps its connections, as rclone's `rcd` does; the start of a command is part of its time.
 *Best rclone / it* is the time of rclone's fastest way over this one's: above 1, it is faster. *Requests* are those
 seen on each line, a few checks of the daemon in the background included; *done* is when the lines were quiet again.
 

@@ -37,6 +37,8 @@ def _write(stage: Stage, work: str, count: int, size: int, *, patience: bool = T
     contenders = {
         "raw, 2 copies": Contender(lambda: stage.raw.write(total)[1], cold[2]),
         "raw, 3 copies": Contender(lambda: stage.raw.write(total)[2], cold[3]),
+        "object by object, 2 copies": Contender(lambda: stage.raw.write(total, count)[1], cold[2]),
+        "object by object, 3 copies": Contender(lambda: stage.raw.write(total, count)[2], cold[3]),
         "rclone copy to each": Contender(rclone.each(source, f"{folder}-each"), cold[3]),
         "rclone copy to each, 32": Contender(rclone.each(source, f"{folder}-each32", *TUNED), cold[3]),
         "rclone union": Contender(rclone.union(source, f"{folder}-union"), cold[3]),
@@ -49,6 +51,8 @@ def _write(stage: Stage, work: str, count: int, size: int, *, patience: bool = T
     }
     if not patience:
         del contenders["rclone copy to each"], contenders["rclone union"]
+    if count == 1:
+        del contenders["object by object, 2 copies"], contenders["object by object, 3 copies"]
     begin = time.monotonic()
     stage.measurements.compare(work, contenders, first=stage.first)
     cdir.settle()
