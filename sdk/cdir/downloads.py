@@ -87,11 +87,12 @@ class _Arriving:
             raise IntegrityError(
                 f"{entry.target}: the bytes received differ from the recorded digest; run it again", path=entry.target
             )
-        os.utime(self._temporary, ns=(entry.modified_ns, entry.modified_ns))
+        os.utime(self._file.fileno(), ns=(entry.modified_ns, entry.modified_ns))
         self._file.close()
-        if os.path.isdir(self.download.local):
-            raise IsDirectory(f"{self.download.local}: a directory of this name is in the way")
-        os.replace(self._temporary, self.download.local)
+        try:
+            os.replace(self._temporary, self.download.local)
+        except IsADirectoryError as error:
+            raise IsDirectory(f"{self.download.local}: a directory of this name is in the way") from error
         self._file = None
 
     def discard(self) -> None:

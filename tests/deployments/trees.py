@@ -9,7 +9,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-__all__ = ["contents", "copy_of_library", "make_files", "times"]
+__all__ = ["contents", "copy_of_library", "make_files", "times", "without_leftovers"]
 
 _SAMPLE = ("asyncio", "concurrent", "email", "importlib", "json", "logging", "xml", "zoneinfo", "unittest", "wsgiref")
 """Packages of the standard library: some 150 files, with directories in directories."""
@@ -57,6 +57,16 @@ def contents(folder: Path) -> dict[str, str]:
         if path.is_file() and relative.parts[0] != ".cdir" and not path.name.startswith(".cdir-tmp-"):
             found[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def without_leftovers(stored: dict[str, str]) -> dict[str, str]:
+    """What is stored but for the temporary files in which rclone's server was receiving objects when it was killed:
+    ``NAME.partial`` for a put, ``.rclone_temp_put_ID`` for one of unknown size."""
+    return {
+        path: digest
+        for path, digest in stored.items()
+        if not path.endswith(".partial") and not path.rpartition("/")[2].startswith(".rclone_temp_put_")
+    }
 
 
 def times(folder: Path) -> dict[str, int]:

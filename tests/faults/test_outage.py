@@ -9,7 +9,7 @@ import pytest
 
 from deployments.background import Background
 from deployments.deployment import Deployment, eventually, eventually_is
-from deployments.trees import contents, make_files
+from deployments.trees import contents, make_files, without_leftovers
 from servers import rclone_s3
 from servers.faulty_proxy import FaultyProxy, faulty_proxy
 from servers.rclone_s3 import RcloneS3Server, rclone_s3_server
@@ -81,17 +81,7 @@ def test_server_killed_in_the_middle_of_a_put(
     background.run(fleet.s3.restart())
     seconds = deployment.wait_settled(folder)
     print(f"debt settled {seconds:.1f} s after the server was back")
-    assert _without_leftovers(contents(fleet.bucket / folder[1:])) == expected
-
-
-def _without_leftovers(stored: dict[str, str]) -> dict[str, str]:
-    """What is stored but for the temporary files in which rclone's server was receiving objects when it was killed:
-    ``NAME.partial`` for a put, ``.rclone_temp_put_ID`` for one of unknown size."""
-    return {
-        path: digest
-        for path, digest in stored.items()
-        if not path.endswith(".partial") and not path.rpartition("/")[2].startswith(".rclone_temp_put_")
-    }
+    assert without_leftovers(contents(fleet.bucket / folder[1:])) == expected
 
 
 @pytest.mark.slow_split

@@ -17,7 +17,7 @@ import pytest
 
 from deployments.background import Background
 from deployments.deployment import Deployment, eventually
-from deployments.trees import contents, make_files, times
+from deployments.trees import contents, make_files, times, without_leftovers
 from servers import apache_dav, azurite, openssh, rclone_s3, swift_cluster, vsftpd
 from servers.apache_dav import apache_dav_server
 from servers.azurite import AzuriteServer, azurite_server
@@ -181,7 +181,10 @@ def kinds(deployment: Deployment, local_disks: Path, background: Background) -> 
 
     return {
         "local": on_disk(disk),
-        "s3": served(s3.root / BUCKET, s3),
+        "s3": replace(
+            served(s3.root / BUCKET, s3),
+            contents=lambda folder: without_leftovers(contents(s3.root / BUCKET / folder)),
+        ),
         "sftp": served(sftp.root, sftp),
         "webdav": replace(
             served(dav.root / BUCKET, dav), contents=lambda folder: _in_apache(dav.root / BUCKET / folder)
