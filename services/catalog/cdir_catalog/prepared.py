@@ -20,8 +20,8 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 __all__ = ["PreparedConnection", "PreparedQueries"]
 
 _CHANGES = (sa.Insert, sa.Update)
-_MOST_ROWS = 64
-_MOST_LISTED = 32
+_MOST_ROWS = 256
+_MOST_LISTED = 64
 _MOST_QUERIES = 1000
 """What goes beyond takes the usual way."""
 

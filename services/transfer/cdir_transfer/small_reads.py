@@ -197,8 +197,9 @@ def _content(version: entry_pb2.Version, outcome: adapter_service_pb2.FetchOutco
     found = outcome.object
     if not outcome.HasField("object") or found.size != version.size:
         return None
+    data = found.data  # each access copies it
     try:
-        check_whole(version, found.data)
+        check_whole(version, data)
     except IntegrityError:
         return None
-    return found.data
+    return data

@@ -19,7 +19,7 @@ from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
 from cdir_catalog.store.occupancy import Occupancy, Occupied, occupant_message
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import NO_SOURCE, RegisteredProvider, load_providers
-from cdir_catalog.store.replica_messages import readable, replica_message
+from cdir_catalog.store.replica_messages import ReadOrder, replica_message
 from cdir_catalog.wire import version_message
 
 __all__ = ["OCCUPANT_LEASE", "claim_debt", "renew_debt"]
@@ -280,7 +280,7 @@ class _Claiming:
         policy = self._placers[content.workspace_id].policy(content.path)
         found = [
             one
-            for one in readable(good, self._providers, policy.prefer)
+            for one in ReadOrder(self._providers, policy.prefer).readable(good)
             if self._providers[one.provider_id].state != _DOWN
         ]
         if not found:

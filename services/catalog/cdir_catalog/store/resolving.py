@@ -24,10 +24,10 @@ from cdir_catalog.store.entries import (
 from cdir_catalog.store.ledger import copies_of
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.providers import load_providers
-from cdir_catalog.store.replica_messages import readable, replica_message
+from cdir_catalog.store.replica_messages import ReadOrder, fill_replica, replica_message
 from cdir_catalog.store.retention import kept
 from cdir_catalog.store.workspaces import find_workspace, find_workspaces
-from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message, timestamp, version_message
+from cdir_catalog.wire import DIRECTORY, FILE, fill_entry, fill_time, fill_version, root_message, version_message
 
 __all__ = ["get_file_status", "list_versions", "resolve_entries"]
 
@@ -45,13 +45,14 @@ def resolve_entries(
         workspace: _Resolving(connection, ids.get(workspace), workspace, request)
         for workspace in {ref.workspace for ref in request.refs}
     }
-    results = []
+    response = catalog_service_pb2.ResolveEntriesResponse()
     for ref in request.refs:
+        resolved = response.results.add()
         try:
-            results.append(resolving[ref.workspace].resolve(ref))
+            resolving[ref.workspace].resolve(ref, resolved)
         except CdirError as error:
-            results.append(catalog_service_pb2.ResolvedEntry(failure=to_failure(error)))
-    return catalog_service_pb2.ResolveEntriesResponse(results=results)
+            resolved.failure.CopyFrom(to_failure(error))
+    return response
 
 
 class _Resolving:
@@ -78,6 +79,7 @@ class _Resolving:
             return
         older = [row.id for row in self._older.values()]
         self._placer = Placer(connection, workspace_id, paths)
+        self._orders: dict[tuple[str, ...], ReadOrder] = {}
         self._versions = _versions(connection, [*current, *older])
         self._copies = copies_of(connection, [*current, *older])
         self._owed = {row: sum(copy.owed and copy.wanted for copy in copies) for row, copies in self._copies.items()}
@@ -98,44 +100,45 @@ class _Resolving:
         found = {(entries_of[row.entry_id], row.generation): row for row in connection.execute(query)}
         return {named: row for named, row in found.items() if named in wanted}
 
-    def resolve(self, ref: catalog_service_pb2.PathRef) -> catalog_service_pb2.ResolvedEntry:
-        """Return what one ref names; raise when it names nothing."""
+    def resolve(self, ref: catalog_service_pb2.PathRef, resolved: catalog_service_pb2.ResolvedEntry) -> None:
+        """Put what one ref names into ``resolved``; raise, and leave it empty, when it names nothing."""
         path = check_path(ref.path)
         if path == "/" and (self._workspace_id is not None or not self._workspace):
-            return catalog_service_pb2.ResolvedEntry(entry=root_message(self._workspace))
+            resolved.entry.CopyFrom(root_message(self._workspace))
+            return
         row = self._found.get(path)
         if ref.HasField("generation") and (row is None or row.generation != ref.generation):
-            return self._resolve_older(path, ref.generation)
+            self._resolve_older(path, ref.generation, resolved)
+            return
         if row is None:
             raise not_found(path)
-        entry = entry_message(self._workspace, row, self._owed.get(row.version_row, 0))
-        resolved = catalog_service_pb2.ResolvedEntry(entry=entry)
+        fill_entry(resolved.entry, self._workspace, row, self._owed.get(row.version_row, 0))
         if self._with_replicas and row.kind == FILE:
             self._add_replicas(resolved, path, self._versions[row.version_row])
-        return resolved
 
-    def _resolve_older(self, path: str, generation: int) -> catalog_service_pb2.ResolvedEntry:
+    def _resolve_older(self, path: str, generation: int, resolved: catalog_service_pb2.ResolvedEntry) -> None:
         version = self._older.get((path, generation))
         if version is None:
             raise NotFound(f"no generation {generation} of {path!r} is kept; see `cdir versions {path}`", path=path)
-        resolved = catalog_service_pb2.ResolvedEntry()
         resolved.entry.workspace, resolved.entry.path, resolved.entry.kind = self._workspace, path, FILE
         resolved.entry.size, resolved.entry.sha256 = version.size, version.sha256
-        resolved.entry.modified.CopyFrom(timestamp(version.modified_at))
+        fill_time(resolved.entry.modified, version.modified_at)
         resolved.entry.generation, resolved.entry.version_id = version.generation, version.version_id
         resolved.entry.author = version.author
         if self._with_replicas:
             self._add_replicas(resolved, path, version)
-        return resolved
 
     def _add_replicas(self, resolved: catalog_service_pb2.ResolvedEntry, path: str, version: Any) -> None:
-        resolved.version.CopyFrom(version_message(version))
-        copies = self._copies.get(version.id, ())
+        fill_version(resolved.version, version)
         providers = self._placer.by_id
-        resolved.replicas.extend(
-            replica_message(copy, version.version_id, providers[copy.provider_id], self._now)
-            for copy in readable(copies, providers, self._placer.policy(path).prefer)
-        )
+        for copy in self._order(path).readable(self._copies.get(version.id, ())):
+            fill_replica(resolved.replicas.add(), copy, version.version_id, providers[copy.provider_id], self._now)
+
+    def _order(self, path: str) -> ReadOrder:
+        prefer = tuple(self._placer.policy(path).prefer)
+        if prefer not in self._orders:
+            self._orders[prefer] = ReadOrder(self._placer.by_id, prefer)
+        return self._orders[prefer]
 
 
 _VERSIONS = sa.select(versions).where(versions.c.id.in_(sa.bindparam("rows", expanding=True)))
