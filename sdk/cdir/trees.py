@@ -364,22 +364,29 @@ class _GetPlanner:
     ) -> list[tuple[Entry, str, os.stat_result | None] | Failed]:
         """Make the directories of a page and look at what is there of its files; blocks on the disk."""
         files: list[tuple[Entry, str, os.stat_result | None] | Failed] = []
+        made: set[str] = set()
         for entry in page:
             try:
                 path = local_below(local, entry.path.removeprefix(prefix).split("/"))
                 if entry.is_directory:
-                    self._make_directory(path)
+                    if self._make_directory(path):
+                        made.add(path)
                 else:
-                    files.append((entry, path, _looked_at(path)))
+                    there = None if os.path.dirname(path) in made else _looked_at(path)
+                    files.append((entry, path, there))
             except CdirError as error:
                 files.append(Failed(entry.target, error))
         return files
 
-    def _make_directory(self, local: str) -> None:
+    def _make_directory(self, local: str) -> bool:
+        """Make a directory and those above it; say whether it was not there, so that nothing is in it."""
         if self._dry_run:
-            return
+            return False
         try:
+            if os.path.isdir(local):
+                return False
             os.makedirs(local, exist_ok=True)
+            return True
         except FileExistsError as error:
             raise NotDirectory(f"{local}: a local file is in the way of this directory; move it") from error
         except OSError as error:

@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 
 from cdir.errors import CdirError, InvalidArgument
 from cdir.paths import normalize_path
 from cdir.status import to_failure
 from cdir.threads import run_to_the_end
 from cdir.v1 import directory_service_pb2 as pb
+from cdir.v1 import entry_pb2
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.local_files import LocalFiles, LocalPlacement
 from cdir_gateway.outbox import Outbox
@@ -41,6 +42,17 @@ _GATHERED_BYTES: Final = 8 << 20
 _NEWS_SECONDS: Final = 0.2
 
 
+class _Part(NamedTuple):
+    """A ``FilePart``, which is made in the response: by itself it would hold the data a second time, to be copied."""
+
+    id: int
+    entry: entry_pb2.Entry | None = None
+    data: bytes = b""
+    transferred: int = 0
+    end: bool = False
+    failure: entry_pb2.Failure | None = None
+
+
 class ReadStreams:
     """Serves ReadFiles streams. One per gateway."""
 
@@ -58,7 +70,10 @@ class ReadStreams:
         try:
             async with aclosing(stream.outbox.batches()) as batches:
                 async for parts in batches:
-                    yield pb.ReadFilesResponse(parts=parts)
+                    response = pb.ReadFilesResponse()
+                    for part in parts:
+                        response.parts.add(**part._asdict())
+                    yield response
             await work
         finally:
             work.cancel()
@@ -67,7 +82,7 @@ class ReadStreams:
 
 class _ReadStream:
     def __init__(self, shared: ReadStreams) -> None:
-        self.outbox: Outbox[pb.FilePart] = Outbox(batch_weight=_MESSAGE_BYTES, capacity=_GATHERED_BYTES)
+        self.outbox: Outbox[_Part] = Outbox(batch_weight=_MESSAGE_BYTES, capacity=_GATHERED_BYTES)
         self._reader = shared.reader
         self._small = shared.small
         self._local = shared.local
@@ -122,7 +137,7 @@ class _ReadStream:
                 if data is None:
                     files.create_task(self._read(read, opened))
                     continue
-                await self.outbox.put(pb.FilePart(id=read.id, entry=opened.entry, data=data, end=True), len(data))
+                await self.outbox.put(_Part(read.id, opened.entry, data, end=True), len(data))
                 self._files.release()
 
     async def _read(self, read: pb.FileRead, opened: OpenFile) -> None:
@@ -139,7 +154,7 @@ class _ReadStream:
             self._files.release()
 
     async def _fail(self, read: pb.FileRead, error: CdirError) -> None:
-        await self.outbox.put(pb.FilePart(id=read.id, failure=to_failure(error)))
+        await self.outbox.put(_Part(read.id, failure=to_failure(error)))
         self._files.release()
 
     def _wanted(self, read: pb.FileRead) -> WantedFile:
@@ -157,27 +172,26 @@ class _ReadStream:
 
     async def _send(self, read: pb.FileRead, opened: OpenFile) -> None:
         """Send the bytes. The part that ends the file is the last one with data, unless there is none."""
-        part = pb.FilePart(id=read.id, entry=opened.entry)
+        part = _Part(read.id, opened.entry)
         async with aclosing(
             opened.content.pieces(read.offset, read.length if read.HasField("length") else None)
         ) as pieces:
             async for piece in pieces:
                 if part.data:
                     await self.outbox.put(part, len(part.data))
-                    part = pb.FilePart(id=read.id)
-                part.data = piece
-        part.end = True
-        await self.outbox.put(part, len(part.data))
+                    part = _Part(read.id)
+                part = part._replace(data=piece)
+        await self.outbox.put(part._replace(end=True), len(part.data))
 
     async def _place_small(self, read: pb.FileRead, opened: OpenFile) -> None:
         data = await opened.content.whole()
         await self._local.place(LocalPlacement(read.local_target.path, data, opened.entry.modified.ToNanoseconds()))
-        await self.outbox.put(pb.FilePart(id=read.id, entry=opened.entry, transferred=len(data), end=True))
+        await self.outbox.put(_Part(read.id, opened.entry, transferred=len(data), end=True))
 
     async def _place_large(self, read: pb.FileRead, opened: OpenFile) -> None:
         target = await self._local.open_target(read.local_target.path, opened.entry.modified.ToNanoseconds())
         try:
-            await self.outbox.put(pb.FilePart(id=read.id, entry=opened.entry))
+            await self.outbox.put(_Part(read.id, opened.entry))
             written = 0
             told = time.monotonic()
             async with aclosing(opened.content.blocks()) as blocks:
@@ -186,9 +200,9 @@ class _ReadStream:
                     written += len(block)
                     if time.monotonic() - told >= _NEWS_SECONDS:
                         told = time.monotonic()
-                        await self.outbox.put(pb.FilePart(id=read.id, transferred=written))
+                        await self.outbox.put(_Part(read.id, transferred=written))
             await run_to_the_end(target.finish)
         except BaseException:
             await asyncio.to_thread(target.discard)
             raise
-        await self.outbox.put(pb.FilePart(id=read.id, transferred=written, end=True))
+        await self.outbox.put(_Part(read.id, transferred=written, end=True))
