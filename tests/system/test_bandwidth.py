@@ -26,31 +26,26 @@ def slow(deployment: Deployment, disks: dict[str, Path]) -> str:
     return name
 
 
-def seconds(deployment: Deployment, *arguments: str | Path, stdin: bytes | None = None) -> float:
-    began = time.monotonic()
-    deployment.cdir(*arguments, stdin=stdin)
-    return time.monotonic() - began
-
-
 def test_a_few_kilobytes_a_second(deployment: Deployment, slow: str, folder: str, tmp_path: Path) -> None:
     assert deployment.json("provider", "show", slow)["bandwidth"] == RATE
     content = os.urandom(SIZE)
     began = time.monotonic()
-    deployment.cdir("put", "-", f"{folder}/file", "--wait", "min", stdin=content)
+    deployment.cdir("put", "-", f"{folder}/file", "--wait", "min", stdin=content, expect=3)
     assert deployment.cdir("cat", f"{folder}/file").stdout == content
     deployment.wait_settled(folder)
     assert time.monotonic() - began > LEAST_SECONDS, "more was written than the provider's bandwidth allows"
 
     back = tmp_path / "back"
-    took = seconds(deployment, "get", f"{folder}/file", back, "--provider", slow)
+    began = time.monotonic()
+    deployment.cdir("get", f"{folder}/file", back, "--from", slow)
     assert back.read_bytes() == content
-    assert took > LEAST_SECONDS, "more was read than the provider's bandwidth allows"
+    assert time.monotonic() - began > LEAST_SECONDS, "more was read than the provider's bandwidth allows"
 
     deployment.cdir("provider", "set", slow, "--bandwidth", "0")
     assert deployment.json("provider", "show", slow)["bandwidth"] == 0
 
 
-@pytest.mark.parametrize("limit", ["-1", "fast", "8KiB/s", ""])
+@pytest.mark.parametrize("limit", ["-1", "fast", ""])
 def test_a_bandwidth_that_is_none(deployment: Deployment, disks: dict[str, Path], limit: str) -> None:
     name = next(iter(disks))
     refused = deployment.cdir("provider", "set", name, "--bandwidth", limit, expect=2)
