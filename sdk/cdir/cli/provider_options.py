@@ -32,11 +32,11 @@ def parse_options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def parse_size(text: str) -> int:
-    """Read a size such as ``500000``, ``5MB`` (decimal) or ``5MiB`` (binary); returns bytes."""
+def parse_size(option: str, text: str) -> int:
+    """Read an option's size such as ``500000``, ``5MB`` (decimal) or ``5MiB`` (binary); returns bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise click.BadParameter(f"{text!r}: write a size such as 500000, 5MB or 5MiB")
+        raise click.BadParameter(f"{text!r}: write a size such as 500000, 5MB or 5MiB", param_hint=option)
     base = 1024.0 if match["binary"] else 1000.0
     factor: float = base ** _POWER[match["unit"].lower()]
     return round(float(match["number"]) * factor)

@@ -34,7 +34,7 @@ class ProviderRef(_message.Message):
     provider_id: _builtins.str
     """provider_id, see Provider."""
     revision: _builtins.int
-    """revision the caller knows; a service with older options reads them anew. 0 when unknown."""
+    """revision the caller knows; a service that knows an older one reads the provider anew. 0 when unknown."""
     background: _builtins.bool
     """background is true for work that nobody waits for: it holds back for the calls that somebody does. Default false."""
     def __init__(

@@ -712,7 +712,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangeProvider(self, request, context):
-        """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
+        """ChangeProvider stores a changed provider and counts up its revision when what that counts changed. Errors: NOT_FOUND,
         ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

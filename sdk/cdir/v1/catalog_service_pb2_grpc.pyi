@@ -157,7 +157,7 @@ class CatalogServiceStub:
     CreateProvider: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateProviderRequest, _catalog_service_pb2.CreateProviderResponse]
     """CreateProvider registers a provider; files are to be placed anew. Errors: ALREADY_EXISTS (name)."""
     ChangeProvider: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ChangeProviderRequest, _catalog_service_pb2.ChangeProviderResponse]
-    """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
+    """ChangeProvider stores a changed provider and counts up its revision when what that counts changed. Errors: NOT_FOUND,
     ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
     """
     ReplaceSecrets: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ReplaceSecretsRequest, _catalog_service_pb2.ReplaceSecretsResponse]
@@ -362,7 +362,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     CreateProvider: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.CreateProviderRequest, _catalog_service_pb2.CreateProviderResponse]  # type: ignore[assignment]
     """CreateProvider registers a provider; files are to be placed anew. Errors: ALREADY_EXISTS (name)."""
     ChangeProvider: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ChangeProviderRequest, _catalog_service_pb2.ChangeProviderResponse]  # type: ignore[assignment]
-    """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
+    """ChangeProvider stores a changed provider and counts up its revision when what that counts changed. Errors: NOT_FOUND,
     ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
     """
     ReplaceSecrets: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ReplaceSecretsRequest, _catalog_service_pb2.ReplaceSecretsResponse]  # type: ignore[assignment]
@@ -816,7 +816,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ChangeProviderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ChangeProviderResponse, _abc.Awaitable[_catalog_service_pb2.ChangeProviderResponse]]:
-        """ChangeProvider stores a changed provider and counts up its revision when options, secrets or capability changed. Errors: NOT_FOUND,
+        """ChangeProvider stores a changed provider and counts up its revision when what that counts changed. Errors: NOT_FOUND,
         ALREADY_EXISTS (new name), CONFLICT (expected_revision is not current).
         """
 

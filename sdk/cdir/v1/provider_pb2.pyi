@@ -121,7 +121,7 @@ class Provider(_message.Message):
     state_reason: _builtins.str
     """state_reason is one line that says why it is not up; else empty."""
     revision: _builtins.int
-    """revision counts the changes of its options, from 1."""
+    """revision counts the changes of what calls to it depend on, from 1: its name, options, secrets, capability and bandwidth."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """options are the kind's options that are not secret."""

@@ -45,18 +45,17 @@ _CANDIDATES = 8
 class _Opened:
     """A bare adapter, what it was made of, and the calls that use it through any stack over it."""
 
-    __slots__ = ("adapter", "idle", "kind", "options", "retired", "uses")
+    __slots__ = ("_made_of", "adapter", "idle", "retired", "uses")
 
     def __init__(self, kind: str, name: str, options: dict[str, str]) -> None:
-        self.kind = kind
-        self.options = options
+        self._made_of = kind, name, options
         self.adapter = registry.open_adapter(kind, name, options)
         self.uses = 0
         self.retired = False
         self.idle = asyncio.Event()
 
-    def is_for(self, kind: str, options: dict[str, str]) -> bool:
-        return self.kind == kind and self.options == options
+    def is_for(self, kind: str, name: str, options: dict[str, str]) -> bool:
+        return self._made_of == (kind, name, options)
 
     async def close_when_idle(self) -> None:
         """Close after the calls under way have ended."""
@@ -78,7 +77,7 @@ async def _open(kind: str, name: str, options: dict[str, str]) -> _Opened:
 class LiveAdapter:
     """A provider's stack: ``with live as adapter``, entered in the same step in which it was got from the pool."""
 
-    __slots__ = ("_stack", "background", "checks", "folders", "opened", "revision")
+    __slots__ = ("background", "checks", "folders", "opened", "revision", "stack")
 
     def __init__(self, opened: _Opened, stacked: Adapter, revision: int, background: LiveAdapter | None = None) -> None:
         self.opened = opened
@@ -87,11 +86,11 @@ class LiveAdapter:
         """The same provider for calls that nobody waits for."""
         self.folders: KnownFolders = KnownFolders() if background is None else background.folders
         self.checks = SparseChecks()
-        self._stack = stacked
+        self.stack = stacked
 
     def __enter__(self) -> Adapter:
         self.opened.uses += 1
-        return self._stack
+        return self.stack
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -227,12 +226,18 @@ class AdapterPool:
         if slot.live is not None and slot.live.revision == record.revision:
             return
         options = await self._merged(record.provider_id, dict(record.options), stored.sealed_secrets)
-        opened = self._take(record.provider_id, slot, record.kind, options)
+        opened = self._take(record.provider_id, slot, record.kind, record.name, options)
         if opened is None:
             opened = await _open(record.kind, record.name, options)
         before = slot.live.opened if slot.live is not None else None
         capability = _capability_of(record)
-        stacked = stack(opened.adapter, self._layers, capability=capability, bandwidth=record.bandwidth)
+        stacked = stack(
+            opened.adapter,
+            self._layers,
+            capability=capability,
+            bandwidth=record.bandwidth,
+            before=slot.live.stack if slot.live is not None and before is opened else None,
+        )
         behind = stack(opened.adapter, self._layers, capability=capability, behind=stacked)
         slot.live = LiveAdapter(opened, stacked, record.revision, LiveAdapter(opened, behind, record.revision))
         if before is not None and before is not opened:
@@ -244,12 +249,14 @@ class AdapterPool:
             return options
         return options | await self._vault.unseal(sealed_secrets, provider_id)
 
-    def _take(self, provider_id: str, slot: _Slot | None, kind: str, options: dict[str, str]) -> _Opened | None:
-        """Return what is open already with the same options: the one in use, or the one that was just probed."""
-        if slot is not None and slot.live is not None and slot.live.opened.is_for(kind, options):
+    def _take(
+        self, provider_id: str, slot: _Slot | None, kind: str, name: str, options: dict[str, str]
+    ) -> _Opened | None:
+        """Return what is open already and made of the same: the one in use, or the one that was just probed."""
+        if slot is not None and slot.live is not None and slot.live.opened.is_for(kind, name, options):
             return slot.live.opened
         candidate = self._candidates.get(provider_id)
-        if candidate is not None and candidate.is_for(kind, options):
+        if candidate is not None and candidate.is_for(kind, name, options):
             return self._candidates.pop(provider_id)
         return None
 
@@ -271,7 +278,7 @@ class AdapterPool:
         """
         merged = await self._merged(provider_id, options, sealed_secrets)
         slot = self._slots.get(provider_id)
-        opened = self._take(provider_id, slot, kind, merged) or await _open(kind, name, merged)
+        opened = self._take(provider_id, slot, kind, name, merged) or await _open(kind, name, merged)
         in_use = slot is not None and slot.live is not None and slot.live.opened is opened
         try:
             with LiveAdapter(opened, stack(opened.adapter, self._layers), 0) as adapter:

@@ -13,11 +13,14 @@ from cdir.v1 import adapter_service_pb2 as pb
 from cdir.v1 import catalog_service_pb2
 
 
-async def change_root(bench: Any, ref: pb.ProviderRef, root: str) -> pb.ProviderRef:
-    """Point a registered provider at another folder; return how callers name it from then on."""
+async def change(bench: Any, ref: pb.ProviderRef, *, root: str = "", **fields: Any) -> pb.ProviderRef:
+    """Change a registered provider; return how callers name it from then on."""
     found = await bench.catalog.ReadProviders(catalog_service_pb2.ReadProvidersRequest(provider_id=ref.provider_id))
     stored = found.providers[0]
-    stored.provider.options["root"] = root
+    if root:
+        stored.provider.options["root"] = root
+    for field, value in fields.items():
+        setattr(stored.provider, field, value)
     with translated():
         changed = await bench.catalog.ChangeProvider(
             catalog_service_pb2.ChangeProviderRequest(
@@ -51,7 +54,7 @@ async def test_a_newer_revision_replaces_the_adapter(bench: Any) -> None:
     await bench.put(ref, "a", b"old place")
     request = bench.probe_request("elsewhere", provider_id=ref.provider_id)
     await bench.probe(request)
-    newer = await change_root(bench, ref, request.options["root"])
+    newer = await change(bench, ref, root=request.options["root"])
     assert newer.revision > ref.revision
     await bench.put(newer, "a", b"new place")
     assert (bench.folder / "disk/a").read_bytes() == b"old place"
@@ -76,11 +79,40 @@ async def test_a_call_under_way_ends_on_the_adapter_it_began_with(bench: Any) ->
         writing = group.create_task(_awaited(bench.adapters.WriteObject(steps())))
         request = bench.probe_request("elsewhere", provider_id=ref.provider_id)
         await bench.probe(request)
-        newer = await change_root(bench, ref, request.options["root"])
+        newer = await change(bench, ref, root=request.options["root"])
         await bench.put(newer, "b", b"new place")
         go_on.set()
     assert writing.result().info.size == 18
     assert (bench.folder / "disk/large").read_bytes() == b"first second third"
+
+
+async def test_a_new_bandwidth_holds_at_once(bench: Any) -> None:
+    ref = await bench.add("disk")
+    await bench.put(ref, "a", bytes(5_000))
+    limited = await change(bench, ref, bandwidth=5_000)
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(bench.put(limited, f"{number}", bytes(4_000)) for number in range(3)))
+    # a second's worth is saved up
+    assert asyncio.get_running_loop().time() - began > (12_000 - 5_000) / 5_000
+
+
+async def test_without_its_limit_a_call_under_way_goes_on_at_full_speed(bench: Any) -> None:
+    ref = await bench.add("disk")
+    limited = await change(bench, ref, bandwidth=1_000)
+    async with asyncio.TaskGroup() as group:
+        writing = group.create_task(bench.put(limited, "a", bytes(1_000_000)))
+        await asyncio.wait([writing], timeout=0.2)
+        assert not writing.done()
+        await bench.put(await change(bench, limited, bandwidth=0), "b", b"content")
+        await asyncio.wait_for(writing, 30)
+
+
+async def test_errors_name_a_provider_as_it_is_called_now(bench: Any) -> None:
+    ref = await bench.add("disk")
+    await bench.put(ref, "a", b"content")
+    renamed = await change(bench, ref, name="archive")
+    with pytest.raises(NotFound, match="archive"):
+        await bench.get(renamed, "b")
 
 
 async def _awaited(call: Any) -> Any:

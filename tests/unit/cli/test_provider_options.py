@@ -33,13 +33,13 @@ def test_options_without_name_or_value_are_wrong_usage(text: str) -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_size("--bandwidth", text) == size
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "5 parsecs"])
 def test_what_is_no_size_is_wrong_usage(text: str) -> None:
     with pytest.raises(click.UsageError):
-        parse_size(text)
+        parse_size("--bandwidth", text)
 
 
 @pytest.mark.parametrize(

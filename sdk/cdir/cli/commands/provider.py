@@ -173,7 +173,7 @@ async def add(
     {name} (NAME), filled in once, now; write {{ and }} for braces.
     """
     given = parse_options(options)
-    limit = parse_size(bandwidth)
+    limit = parse_size("--bandwidth", bandwidth)
     if dry_run:
         shown = {option: value for option, value in filled_in(given, name).items() if option in PLACES}
         named = ", ".join(f"{option}={shown[option]}" if option in shown else option for option in sorted(given))
@@ -361,7 +361,7 @@ async def set_(
 ) -> None:
     """Change a storage service. New options are tried before they are kept."""
     given = parse_options(options)
-    limit = None if bandwidth is None else parse_size(bandwidth)
+    limit = None if bandwidth is None else parse_size("--bandwidth", bandwidth)
     if dry_run:
         session.output.say(f"would change {name}")
         return

@@ -10,7 +10,7 @@ from cdir_adapters.capability import Capability
 from cdir_adapters.layers.breaker import BreakerAdapter, BreakerSettings, BreakerState
 from cdir_adapters.layers.metrics import MetricsAdapter, MetricsSnapshot
 from cdir_adapters.layers.narrow import NarrowAdapter
-from cdir_adapters.layers.ratelimit import LimitSettings, RateLimitAdapter
+from cdir_adapters.layers.ratelimit import Limits, LimitSettings, RateLimitAdapter
 from cdir_adapters.layers.retry import RetryAdapter, RetrySettings
 from cdir_adapters.layers.timeout import TimeoutAdapter, TimeoutSettings
 from cdir_adapters.layers.verify import VerifyAdapter
@@ -53,6 +53,7 @@ def stack(
     *,
     capability: Capability | None = None,
     bandwidth: int = 0,
+    before: Adapter | None = None,
     behind: Adapter | None = None,
 ) -> Adapter:
     """Return ``adapter`` as production uses it. From the outside in:
@@ -67,25 +68,31 @@ def stack(
     * *timeout* bounds one attempt;
     * *verify* is innermost, so that the others see only answers that hold.
 
-    ``bandwidth`` is in bytes per second each way; 0 is no limit beyond that of ``settings``. With ``behind``, another
-    stack over the same adapter, this one shares its limits and serves the background: calls that hold back for those to
-    the other one. Closing the stack closes the adapter.
+    ``bandwidth`` is in bytes per second each way; 0 is no limit beyond that of ``settings``. ``before`` is the stack
+    over the same adapter that this one replaces: what is under way in it counts here, and is held to this bandwidth.
+    With ``behind``, another stack over the same adapter, this one shares its limits and serves the background: calls
+    that hold back for those to the other one. Closing the stack closes the adapter.
     """
     settings = settings or LayerSettings()
-    limits = settings.limits.within(adapter.calls_at_once, adapter.objects_at_once)
-    if bandwidth:
-        limits = dataclasses.replace(limits, bandwidth=bandwidth)
     stacked: Adapter = VerifyAdapter(adapter)
     stacked = TimeoutAdapter(stacked, settings.timeout)
-    others = None if behind is None else find_layer(behind, RateLimitAdapter)
-    if others is None:
-        stacked = RateLimitAdapter(stacked, limits)
+    if behind is not None:
+        stacked = RateLimitAdapter(stacked, shared=_limits_of(behind), background=True)
     else:
-        stacked = RateLimitAdapter(stacked, shared=others.limits, background=True)
+        shared = None if before is None else _limits_of(before)
+        limits = settings.limits.within(adapter.calls_at_once, adapter.objects_at_once)
+        stacked = RateLimitAdapter(stacked, limits, shared=shared)
+        stacked.limits.set_bandwidth(bandwidth or settings.limits.bandwidth)
     stacked = RetryAdapter(stacked, settings.retry)
     stacked = BreakerAdapter(stacked, settings.breaker)
     stacked = MetricsAdapter(stacked)
     return stacked if capability is None else NarrowAdapter(stacked, capability)
+
+
+def _limits_of(stacked: Adapter) -> Limits:
+    layer = find_layer(stacked, RateLimitAdapter)
+    assert layer is not None, "a stack always has this layer"
+    return layer.limits
 
 
 def find_layer(adapter: Adapter, layer: type[LayerT]) -> LayerT | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -90,34 +91,53 @@ class _Bucket:
 class _Bandwidth(_Bucket):
     """Bytes, shared evenly by the transfers under way: each takes a portion at a time, so a small one is soon done."""
 
-    __slots__ = ("_background", "portion")
+    __slots__ = ("_background",)
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
-        self.portion = max(int(rate * _PORTION_SECONDS), 1)
+    def __init__(self, rate: float | None) -> None:
+        super().__init__(rate or math.inf)
         self._background = asyncio.Lock()
+
+    def set_rate(self, rate: float | None) -> None:
+        """Change the rate, from the next portion of each transfer under way; ``None`` is no limit."""
+        rate = rate or math.inf
+        if rate != self.rate:
+            self.rate = rate
+            self._due = 0.0  # what was taken in advance was so at the old rate
+
+    @property
+    def limited(self) -> bool:
+        return self.rate != math.inf
 
     def is_soon(self, size: int) -> bool:
         """Whether so many bytes may go at once: no more than what is saved up at most."""
         return size <= self.rate
 
+    def portion(self, size: int) -> int:
+        """Return how much of so many bytes goes first; the rest follows, after those of others who wait."""
+        return max(int(min(size, self.rate * _PORTION_SECONDS)), 1)
+
     async def passed(self, size: int, *, background: bool) -> None:
         """Wait until so many bytes may have passed. All transfers in the background share what one has."""
-        for start in range(0, size, self.portion):
-            portion = min(self.portion, size - start)
+        while size and self.limited:
+            portion = self.portion(size)
             if background:
                 async with self._background:
                     await self.take(portion)
             else:
                 await self.take(portion)
+            size -= portion
 
     async def slowed(self, source: Source, *, background: bool) -> AsyncIterator[bytes]:
-        """Yield a source in portions, each when it may go."""
+        """Yield a source in portions, each when it may go; without a limit as it comes."""
         async for piece in _one(source) if isinstance(source, bytes) else source:
-            for start in range(0, len(piece), self.portion):
-                portion = piece[start : start + self.portion]
-                await self.passed(len(portion), background=background)
-                yield portion
+            rest = piece
+            while self.limited and rest:
+                portion = self.portion(len(rest))
+                await self.passed(portion, background=background)
+                yield rest[:portion]
+                rest = rest[portion:]
+            if rest:
+                yield rest
 
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:
@@ -138,8 +158,13 @@ class Limits:
         """For the objects of the batches that have a place in ``fetches``."""
         self.stored = Places(settings.concurrency, most)
         self.calls = _Bucket(settings.calls) if settings.calls else None
-        self.sent = _Bandwidth(settings.bandwidth) if settings.bandwidth else None
-        self.received = _Bandwidth(settings.bandwidth) if settings.bandwidth else None
+        self.sent = _Bandwidth(settings.bandwidth)
+        self.received = _Bandwidth(settings.bandwidth)
+
+    def set_bandwidth(self, bandwidth: float | None) -> None:
+        """Change the bytes a second each way, for what is under way as well; ``None`` is no limit."""
+        self.sent.set_rate(bandwidth)
+        self.received.set_rate(bandwidth)
 
 
 class _LimitedReadStream(ReadStream):
@@ -193,7 +218,7 @@ class RateLimitAdapter(WrapperAdapter):
             await self._calls.take(1)
 
     async def received(self, size: int) -> None:
-        if self._received is not None:
+        if self._received.limited:
             await self._received.passed(size, background=self._background)
 
     async def check(self) -> None:
@@ -229,7 +254,7 @@ class RateLimitAdapter(WrapperAdapter):
         if key == MARK_KEY:
             await self._may_call()
             return await self.inner.fetch(key, range=range, if_match=if_match)
-        if self._received is None or range.length is None or self._received.is_soon(range.length):
+        if range.length is None or self._received.is_soon(range.length):
             return await self._fetch(key, range, if_match)
         step = max(int(self._received.rate), _LEAST_REQUEST)
         return await self._fetch_slowly(key, range, range.length, if_match, step)
@@ -259,7 +284,7 @@ class RateLimitAdapter(WrapperAdapter):
         return FetchedObject(info, b"".join(parts))
 
     async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
-        if self._received is not None and not self._received.is_soon(sum(one.length for one in beginnings)):
+        if self._received.limited and not self._received.is_soon(sum(one.length for one in beginnings)):
             return await Adapter.fetch_each(self, beginnings)
         async with self._fetches, self._fetched.taken(len(beginnings)):
             if self._calls is not None:
@@ -284,11 +309,10 @@ class RateLimitAdapter(WrapperAdapter):
     ) -> ObjectInfo:
         async with self.changing:
             await self._may_call()
-            if self._sent is not None:
-                if isinstance(source, bytes) and self._sent.is_soon(len(source)):
-                    await self._sent.passed(len(source), background=self._background)
-                else:
-                    source = self._sent.slowed(source, background=self._background)
+            if isinstance(source, bytes) and self._sent.is_soon(len(source)):
+                await self._sent.passed(len(source), background=self._background)
+            else:
+                source = self._sent.slowed(source, background=self._background)
             return await self.inner.write(
                 key,
                 source,
@@ -302,12 +326,12 @@ class RateLimitAdapter(WrapperAdapter):
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
         size = sum(len(one.data) for one in objects)
-        if self._sent is not None and not self._sent.is_soon(size):
+        if not self._sent.is_soon(size):
             return await Adapter.write_each(self, objects)
         async with self._stores, self._stored.taken(len(objects)):
             if self._calls is not None:
                 await self._calls.take(len(objects))
-            if self._sent is not None:
+            if self._sent.limited:
                 await self._sent.passed(size, background=self._background)
             stored = await self.inner.write_each(objects)
             if any(isinstance(one, RateLimited) for one in stored):

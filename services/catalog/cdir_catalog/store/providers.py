@@ -253,6 +253,7 @@ def change_provider(
     old = present.record
     if (
         secrets_changed
+        or (present.name, old.bandwidth) != (wanted.name, wanted.bandwidth)
         or dict(old.options) != dict(wanted.options)
         or list(old.secret_names) != list(wanted.secret_names)
         or old.capability != wanted.capability
