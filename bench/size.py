@@ -355,6 +355,7 @@ def main() -> None:
             if asked.plot:
                 title = f"{database}: processor time of a call in a growing catalog"
                 plot = log_plot(title, "files", f"times that at {counts[0]} files", lines)
+                asked.plot.mkdir(parents=True, exist_ok=True)
                 (asked.plot / f"size-{database.lower()}.svg").write_text(plot)
 
 
