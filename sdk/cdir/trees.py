@@ -302,6 +302,10 @@ class _GetPlanner:
         self._on_file = on_file
         self._anew = anew
         self._generation = generation
+        self._here = ""
+        """The directory of the file before."""
+        self._begun_empty = False
+        """Whether nothing was in it when its first file came."""
 
     async def place(self, sources: Sequence[str], target: str, *, recursive: bool) -> list[tuple[Entry, str]]:
         """Say where each source goes. What cannot be fetched at all is raised before anything is written."""
@@ -349,6 +353,7 @@ class _GetPlanner:
 
     async def _plan_tree(self, top: Entry, local: str) -> None:
         await asyncio.to_thread(self._make_directory, local)
+        self._here = ""
         prefix = top.path.rstrip("/") + "/"
         pages = self._client.pages(top.target, recursive=True, page_size=_PAGE, first_page=_FIRST_PAGE)
         async for page in pages:
@@ -364,29 +369,29 @@ class _GetPlanner:
     ) -> list[tuple[Entry, str, os.stat_result | None] | Failed]:
         """Make the directories of a page and look at what is there of its files; blocks on the disk."""
         files: list[tuple[Entry, str, os.stat_result | None] | Failed] = []
-        made: set[str] = set()
         for entry in page:
             try:
                 path = local_below(local, entry.path.removeprefix(prefix).split("/"))
                 if entry.is_directory:
-                    if self._make_directory(path):
-                        made.add(path)
+                    self._make_directory(path)
                 else:
-                    there = None if os.path.dirname(path) in made else _looked_at(path)
-                    files.append((entry, path, there))
+                    files.append((entry, path, self._looked_at(path)))
             except CdirError as error:
                 files.append(Failed(entry.target, error))
         return files
 
-    def _make_directory(self, local: str) -> bool:
-        """Make a directory and those above it; say whether it was not there, so that nothing is in it."""
+    def _looked_at(self, local: str) -> os.stat_result | None:
+        """Look at what is there of a file; those of one directory come after each other."""
+        directory = os.path.dirname(local)
+        if directory != self._here:
+            self._here, self._begun_empty = directory, _is_empty(directory)
+        return None if self._begun_empty else _looked_at(local)
+
+    def _make_directory(self, local: str) -> None:
         if self._dry_run:
-            return False
+            return
         try:
-            if os.path.isdir(local):
-                return False
             os.makedirs(local, exist_ok=True)
-            return True
         except FileExistsError as error:
             raise NotDirectory(f"{local}: a local file is in the way of this directory; move it") from error
         except OSError as error:
@@ -414,6 +419,14 @@ class _GetPlanner:
             self._tally.done(entry.size)
             return
         await self._downloader.put(Download(entry, local, self._generation))
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as found:
+            return next(found, None) is None
+    except OSError:
+        return False  # looking at a file in it says why
 
 
 def _looked_at(local: str) -> os.stat_result | None:
