@@ -7,7 +7,9 @@ values of each as if it were the only one. A statement that is made once and run
 
 from __future__ import annotations
 
+import itertools
 import operator
+import re
 import sqlite3
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +26,10 @@ _MOST_ROWS = 256
 _MOST_LISTED = 64
 _MOST_QUERIES = 1000
 """What goes beyond takes the usual way."""
-
+_AT_ONCE = (64, 16, 4)
+"""Rows of one statement, as many as there are; few texts, since each is prepared by itself."""
+_BY_ONE = re.compile(r"^UPDATE .* WHERE \S+ = \?$", re.DOTALL)
+"""An UPDATE whose last value alone says which row it is for."""
 _Bind = tuple[str | None, int, Any, Callable[[Any], Any] | None]
 """Where a value comes from: a parameter (None: the constant that follows) and the place in its list (-1: it is none);
 and what makes it one of the driver's."""
@@ -82,7 +87,11 @@ class _Query:
 
 
 class _Change:
-    """An INSERT or UPDATE of many rows as it was compiled when it ran with columns of these names."""
+    """An INSERT or UPDATE of many rows as it was compiled when it ran with columns of these names.
+
+    Many rows go into one statement: before each that it runs, the driver lets other threads go on and then waits for
+    its turn. Their keys differ where it is an UPDATE, or the last row with a key would not be the one that counts.
+    """
 
     def __init__(self, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
         context: Any = result.context
@@ -93,6 +102,14 @@ class _Change:
         self._values: Callable[[Mapping[str, Any]], tuple[Any, ...]] = operator.itemgetter(*places)
         processors = compiled._bind_processors
         self._processed = [(place, processors[name]) for place, name in enumerate(places) if name in processors]
+        row = f"({', '.join('?' * len(places))})"
+        together: Callable[[str, str, int], str] | None = None
+        if self.text.count(f" VALUES {row}") == 1:
+            together = _inserting
+        elif _BY_ONE.search(self.text) and self.text.count(" WHERE ") == 1:
+            together = _updating
+        self._by_key = together is _updating
+        self._texts = {} if together is None else {size: together(self.text, row, size) for size in _AT_ONCE}
 
     @staticmethod
     def suits(result: CursorResult[Any], given: Mapping[str, Any]) -> bool:
@@ -102,19 +119,43 @@ class _Change:
         places = compiled.positiontup
         return len(places) > 1 and given.keys() >= set(places) and not compiled.post_compile_params
 
-    def bound(self, rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]] | None:
-        """Return the values of each row, all with the names of the first; ``None`` where it takes the usual way."""
+    def run(self, driver: Any, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Make the change; false where it takes the usual way since not all rows have the names of the first."""
         if rows[0].keys() != self._names:
-            return None
+            return False
+        bound = [self._bound(row) for row in rows]
+        done = 0
+        if not self._by_key or len({values[-1] for values in bound}) == len(bound):
+            for size, text in self._texts.items():
+                while len(bound) - done >= size:
+                    values = itertools.chain.from_iterable(bound[done : done + size])
+                    driver.execute(text, list(values)).close()
+                    done += size
+        if done < len(bound):
+            driver.executemany(self.text, bound[done:]).close()
+        return True
+
+    def _bound(self, row: Mapping[str, Any]) -> Sequence[Any]:
+        values = self._values(row)
         if not self._processed:
-            return [self._values(row) for row in rows]
-        bound: list[Sequence[Any]] = []
-        for row in rows:
-            values = list(self._values(row))
-            for place, process in self._processed:
-                values[place] = process(values[place])
-            bound.append(values)
-        return bound
+            return values
+        changed = list(values)
+        for place, process in self._processed:
+            changed[place] = process(changed[place])
+        return changed
+
+
+def _inserting(text: str, row: str, size: int) -> str:
+    """Return the INSERT of so many rows at once."""
+    return text.replace(f" VALUES {row}", f" VALUES {', '.join([row] * size)}")
+
+
+def _updating(text: str, row: str, size: int) -> str:
+    """Return the UPDATE of so many rows at once, each with the values that have its key."""
+    parts = text.replace(" WHERE ", " FROM given WHERE ").split("?")
+    names = [f"v{place}" for place in range(len(parts) - 1)]
+    taken = "".join(f"{part}given.{name}" for part, name in zip(parts, names, strict=False))
+    return f"WITH given({', '.join(names)}) AS (VALUES {', '.join([row] * size)}) {taken}"
 
 
 class PreparedQueries:
@@ -207,16 +248,14 @@ class PreparedConnection(Connection):
 
     def _change(self, statement: sa.Executable, rows: list[Mapping[str, Any]]) -> Result[Any]:
         change = self._queries.get_change(statement)
-        bound = change.bound(rows) if change is not None and self.in_transaction() else None
-        if change is None or bound is None:
-            result = super().execute(statement, rows)
-            if change is None:
-                self._queries.learn_change(statement, result, rows[0])
-            return result
-        driver: Any = self.connection.dbapi_connection
-        try:
-            driver.executemany(change.text, bound).close()
-        except sqlite3.Error as error:
-            # not once more: the rows before the one that failed are there already
-            raise sa.exc.DBAPIError.instance(change.text, bound, error, sqlite3.Error, hide_parameters=True) from error
-        return IteratorResult(SimpleResultMetaData(()), iter(()))
+        if change is not None and self.in_transaction():
+            try:
+                if change.run(self.connection.dbapi_connection, rows):
+                    return IteratorResult(SimpleResultMetaData(()), iter(()))
+            except sqlite3.Error as error:
+                # not once more: the rows before the one that failed are there already
+                raise sa.exc.DBAPIError.instance(change.text, [], error, sqlite3.Error, hide_parameters=True) from error
+        result = super().execute(statement, rows)
+        if change is None:
+            self._queries.learn_change(statement, result, rows[0])
+        return result

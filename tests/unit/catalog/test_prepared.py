@@ -115,6 +115,40 @@ def test_rows_are_inserted_and_changed_as_the_first_time(prepared: PreparedConne
         assert rows_of(prepared, sa.select(_TABLE).where(_TABLE.c.id >= begin).order_by(_TABLE.c.id)) == expected
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 17, 64, 83, 150])
+def test_any_number_of_rows_is_inserted_and_changed(prepared: PreparedConnection, count: int) -> None:
+    insert = _TABLE.insert()
+    update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row"))
+    for begin in (1000, 2000, 3000):
+        ids = range(begin, begin + count)
+        prepared.execute(insert, [{"id": id, "name": f"n{id}", "day": date(2021, 3, 4)} for id in ids])
+        prepared.execute(update, [{"row": id, "kind": id % 7, "data": bytes([id % 256])} for id in reversed(ids)])
+        found = rows_of(prepared, sa.select(_TABLE).where(_TABLE.c.id >= begin).order_by(_TABLE.c.id))
+        assert found == [
+            {"id": id, "name": f"n{id}", "data": bytes([id % 256]), "kind": id % 7, "day": date(2021, 3, 4)}
+            for id in ids
+        ]
+
+
+def test_of_changes_to_the_same_row_the_last_counts(prepared: PreparedConnection) -> None:
+    update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row"))
+    for last in range(4):
+        prepared.execute(update, [{"row": 1, "name": "a", "kind": number} for number in [5, 6, 7, 8, 9, last]])
+        assert prepared.scalar(sa.select(_TABLE.c.kind).where(_TABLE.c.id == 1)) == last
+
+
+def test_a_change_of_what_is_there_uses_it(prepared: PreparedConnection) -> None:
+    update = (
+        _TABLE.update()
+        .where(_TABLE.c.id == sa.bindparam("row"))
+        .values(kind=_TABLE.c.kind + sa.bindparam("more"), name=sa.bindparam("called"))
+    )
+    for turn in range(1, 5):
+        prepared.execute(update, [{"row": id, "more": id, "called": "x"} for id in range(20)])
+        query = sa.select(_TABLE.c.kind).where(_TABLE.c.id < 20).order_by(_TABLE.c.id)
+        assert prepared.scalars(query).all() == [id % 3 + turn * id for id in range(20)]
+
+
 def test_rows_with_other_columns_than_before_are_changed_too(prepared: PreparedConnection) -> None:
     update = _TABLE.update().where(_TABLE.c.id == sa.bindparam("row"))
     for _ in range(3):
@@ -144,6 +178,6 @@ def test_an_error_of_a_change_is_the_usual_one_and_its_savepoint_undoes_it(prepa
     for id in range(1000, 1003):
         prepared.execute(insert, [{"id": id, "name": "there"}])
     with pytest.raises(IntegrityError, match="UNIQUE"), prepared.begin_nested():
-        prepared.execute(insert, [{"id": 2000, "name": "new"}, {"id": 1001, "name": "again"}])
+        prepared.execute(insert, [{"id": id, "name": "new"} for id in (*range(2000, 2100), 1001)])
     count = sa.select(sa.func.count()).select_from(_TABLE).where(_TABLE.c.id >= 1000)
     assert prepared.scalar(count) == 3
