@@ -28,6 +28,7 @@ MIB = 1024 * 1024
 BUCKET = "files"
 RCLONE_BUCKET = "rclone"
 """Not below what cdir keeps in step: it would take what rclone puts there for new files, and mirror them meanwhile."""
+ORDERS = ("both at once", "one by one")
 TUNED = ", 16 transfers"
 TRANSFERS = {"": [], TUNED: ["--transfers=16", "--checkers=16"]}
 
@@ -48,6 +49,22 @@ def make_large(folder: Path, mebibytes: int) -> Path:
         for _ in range(mebibytes):
             file.write(random.randbytes(MIB))
     return folder
+
+
+def rclone_folder(order: str, label: str, target: str) -> str:
+    """Return the bucket and folder of one of rclone's ways to put."""
+    return f"{RCLONE_BUCKET}/{order}{label}/{target}"
+
+
+def make_folders(root: Path, source: Path) -> None:
+    """Make the directories of a server's disk to which a source is put, before the server looks at them.
+
+    The server makes them itself, but fails a request now and then when two come for a directory that is not there yet.
+    """
+    ways = [rclone_folder(order, label, source.name) for order in ORDERS for label in TRANSFERS]
+    for folder in (f"{BUCKET}/{source.name}", *ways):
+        for directory in (source, *(path for path in source.rglob("*") if path.is_dir())):
+            (root / folder / directory.relative_to(source)).mkdir(parents=True, exist_ok=True)
 
 
 class Contest:
@@ -80,8 +97,8 @@ class Contest:
         """
         runs = {"cdir": self._cdir("put", str(source), f"/{target}", "--recursive", "--require", "all")}
         for label, options in TRANSFERS.items():
-            for order in ("both at once", "one by one"):
-                folder = f"{RCLONE_BUCKET}/{order}{label}/{target}"
+            for order in ORDERS:
+                folder = rclone_folder(order, label, target)
                 copy = [self._rclone, "copy", *options, str(source)]
                 commands = [[*copy, f"{name}:{folder}"] for name in self._servers]
                 stages = [commands] if order == "both at once" else [[command] for command in commands]
@@ -128,8 +145,8 @@ def contest(scratch: Path, sources: Mapping[str, Path], samples: Samples) -> dic
     with Background() as background:
         servers = {name: background.enter(rclone_s3_server(root=scratch / name)) for name in ("one", "two")}
         for server in servers.values():
-            for bucket in (BUCKET, RCLONE_BUCKET):
-                (server.root / bucket).mkdir()
+            for source in sources.values():
+                make_folders(server.root, source)
         current = Contest(scratch, servers)
         try:
             current.start()

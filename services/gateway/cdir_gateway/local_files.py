@@ -85,7 +85,8 @@ class LocalSource:
     def read_next(self, most: int = BLOCK_SIZE, digest: ContentDigest | None = None) -> bytes:
         """Return the next ``most`` bytes (fewer at the end, none after it), added to ``digest``."""
         pieces: list[bytes] = []
-        wanted = most
+        # memory is taken for all that is asked for; one byte more than the file had tells that it has grown
+        wanted = min(most, self._source.size - self._offset + 1)
         try:
             while wanted and (piece := os.pread(self._fd, wanted, self._offset)):
                 pieces.append(piece)
