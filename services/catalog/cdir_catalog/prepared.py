@@ -154,7 +154,7 @@ def _updating(text: str, row: str, size: int) -> str:
     """Return the UPDATE of so many rows at once, each with the values that have its key."""
     parts = text.replace(" WHERE ", " FROM given WHERE ").split("?")
     names = [f"v{place}" for place in range(len(parts) - 1)]
-    taken = "".join(f"{part}given.{name}" for part, name in zip(parts, names, strict=False))
+    taken = "".join(f"{part}given.{name}" for part, name in zip(parts[:-1], names, strict=True))
     return f"WITH given({', '.join(names)}) AS (VALUES {', '.join([row] * size)}) {taken}"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -127,7 +128,7 @@ class _Bandwidth(_Bucket):
                 await self.take(portion)
             size -= portion
 
-    async def slowed(self, source: Source, *, background: bool) -> AsyncIterator[bytes]:
+    async def slowed(self, source: Source, *, background: bool) -> AsyncGenerator[bytes, None]:
         """Yield a source in portions, each when it may go; without a limit as it comes."""
         async for piece in _one(source) if isinstance(source, bytes) else source:
             rest = piece
@@ -307,22 +308,23 @@ class RateLimitAdapter(WrapperAdapter):
         metadata: Mapping[str, str] = NO_METADATA,
         access: Access | None = None,
     ) -> ObjectInfo:
+        store = functools.partial(
+            self.inner.write,
+            key,
+            size=size,
+            modified=modified,
+            mode=mode,
+            if_match=if_match,
+            metadata=metadata,
+            access=access,
+        )
         async with self.changing:
             await self._may_call()
             if isinstance(source, bytes) and self._sent.is_soon(len(source)):
                 await self._sent.passed(len(source), background=self._background)
-            else:
-                source = self._sent.slowed(source, background=self._background)
-            return await self.inner.write(
-                key,
-                source,
-                size=size,
-                modified=modified,
-                mode=mode,
-                if_match=if_match,
-                metadata=metadata,
-                access=access,
-            )
+                return await store(source)
+            async with aclosing(self._sent.slowed(source, background=self._background)) as portions:
+                return await store(portions)
 
     async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
         size = sum(len(one.data) for one in objects)
