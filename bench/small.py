@@ -42,12 +42,13 @@ def make_small(folder: Path, count: int) -> Path:
     return folder
 
 
-def make_large(folder: Path, mebibytes: int) -> Path:
-    """One file of random bytes."""
+def make_large(folder: Path, count: int, mebibytes: int) -> Path:
+    """Files of random bytes."""
     folder.mkdir()
-    with (folder / "large.bin").open("wb") as file:
-        for _ in range(mebibytes):
-            file.write(random.randbytes(MIB))
+    for number in range(count):
+        with (folder / f"large-{number}.bin").open("wb") as file:
+            for _ in range(mebibytes):
+                file.write(random.randbytes(MIB))
     return folder
 
 
@@ -170,8 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts (default 5)")
     parser.add_argument("--small", type=int, default=2000, metavar="N", help="number of 10 KiB files (default 2000)")
-    parser.add_argument("--large", type=int, default=1024, metavar="MIB", help="size of the large file (default 1024)")
-    parser.add_argument("--folder", type=Path, help="where to work; needs 12 times the large file")
+    parser.add_argument("--large", type=int, default=1024, metavar="MIB", help="size of a large file (default 1024)")
+    parser.add_argument("--large-files", type=int, default=1, metavar="N", help="number of them (default 1)")
+    parser.add_argument("--folder", type=Path, help="where to work; needs 12 times the large files")
     asked = parser.parse_args()
 
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=asked.folder))
@@ -180,7 +182,7 @@ def main() -> None:
     try:
         sources = {
             f"{asked.small} x 10 KiB": make_small(scratch / "small", asked.small),
-            f"1 x {asked.large} MiB": make_large(scratch / "large", asked.large),
+            f"{asked.large_files} x {asked.large} MiB": make_large(scratch / "large", asked.large_files, asked.large),
         }
         for turn in range(asked.repeats):
             folder = scratch / str(turn)
