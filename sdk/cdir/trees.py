@@ -375,13 +375,13 @@ class _GetPlanner:
                 if entry.is_directory:
                     self._make_directory(path)
                 else:
-                    files.append((entry, path, self._looked_at(path)))
+                    files.append((entry, path, self._found_at(path)))
             except CdirError as error:
                 files.append(Failed(entry.target, error))
         return files
 
-    def _looked_at(self, local: str) -> os.stat_result | None:
-        """Look at what is there of a file; those of one directory come after each other."""
+    def _found_at(self, local: str) -> os.stat_result | None:
+        """Return what is there of the next file; those of one directory come after each other."""
         directory = os.path.dirname(local)
         if directory != self._here:
             self._here, self._begun_empty = directory, _is_empty(directory)

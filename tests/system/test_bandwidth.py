@@ -1,4 +1,4 @@
-"""A provider's bandwidth, set on the command line: kept to both ways, and nobody else is slowed down by it."""
+"""A provider's bandwidth, set on the command line while it is in use: kept to both ways, and lifted at once."""
 
 from __future__ import annotations
 
