@@ -170,13 +170,19 @@ class Driver:
         abort = catalog.AbortedWrite(version_id=begun.version_id, touched=[self.providers[name] for name in touched])
         await self.call("AbortWrites", catalog.AbortWritesRequest(aborts=[abort]))
 
-    async def record(self, *observations: catalog.ReplicaObservation) -> None:
-        await self.call("RecordReplicas", catalog.RecordReplicasRequest(observations=observations))
+    async def record(self, *observations: catalog.ReplicaObservation, owner: str = "") -> None:
+        await self.call("RecordReplicas", catalog.RecordReplicasRequest(observations=observations, owner=owner))
 
     async def see(
-        self, entry: entry_pb2.Entry, provider: str, state: entry_pb2.ReplicaState.ValueType, key: str | None = None
+        self,
+        entry: entry_pb2.Entry,
+        provider: str,
+        state: entry_pb2.ReplicaState.ValueType,
+        key: str | None = None,
+        writer: str = "",
     ) -> None:
-        """Report the state of one copy, under its natural key unless told otherwise."""
+        """Report the state of one copy, under its natural key unless told otherwise. ``writer`` is who wrote it, if the
+        one who reports did."""
         await self.record(
             catalog.ReplicaObservation(
                 version_id=entry.version_id,
@@ -184,7 +190,9 @@ class Driver:
                 key=entry.path[1:] if key is None else key,
                 state=state,
                 error="seen so",
-            )
+                written=bool(writer),
+            ),
+            owner=writer,
         )
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -495,7 +495,9 @@ class WriteCommitment(_message.Message):
 
     @_builtins.property
     def writing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """writing are providers where the write still goes on: they are left alone for some seconds."""
+        """writing are providers where the write still goes on. The copy is leased to the intent's owner for as long as the intent was;
+        RenewWrites renews that, and RecordReplicas with written ends it.
+        """
 
     def __init__(
         self,
@@ -666,25 +668,33 @@ Global___AbortWritesResponse: _TypeAlias = AbortWritesResponse  # noqa: Y015
 
 @_typing.final
 class RenewWritesRequest(_message.Message):
-    """RenewWritesRequest keeps an owner's intents."""
+    """RenewWritesRequest keeps an owner's intents and late copies."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OWNER_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
     """owner, see BeginWritesRequest."""
     lease_seconds: _builtins.float
     """lease_seconds from now. 0 means 60."""
+    @_builtins.property
+    def late(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """late are ids of committed versions of which the owner still writes copies, see WriteCommitment.writing; at most 1000. Copies
+        that it no longer holds, and unknown versions, are passed over.
+        """
+
     def __init__(
         self,
         *,
         owner: _builtins.str = ...,
         lease_seconds: _builtins.float = ...,
+        late: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late", b"late", "lease_seconds", b"lease_seconds", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,6 +921,9 @@ class RecordReplicasRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """owner is who observed. What it has written ends the lease that it has on the copy. Empty for one that holds none."""
     @_builtins.property
     def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaObservation]:
         """observations, at most 1000."""
@@ -919,10 +932,11 @@ class RecordReplicasRequest(_message.Message):
         self,
         *,
         observations: _abc.Iterable[Global___ReplicaObservation] | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observations", b"observations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observations", b"observations", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -567,7 +567,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewWrites(self, request, context):
-        """RenewWrites keeps the intents of an owner alive for lease_seconds more.
+        """RenewWrites keeps the intents of an owner alive for lease_seconds more, and its leases on copies that go on after their commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

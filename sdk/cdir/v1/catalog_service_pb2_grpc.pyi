@@ -100,7 +100,7 @@ class CatalogServiceStub:
     back to its name. Unknown ones are success: idempotent.
     """
     RenewWrites: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.RenewWritesRequest, _catalog_service_pb2.RenewWritesResponse]
-    """RenewWrites keeps the intents of an owner alive for lease_seconds more."""
+    """RenewWrites keeps the intents of an owner alive for lease_seconds more, and its leases on copies that go on after their commit."""
     ReleaseOwner: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ReleaseOwnerRequest, _catalog_service_pb2.ReleaseOwnerResponse]
     """ReleaseOwner lets every intent and lease of an owner lapse at once: its process is known to be gone, or ends."""
     ClaimLapsedWrites: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ClaimLapsedWritesRequest, _catalog_service_pb2.ClaimLapsedWritesResponse]
@@ -305,7 +305,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     back to its name. Unknown ones are success: idempotent.
     """
     RenewWrites: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.RenewWritesRequest, _catalog_service_pb2.RenewWritesResponse]  # type: ignore[assignment]
-    """RenewWrites keeps the intents of an owner alive for lease_seconds more."""
+    """RenewWrites keeps the intents of an owner alive for lease_seconds more, and its leases on copies that go on after their commit."""
     ReleaseOwner: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ReleaseOwnerRequest, _catalog_service_pb2.ReleaseOwnerResponse]  # type: ignore[assignment]
     """ReleaseOwner lets every intent and lease of an owner lapse at once: its process is known to be gone, or ends."""
     ClaimLapsedWrites: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ClaimLapsedWritesRequest, _catalog_service_pb2.ClaimLapsedWritesResponse]  # type: ignore[assignment]
@@ -645,7 +645,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.RenewWritesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.RenewWritesResponse, _abc.Awaitable[_catalog_service_pb2.RenewWritesResponse]]:
-        """RenewWrites keeps the intents of an owner alive for lease_seconds more."""
+        """RenewWrites keeps the intents of an owner alive for lease_seconds more, and its leases on copies that go on after their commit."""
 
     @_abc_1.abstractmethod
     def ReleaseOwner(

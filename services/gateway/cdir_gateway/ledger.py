@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -34,6 +34,8 @@ _CROWD: Final = 48
 
 _LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 5.0
+_MOST_RENEWED: Final = 1000
+"""Most late copies that one call may renew."""
 
 
 def user_metadata(user: str) -> tuple[tuple[str, str], ...]:
@@ -45,7 +47,8 @@ class Ledger:
     """Begins, commits and aborts writes, resolves paths and records what was seen, many at a time.
 
     The methods return futures: the call goes on even when the one who waits is cancelled. ``user`` is the author of a
-    change. Intents are kept alive while this is open, and given back when it is closed.
+    change. Intents, and leases on copies that go on after their commit, are kept alive while this is open, and given
+    back when it is closed.
     """
 
     def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
@@ -57,6 +60,7 @@ class Ledger:
         self._resolve = Batcher(self._resolve_many, spacing=_READ_SPACING)
         self._record = Batcher(self._record_many)
         self._live = 0
+        self._late: set[str] = set()
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -114,6 +118,15 @@ class Ledger:
         """Store what was seen or done at a provider."""
         return self._record.submit(observation)
 
+    @contextmanager
+    def holding(self, version_id: str) -> Iterator[None]:
+        """Keep the leases alive on copies of a committed version that are still being written."""
+        self._late.add(version_id)
+        try:
+            yield
+        finally:
+            self._late.discard(version_id)
+
     def _crowded(self) -> bool:
         return self._live >= _CROWD
 
@@ -162,21 +175,26 @@ class Ledger:
     async def _record_many(self, _: str, observations: list[catalog_service_pb2.ReplicaObservation]) -> Sequence[None]:
         with translated():
             await self._catalog.RecordReplicas(
-                catalog_service_pb2.RecordReplicasRequest(observations=observations), timeout=CALL_SECONDS
+                catalog_service_pb2.RecordReplicasRequest(observations=observations, owner=self.owner),
+                timeout=CALL_SECONDS,
             )
         return [None] * len(observations)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            if self._live <= 0:
+            late = list(self._late)
+            if self._live <= 0 and not late:
                 continue
-            request = catalog_service_pb2.RenewWritesRequest(owner=self.owner, lease_seconds=_LEASE_SECONDS)
             try:
-                with translated():
-                    await self._catalog.RenewWrites(request, timeout=CALL_SECONDS)
+                for start in range(0, max(len(late), 1), _MOST_RENEWED):
+                    request = catalog_service_pb2.RenewWritesRequest(
+                        owner=self.owner, lease_seconds=_LEASE_SECONDS, late=late[start : start + _MOST_RENEWED]
+                    )
+                    with translated():
+                        await self._catalog.RenewWrites(request, timeout=CALL_SECONDS)
             except CdirError as error:
-                logger.warning("cannot renew the intents of writes under way: %s", error)
+                logger.warning("cannot renew the leases of writes under way: %s", error)
 
     async def _release(self) -> None:
         request = catalog_service_pb2.ReleaseOwnerRequest(owner=self.owner)

@@ -120,7 +120,7 @@ class LateCopies:
                 for branch in self._upload.branches:
                     if not branch.pending and branch.target.provider_id not in self._recorded:
                         self._recorded.add(branch.target.provider_id)
-                        await self._upload.record_ended(branch)
+                        await self._record(branch)
                         self._changed.set()
                 if not pending:
                     return
@@ -128,6 +128,18 @@ class LateCopies:
         finally:
             self._ended.set()
             self._changed.set()
+
+    async def _record(self, branch: Branch) -> None:
+        try:
+            await self._upload.record_ended(branch)
+        except CdirError as error:
+            path, provider = self._entry.path, branch.target.provider
+            logger.warning("cannot record the copy of %s at %s; the replicator will find it: %s", path, provider, error)
+
+    @property
+    def version_id(self) -> str:
+        """The version they are copies of."""
+        return self._upload.version_id
 
     async def ended(self) -> None:
         """Wait until no copy is under way any more."""
@@ -264,7 +276,7 @@ class FileWriter:
                 elif upload.late is not None:
                     self._start_late(order, upload.late)
                 elif not upload.committed:
-                    self._background.start("a commit", self._see_committed(upload, upload.commit))
+                    self._background.start("a commit", self._see_committed(order, upload, upload.commit))
             taken = await self._strangers.take_up(met)
             replaceable |= taken.replaceable
             if taken.contents:
@@ -358,9 +370,8 @@ class FileWriter:
 
         async def run() -> None:
             try:
-                await late.run()
-            except CdirError as error:
-                logger.warning("cannot record a copy of %s; the replicator will find it: %s", order.path, error)
+                with self._ledger.holding(late.version_id):
+                    await late.run()
             finally:
                 if self._late.get(key) is late:
                     del self._late[key]
@@ -407,14 +418,16 @@ class FileWriter:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _ABORT_LONGEST_PAUSE)
 
-    async def _see_committed(self, upload: Upload, commit: asyncio.Future[entry_pb2.Entry]) -> None:
+    async def _see_committed(self, order: WriteOrder, upload: Upload, commit: asyncio.Future[entry_pb2.Entry]) -> None:
         """The caller left while the commit was under way: see how it ended."""
         try:
-            await commit
+            entry = await commit
         except CdirError:
             await self._undo(upload)
-        else:
-            await upload.abandon()
+            return
+        late = upload.go_on(entry)
+        if late is not None:
+            self._start_late(order, late)
 
     def _abort_orphan(self, pending: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
         """The caller left before it knew that its write had begun."""
@@ -454,6 +467,8 @@ class Upload:
                 target.occupant.SetInParent()
         self._needed = max(begun.min_copies, 1)
         self._copies: Copies | None = None
+        self._writing: frozenset[str] = frozenset()
+        """Ids of the providers where the write went on when the commit was sent."""
 
     @property
     def branches(self) -> Sequence[Branch]:
@@ -573,11 +588,16 @@ class Upload:
             touched=copies.touched,
             writing=copies.writing,
         )
-        known = {branch.target.provider_id for branch in copies.branches} - set(commitment.writing)
+        self._writing = frozenset(commitment.writing)
         entry = await self._commit(commitment)
-        if commitment.writing:
-            self.late = LateCopies(self, entry, known)
+        self.late = self.go_on(entry)
         return StoredFile(entry, self.stored_names, self.owed_names, self.late, self.order.conflict_of)
+
+    def go_on(self, entry: entry_pb2.Entry) -> LateCopies | None:
+        """The copies that were under way when the file was committed as ``entry``; ``None`` when there were none."""
+        if not self._writing:
+            return None
+        return LateCopies(self, entry, {one.target.provider_id for one in self.branches} - self._writing)
 
     def _failure(self, copies: Copies) -> CdirError:
         """Why too few copies are stored. What others have put in the way can be taken up: then it is worth a try."""

@@ -244,7 +244,7 @@ async def test_a_copy_still_being_written_is_left_alone(mirrored: Driver) -> Non
     again = await mirrored.begin_one("/file")
     assert {target.provider: target.writable for target in again.targets} == {"a": True, "b": True, "c": False}
     await mirrored.abort(again)
-    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_UNKNOWN)  # it ended, badly
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_UNKNOWN, writer="writer")  # it ended, badly
     (item,) = await mirrored.claim()
     assert item.kind == catalog.DEBT_KIND_INSPECT
 
@@ -252,15 +252,41 @@ async def test_a_copy_still_being_written_is_left_alone(mirrored: Driver) -> Non
 async def test_a_late_copy_is_recorded(mirrored: Driver) -> None:
     begun = await mirrored.begin_one("/file")
     entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
-    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_OK)
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_OK, writer="writer")
     assert (await mirrored.status()).owed == 0
     assert (await mirrored.begin_one("/file")).targets[2].writable
+
+
+async def test_a_late_copy_is_left_to_its_writer_while_that_renews_its_lease(mirrored: Driver) -> None:
+    begun = await mirrored.begin_one("/file", lease=0.001)
+    await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
+    renewal = catalog.RenewWritesRequest(owner="writer", lease_seconds=600, late=["unknown", begun.version_id])
+    await mirrored.call("RenewWrites", renewal)
+    assert await mirrored.claim() == []
+    await mirrored.call("ReleaseOwner", catalog.ReleaseOwnerRequest(owner="writer"))
+    (item,) = await mirrored.claim()
+    assert (item.kind, item.replica.provider) == (catalog.DEBT_KIND_INSPECT, "c")
+    await mirrored.call("RenewWrites", renewal)  # too late: it is the worker's now
+    await mirrored.see(await mirrored.entry("/file"), "c", entry_pb2.REPLICA_STATE_MISSING, writer="writer")
+    assert await mirrored.claim() == []
+    await mirrored.call("ReleaseOwner", catalog.ReleaseOwnerRequest(owner="worker"))
+    assert [item.kind for item in await mirrored.claim()] == [catalog.DEBT_KIND_COPY]
+
+
+@pytest.mark.parametrize("renewal", [{"owner": "another"}, {"owner": "writer"}], ids=["another's", "of others"])
+async def test_a_late_copy_that_nobody_renews_is_debt(mirrored: Driver, renewal: dict[str, str]) -> None:
+    begun = await mirrored.begin_one("/file", lease=0.001)
+    await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
+    late = [begun.version_id] if renewal["owner"] == "another" else ["other"]
+    await mirrored.call("RenewWrites", catalog.RenewWritesRequest(lease_seconds=600, late=late, **renewal))
+    (item,) = await mirrored.claim()
+    assert item.kind == catalog.DEBT_KIND_INSPECT
 
 
 async def test_a_late_copy_that_lands_under_a_name_the_file_no_longer_has_is_removed(mirrored: Driver) -> None:
     begun = await mirrored.begin_one("/file")
     entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
-    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING)
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING, writer="writer")
     await mirrored.call("MoveEntry", directory.MoveEntryRequest(source="/file", target="/moved"))
     landed = catalog.ReplicaObservation(
         version_id=entry.version_id,
@@ -282,7 +308,7 @@ async def test_a_late_copy_that_lands_under_a_name_the_file_no_longer_has_is_rem
 async def test_what_another_file_has_there_by_now_is_not_removed(mirrored: Driver) -> None:
     begun = await mirrored.begin_one("/file")
     entry = await mirrored.commit_one(mirrored.commitment(begun, on=["a", "b"], writing=["c"]))
-    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING)
+    await mirrored.see(entry, "c", entry_pb2.REPLICA_STATE_MISSING, writer="writer")
     await mirrored.call("MoveEntry", directory.MoveEntryRequest(source="/file", target="/moved"))
     while items := await mirrored.claim():
         await mirrored.finish(items)

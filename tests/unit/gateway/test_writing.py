@@ -24,7 +24,7 @@ from cdir.status import from_failure, translated
 from cdir.v1 import catalog_service_pb2, entry_pb2, provider_pb2
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_catalog.servicer import CatalogServicer
-from cdir_gateway import write_stream
+from cdir_gateway import ledger, write_stream
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.writer import FanOut, ProviderWriter
 from unit.gateway.harness import MODIFIED, Harness, open_harness
@@ -284,6 +284,26 @@ async def test_a_late_copy_lands_though_its_caller_left(trio: Harness) -> None:
 
     await trio.until(landed)
     assert trio.files("b") == {"file": b"x"}
+
+
+async def test_a_late_copy_is_nobody_elses_for_as_long_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(ledger, "_RENEW_SECONDS", 0.1)
+    claim = catalog_service_pb2.ClaimDebtRequest(owner="replicator")
+    async with open_harness(tmp_path) as harness:
+        for name in "abc":
+            await harness.add_provider(name)
+        harness.trouble("b", pause=1.5)
+        landed = asyncio.create_task(
+            harness.write([harness.whole(1, "/file", b"x", wait=pb.WAIT_FOR_MINIMUM)]), name="landed"
+        )
+        while not landed.done():
+            assert not (await harness.catalog.ClaimDebt(claim)).items
+            await asyncio.sleep(0.02)
+        assert (await landed)[1][-1].final
+        assert (await harness.replicas("/file"))["b"].state == entry_pb2.REPLICA_STATE_OK
 
 
 async def test_a_late_copy_never_lands_on_a_newer_content(trio: Harness) -> None:

@@ -12,7 +12,7 @@ from cdir.errors import CdirError, Conflict, InvalidArgument
 from cdir.paths import split_path
 from cdir.status import to_failure
 from cdir.v1 import catalog_service_pb2, entry_pb2
-from cdir_catalog.clock import SECOND, now_ns
+from cdir_catalog.clock import now_ns
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import entries, intents, versions, workspaces
 from cdir_catalog.store.acls import adopt_history, inherited, root_acl
@@ -36,9 +36,6 @@ from cdir_catalog.store.workspaces import reserve_ids
 from cdir_catalog.wire import DIRECTORY, FILE, from_timestamp
 
 __all__ = ["commit_writes"]
-
-_WRITING_GRACE = 20 * SECOND
-"""How long a write that goes on after its commit is left alone before somebody looks what became of it."""
 
 
 _INTENTS = (
@@ -327,7 +324,7 @@ class _Commit:
             elif provider in touched:
                 copy.actual = UNKNOWN
             if provider in writing:
-                copy.lease_owner, copy.lease_until = "", now + _WRITING_GRACE
+                copy.lease_owner, copy.lease_until = row.owner, row.lease_until
                 copy.lease_kind, copy.lease_key = catalog_service_pb2.DEBT_KIND_COPY, row.key
                 copy.due_at = copy.lease_until
             content.copies.append(copy)

@@ -14,7 +14,7 @@ from cdir.errors import InvalidArgument
 from cdir.v1 import catalog_service_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
-from cdir_catalog.schema import intents, replicas, scans, workspaces
+from cdir_catalog.schema import intents, replicas, scans, versions, workspaces
 from cdir_catalog.store.copies import MISSING, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.entries import find_entries
 from cdir_catalog.store.ledger import Ledger
@@ -127,13 +127,30 @@ def abort_writes(
     return catalog_service_pb2.AbortWritesResponse()
 
 
+_UNTIL: sa.BindParameter[int] = sa.bindparam("until", type_=sa.BigInteger())
+_RENEW_INTENTS = intents.update().where(intents.c.owner == sa.bindparam("holder")).values(lease_until=_UNTIL)
+_RENEW_COPIES = (
+    replicas.update()
+    .where(
+        replicas.c.lease_owner == sa.bindparam("holder"),
+        replicas.c.lease_kind == catalog_service_pb2.DEBT_KIND_COPY,
+        replicas.c.version_id.in_(
+            sa.select(versions.c.id).where(versions.c.version_id.in_(sa.bindparam("late", expanding=True)))
+        ),
+    )
+    .values(lease_until=_UNTIL, due_at=sa.case((replicas.c.due_at.is_not(None), _UNTIL), else_=None))
+)
+
+
 def renew_writes(
     connection: Connection, request: catalog_service_pb2.RenewWritesRequest, _author: str
 ) -> catalog_service_pb2.RenewWritesResponse:
     """CatalogService.RenewWrites."""
-    until = lease_end(now_ns(), request.lease_seconds)
-    owner = check_owner(request.owner)
-    connection.execute(intents.update().where(intents.c.owner == owner).values(lease_until=until))
+    check_batch(request.late)
+    values = {"until": lease_end(now_ns(), request.lease_seconds), "holder": check_owner(request.owner)}
+    connection.execute(_RENEW_INTENTS, values)
+    if request.late:
+        connection.execute(_RENEW_COPIES, {**values, "late": list(request.late)})
     return catalog_service_pb2.RenewWritesResponse()
 
 

@@ -77,6 +77,10 @@ def record_replicas(
             strays.append((content, provider, observation.key))
         if copy is None:
             continue
+        if observation.written and copy.lease_owner is not None and copy.lease_owner == request.owner:
+            copy.release()  # the write that went on after its commit has ended
+            if copy.due_at is not None:
+                copy.due_at = now
         if observation.state == MISSING and observation.provider_id in guarded:
             continue  # so much is missing there that only a scan, or a person, says what is gone
         if observation.previous_key:
@@ -139,8 +143,6 @@ def _record_state(
         copy.mark_ok(now, observation.etag, observation.checksum)
         if observation.HasField("acl"):
             copy.take_acl(observation.acl)
-        if copy.lease_owner == "":
-            copy.release()  # the write that went on after its commit has ended
         return
     if observation.state not in {MISSING, CORRUPT, UNKNOWN}:
         return
@@ -162,9 +164,6 @@ def _record_state(
         return
     copy.actual, copy.error = observation.state, observation.error
     copy.move_to = None
-    if copy.lease_owner == "":
-        copy.release()
-        copy.due_at = now
 
 
 def finish_debt(
