@@ -114,6 +114,21 @@ async def test_a_failure_is_put_off_and_shown(mirrored: Driver) -> None:
     assert replica.HasField("not_before")
 
 
+async def test_a_copy_without_a_source_is_due_once_there_is_one(mirrored: Driver) -> None:
+    entry = await mirrored.write("/f", on=["a", "b"])
+    for name in ("a", "b"):
+        await mirrored.see(entry, name, entry_pb2.REPLICA_STATE_UNKNOWN)
+    items = {item.replica.provider: item for item in await mirrored.claim()}
+    assert {name: item.kind for name, item in items.items()} == dict.fromkeys("ab", catalog.DEBT_KIND_INSPECT)
+    waiting = (await mirrored.replicas("/f"))["c"]
+    assert waiting.error == "no good copy is known of until what lies at a, b is looked at"
+    assert waiting.HasField("not_before")
+    await mirrored.finish([items["b"]])
+    (item,) = await mirrored.claim()
+    assert (item.kind, item.replica.provider) == (catalog.DEBT_KIND_COPY, "c")
+    assert [source.provider for source in item.sources] == ["b"]
+
+
 async def test_what_fails_again_and_again_waits_for_a_person(mirrored: Driver) -> None:
     await _owing(mirrored)
     for _ in range(3):

@@ -17,6 +17,7 @@ __all__ = [
     "CORRUPT",
     "LEFTOVER_CONTRIBUTION",
     "MISSING",
+    "NO_SOURCE",
     "OK",
     "PRIVATE_ACL",
     "QUARANTINE_ATTEMPTS",
@@ -40,6 +41,10 @@ PRIVATE_ACL = entry_pb2.Acl(access=entry_pb2.ACL_ACCESS_PRIVATE).SerializeToStri
 
 QUARANTINE_ATTEMPTS = 8
 """After so many counted failures a copy waits for a person."""
+
+
+NO_SOURCE = "no good copy"
+"""How the error begins of a copy that waits for another provider to have a good one."""
 
 
 @dataclass(slots=True)
@@ -246,6 +251,10 @@ def settle(content: Content, now: int) -> list[Copy]:
     leftovers: list[Copy] = []
     for copy in content.copies:
         _settle_one(content, copy, desired, leftovers, now)
+    if any(copy.actual == OK and not copy.gone for copy in content.copies):
+        for copy in content.copies:
+            if copy.due_at is not None and copy.error.startswith(NO_SOURCE) and not copy.leased(now):
+                copy.due_at = min(copy.due_at, now)  # there may be a source now
     # a copy that is wanted no more is removed only when those wanted are there
     wanted = [copy for copy in content.copies if copy.wanted and not copy.gone]
     secure = bool(wanted) and all(copy.actual == OK for copy in wanted)

@@ -13,12 +13,12 @@ from sqlalchemy.engine import Connection
 from cdir.v1 import catalog_service_pb2, provider_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import intents, providers, replicas, versions
-from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN, Content, Copy, owe
+from cdir_catalog.store.copies import CORRUPT, MISSING, NO_SOURCE, OK, UNKNOWN, Content, Copy, owe
 from cdir_catalog.store.intents import check_batch, check_owner, lease_end
 from cdir_catalog.store.ledger import COPY_COLUMNS, Ledger, copy_of
 from cdir_catalog.store.occupancy import Occupancy, Occupied, occupant_message
 from cdir_catalog.store.policies import Placer
-from cdir_catalog.store.providers import NO_SOURCE, RegisteredProvider, load_providers
+from cdir_catalog.store.providers import RegisteredProvider, load_providers
 from cdir_catalog.store.replica_messages import ReadOrder, replica_message
 from cdir_catalog.wire import version_message
 
@@ -284,12 +284,14 @@ class _Claiming:
             if self._providers[one.provider_id].state != _DOWN
         ]
         if not found:
-            names = sorted(self._providers[one.provider_id].name for one in good)
-            error = (
-                f"{NO_SOURCE} can be read at the moment: {', '.join(names)} is down or paused"
-                if names
-                else f"{NO_SOURCE} is left at any provider; write the file again or restore an older version"
-            )
+            doubtful = [one for one in content.copies if one.actual == UNKNOWN and one.id != copy.id]
+            names = ", ".join(sorted(self._providers[one.provider_id].name for one in good or doubtful))
+            if good:
+                error = f"{NO_SOURCE} can be read at the moment: {names} is down or paused"
+            elif doubtful:
+                error = f"{NO_SOURCE} is known of until what lies at {names} is looked at"
+            else:
+                error = f"{NO_SOURCE} is left at any provider; write the file again or restore an older version"
             assert copy.id is not None
             self._taken.add(copy.id)
             self._put_off.append({"row": copy.id, "due_at": self._now + _NO_SOURCE_SECONDS * SECOND, "error": error})

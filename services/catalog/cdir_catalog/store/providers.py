@@ -13,7 +13,7 @@ from cdir.errors import AlreadyExists, Conflict, NotFound, PreconditionFailed
 from cdir.v1 import catalog_service_pb2, exit_pb2, provider_pb2
 from cdir_catalog.clock import now_ns
 from cdir_catalog.schema import counters, providers, replicas, scans, vacancies, versions
-from cdir_catalog.store.copies import OK
+from cdir_catalog.store.copies import NO_SOURCE, OK
 from cdir_catalog.store.jobs import end_jobs, rename_jobs
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import change_configuration
@@ -23,7 +23,6 @@ from cdir_catalog.wire import timestamp
 
 __all__ = [
     "AWAITS_REBUILD",
-    "NO_SOURCE",
     "RegisteredProvider",
     "change_provider",
     "create_provider",
@@ -43,9 +42,6 @@ _SLOW = provider_pb2.PROVIDER_STATE_SLOW
 _DOWN = provider_pb2.PROVIDER_STATE_DOWN
 _PAUSED = provider_pb2.PROVIDER_STATE_PAUSED
 _UNKNOWN = provider_pb2.PROVIDER_STATE_UNKNOWN
-
-NO_SOURCE = "no good copy"
-"""How the error begins of a copy that waits for another provider to have a good one."""
 
 AWAITS_REBUILD = "paused until the catalog is rebuilt"
 """Why a provider is paused that a new catalog was given: nothing is concluded from what lies there before."""
