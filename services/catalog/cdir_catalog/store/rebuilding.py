@@ -8,7 +8,7 @@ end every counter is counted anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import IO, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -60,10 +60,10 @@ def rebuild_catalog(connection: Connection, start: pb.RebuildStart, files: Seque
     listed = Listed(load_providers(connection), start.listed)
     # what a listing told that did not come to its end proves nothing
     connection.execute(sightings.delete().where(sightings.c.provider.not_in(list(listed.by_id))))
-    recognize_known(connection, listed)
+    on_their_way = recognize_known(connection, listed)
     follow_renames(connection, listed, AUTHOR)
     taken = take_in_found(connection, listed)
-    removed = _remove_set_aside(connection, listed)
+    removed = _remove_set_aside(connection, listed, on_their_way)
     _count_anew(connection)
     report = _report(connection, taken, removed)
     report.snapshot = files[-1].name if files else ""
@@ -172,12 +172,17 @@ def _forget_work(connection: Connection) -> None:
 # -- what was removed since --------------------------------------------------------------------------------------------
 
 
-def _remove_set_aside(connection: Connection, listed: Listed) -> int:
+def _is_aside(key: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(key >= ASIDE_PREFIX, key < _ASIDE_END)
+
+
+def _remove_set_aside(connection: Connection, listed: Listed, on_their_way: Container[int]) -> int:
     """Remove the files whose current content was found aside and nowhere under its name; they are restorable.
 
-    An object is moved aside only when its file is replaced or removed.
+    An object is moved aside only when its file is replaced or removed, or a file that was renamed makes room: the
+    contents ``on_their_way`` to a new name stay.
     """
-    is_aside = sa.and_(replicas.c.key >= ASIDE_PREFIX, replicas.c.key < _ASIDE_END)
+    is_aside = _is_aside(replicas.c.key)
     of_version = replicas.c.version_id == versions.c.id
     query = (
         entries_with_content(*ENTRY_COLUMNS, entries.c.workspace_id)
@@ -194,8 +199,9 @@ def _remove_set_aside(connection: Connection, listed: Listed) -> int:
     removed = 0
     rows = connection.execute(query).all()
     while rows:
-        for workspace_id in sorted({row.workspace_id for row in rows}):
-            removed += _remove(connection, workspace_id, [row for row in rows if row.workspace_id == workspace_id])
+        gone = [row for row in rows if row.version_row not in on_their_way]
+        for workspace_id in sorted({row.workspace_id for row in gone}):
+            removed += _remove(connection, workspace_id, [row for row in gone if row.workspace_id == workspace_id])
         rows = connection.execute(query.where(versions.c.id > rows[-1].version_row)).all()
     return removed
 
@@ -265,7 +271,6 @@ def _report(connection: Connection, taken: TakenIn, removed: int) -> pb.RebuildR
         .order_by(entries.c.dirname, entries.c.basename)
         .limit(_PATHS)
     )
-    aside = sa.and_(sightings.c.key >= ASIDE_PREFIX, sightings.c.key < _ASIDE_END)
     return pb.RebuildReport(
         files=files,
         known=files - taken.adopted,
@@ -275,7 +280,7 @@ def _report(connection: Connection, taken: TakenIn, removed: int) -> pb.RebuildR
         without_copy=count(lost, entries),
         without_copy_paths=[join_path(dirname, basename) for dirname, basename in paths],
         ignored=taken.ignored,
-        unexplained=count(sa.and_(aside, sightings.c.version_id.is_(None)), sightings),
+        unexplained=count(sa.and_(_is_aside(sightings.c.key), sightings.c.version_id.is_(None)), sightings),
     )
 
 

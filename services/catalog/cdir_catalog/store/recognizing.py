@@ -66,21 +66,28 @@ def compare(content: Content, modified_at: int, copy: Copy | None, seen: Any, pr
     return Verdict.OTHER if etags or checksums else Verdict.LIKELY
 
 
-def recognize_known(connection: Connection, listed: Listed) -> None:
+def recognize_known(connection: Connection, listed: Listed) -> set[int]:
     """Record for every version where the providers listed hold it, current ones first.
 
-    Copies at other providers become uncertain. Older versions of which nothing is left are forgotten.
+    Copies at other providers become uncertain. Older versions of which nothing is left are forgotten. Returns the
+    contents that :func:`recognize` does.
     """
+    on_their_way = set()
     for condition in (versions.c.superseded_at.is_(None), versions.c.superseded_at.is_not(None)):
         query = sa.select(versions.c.id, versions.c.modified_at).where(condition).order_by(versions.c.id).limit(_PAGE)
         rows = connection.execute(query).all()
         while rows:
-            recognize(connection, listed, {row.id: row.modified_at for row in rows})
+            on_their_way |= recognize(connection, listed, {row.id: row.modified_at for row in rows})
             rows = connection.execute(query.where(versions.c.id > rows[-1].id)).all()
+    return on_their_way
 
 
-def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int]) -> None:
-    """Record where the providers listed hold some versions, given by row id with their modified times."""
+def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int]) -> set[int]:
+    """Record where the providers listed hold some versions, given by row id with their modified times.
+
+    Returns the current contents found aside whose copies had not come to their file's new name when it was last known:
+    another file that took the old name moved them there.
+    """
     ledger = Ledger(connection, now_ns())
     ledger.load(modified)
     keys: dict[int, list[str]] = {}
@@ -88,6 +95,7 @@ def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int
         keys[content.id] = _possible_keys(content)
     seen = _unexplained(connection, {key for possible in keys.values() for key in possible})
     explained: list[dict[str, Any]] = []
+    on_their_way: set[int] = set()
     for content in ledger.contents.values():
         for provider in listed.every:
             copy = content.at(provider.id)
@@ -102,9 +110,13 @@ def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int
                 (pair for pair in verdicts if pair[0] is Verdict.LIKELY), None
             )
             if found is not None:
+                under = found[1].key
+                under_way = copy is not None and (copy.move_to is not None or copy.key == under)
+                if content.current and under_way and under == aside_key(content.version_id):
+                    on_their_way.add(content.id)
                 _record(content, copy, provider.id, *found, now=ledger.now)
-                del seen[provider.provider_id, found[1].key]
-                explained.append({"at": provider.provider_id, "under": found[1].key, "version_id": content.id})
+                del seen[provider.provider_id, under]
+                explained.append({"at": provider.provider_id, "under": under, "version_id": content.id})
             elif copy is not None:
                 copy.actual = MISSING
     ledger.settle()
@@ -116,6 +128,7 @@ def recognize(connection: Connection, listed: Listed, modified: Mapping[int, int
             ),
             explained,
         )
+    return on_their_way
 
 
 def _possible_keys(content: Content) -> list[str]:
