@@ -15,13 +15,14 @@ import io
 import itertools
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cdir.connection import Connection
 from cdir.conversion import entry_from
-from cdir.errors import CdirError, IntegrityError, IsDirectory, ProviderUnavailable
+from cdir.errors import CdirError, IntegrityError, InvalidPath, IsDirectory, ProviderUnavailable
 from cdir.model import Entry
 from cdir.progress import Tally
 from cdir.status import from_failure
@@ -31,7 +32,7 @@ from cdir.uploads import SMALL_FILE
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.walk import error_of
 
-__all__ = ["Download", "Downloader"]
+__all__ = ["Download", "Downloader", "differing", "local_below", "place"]
 
 _BATCH_FILES: Final = 64
 """Small files that are asked for together. What a request costs the gateway and its catalog is mostly the same for one
@@ -39,6 +40,7 @@ file and for many, so the next files wait until so many others are done."""
 _UNDER_WAY: Final = 256
 """Files asked for and not yet done; each may hold a local file open."""
 
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NUMBERS = itertools.count(secrets.randbits(32))
 """Tells temporary files of this process apart, and nearly always from what other processes have left."""
 
@@ -48,6 +50,47 @@ def _temporary(path: str) -> str:
     dirname, name = os.path.split(path)
     kept = os.fsencode(name)[:200].decode("utf-8", "ignore")  # a name may be as long as the disk allows already
     return os.path.join(dirname, f".{kept}.cdir-{next(_NUMBERS):08x}")
+
+
+def local_below(local: str, names: Sequence[str]) -> str:
+    """Return the local path for names from the directory; refuses what would lead elsewhere on this system."""
+    for name in names:
+        if name in {"", ".", ".."} or "\0" in name or os.sep in name or (os.altsep and os.altsep in name):
+            raise InvalidPath(f"{'/'.join(names)}: this name is not safe on the local disk; rename it first")
+        if os.name == "nt" and (Path(name).drive or name.rstrip(" .") != name):
+            raise InvalidPath(f"{'/'.join(names)}: Windows cannot hold this name; rename it first")
+    return os.path.join(local, *names)
+
+
+def differing(target: str) -> IntegrityError:
+    """Return the error of bytes that are not those of the file."""
+    return IntegrityError(f"{target}: the bytes received differ from the recorded digest; run it again", path=target)
+
+
+def place(local: str, data: bytes, modified_ns: int) -> None:
+    """Write a whole file and give it its name and time. Blocks; raises OSError, IsDirectory (one is in the way)."""
+    temporary = _temporary(local)
+    file = os.open(temporary, _NEW_FILE, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(file, view) :]
+            os.utime(file, ns=(modified_ns, modified_ns))
+        finally:
+            os.close(file)
+        _rename(temporary, local)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _rename(temporary: str, local: str) -> None:
+    try:
+        os.replace(temporary, local)
+    except IsADirectoryError as error:
+        raise IsDirectory(f"{local}: a directory of this name is in the way") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +127,10 @@ class _Arriving:
         self.add(b"")
         assert self._file is not None
         if self.written != entry.size or entry.sha256 not in {"", self._digest.hexdigest()}:
-            raise IntegrityError(
-                f"{entry.target}: the bytes received differ from the recorded digest; run it again", path=entry.target
-            )
+            raise differing(entry.target)
         os.utime(self._file.fileno(), ns=(entry.modified_ns, entry.modified_ns))
         self._file.close()
-        try:
-            os.replace(self._temporary, self.download.local)
-        except IsADirectoryError as error:
-            raise IsDirectory(f"{self.download.local}: a directory of this name is in the way") from error
+        _rename(self._temporary, self.download.local)
         self._file = None
 
     def discard(self) -> None:
@@ -111,7 +149,7 @@ class Downloader:
         self.local_files = connection.server.local_files
         self.tally = tally
         self._parallel = parallel
-        self._provider = provider
+        self.provider = provider
         self._small: asyncio.Queue[Download | None] = asyncio.Queue(_UNDER_WAY)
         self._large: asyncio.Queue[Download | None] = asyncio.Queue(parallel)
 
@@ -147,7 +185,7 @@ class Downloader:
             workspace=entry.workspace,
             path=entry.path,
             generation=download.generation,
-            provider=self._provider,
+            provider=self.provider,
             local_target=pb.LocalTarget(path=os.path.abspath(download.local)) if placed else None,
         )
 

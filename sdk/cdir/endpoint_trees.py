@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from cdir.downloads import local_below
 from cdir.errors import CdirError, IsDirectory, NotDirectory, NotFound, Unsupported
 from cdir.model import Failed, TransferReport
 from cdir.parallelism import bounded
 from cdir.paths import Endpoint, parse_endpoint, parse_target, split_path
 from cdir.progress import OnProgress, Tally
 from cdir.threads import run_to_the_end
-from cdir.trees import OnFile, local_below
+from cdir.trees import OnFile
 from cdir.uploads import file_pieces
 from cdir.walk import FoundKind, batched_walk, describe, error_of, printable
 

@@ -7,9 +7,9 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from cdir.downloads import local_below
 from cdir.errors import InvalidArgument, NotFound
 from cdir.paths import parse_endpoint, parse_target
-from cdir.trees import local_below
 from cdir.walk import error_of
 
 if TYPE_CHECKING:

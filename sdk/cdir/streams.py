@@ -22,7 +22,7 @@ from cdir.paths import WorkspacePath
 from cdir.status import from_failure, from_rpc_error
 from cdir.v1 import directory_service_pb2 as pb
 
-__all__ = ["PIECE", "ReadStream", "WriteStream", "open_read", "write_pieces"]
+__all__ = ["PIECE", "ReadStream", "WriteStream", "open_read", "open_tree", "write_pieces"]
 
 PIECE: Final = 1024 * 1024
 """Bytes per message: large enough that the cost per message does not count, small enough for tight buffers."""
@@ -257,6 +257,21 @@ class ReadStream:
             raise from_rpc_error(error) from error
         if code is not grpc.StatusCode.OK:
             raise ProviderUnavailable(f"the transfer ended with {code.name}: {await self._call.details()}")
+
+
+async def open_tree(
+    connection: Connection, where: WorkspacePath, provider: str
+) -> AsyncGenerator[Sequence[pb.TreeItem], None]:
+    """Yield everything below a directory as it comes. Raises NotFound, NotDirectory."""
+    request = pb.ReadTreeRequest(workspace=where.workspace, path=where.path, provider=provider)
+    call = connection.directory.ReadTree(request, metadata=connection.metadata)
+    try:
+        async for response in call:
+            yield response.items
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        call.cancel()
 
 
 async def open_read(

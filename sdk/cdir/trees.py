@@ -2,7 +2,7 @@
 
 ``put`` walks the local tree and pages through the directory's listing side by side, both in the same order, and sends
 what differs in size or time; ``get`` pages through the listing and looks at each local file. Neither holds more than a
-page and what is under way.
+page and what is under way. A tree that goes where nothing is yet is asked for as a whole.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cdir.downloads import Download, Downloader
+from cdir.conversion import entry_from
+from cdir.downloads import Download, Downloader, local_below
 from cdir.errors import CdirError, InternalError, InvalidPath, IsDirectory, NotDirectory, NotFound, Unsupported
 from cdir.model import Entry, EntryKind, Failed, OnConflict, TransferReport, Wait, time_of
 from cdir.parallelism import bounded
 from cdir.paths import WorkspacePath, join_path, normalize_path, parse_target, split_path
 from cdir.progress import OnProgress, Tally
+from cdir.streams import open_tree
+from cdir.threads import run_to_the_end
+from cdir.tree_downloads import TakenIn, TreeTarget
 from cdir.uploads import Upload, Uploader
+from cdir.v1 import entry_pb2
 from cdir.walk import Found, FoundKind, batched_walk, describe, error_of, printable
 
 if TYPE_CHECKING:
     from cdir.client import Client
 
-__all__ = ["OnFile", "get", "local_below", "merged", "put", "same_time"]
+__all__ = ["OnFile", "get", "merged", "put", "same_time"]
 
 OnFile = Callable[[str, str], None]
 """Called with source and target of each file that is, or with ``dry_run`` would be, transferred."""
@@ -353,6 +358,9 @@ class _GetPlanner:
 
     async def _plan_tree(self, top: Entry, local: str) -> None:
         await asyncio.to_thread(self._make_directory, local)
+        if not self._dry_run and await asyncio.to_thread(_is_empty, local):
+            await self._plan_new_tree(top, local)
+            return
         self._here = ""
         prefix = top.path.rstrip("/") + "/"
         pages = self._client.pages(top.target, recursive=True, page_size=_PAGE, first_page=_FIRST_PAGE)
@@ -363,6 +371,28 @@ class _GetPlanner:
                     self._tally.fail_with(item)
                 else:
                     await self._file(*item)
+
+    async def _plan_new_tree(self, top: Entry, local: str) -> None:
+        """Take in a tree where nothing is yet."""
+        target = TreeTarget(top.path, local, self._make_directory)
+        where = WorkspacePath(top.workspace, top.path)
+        async with aclosing(open_tree(self._client.connection, where, self._downloader.provider)) as arriving:
+            async for items in arriving:
+                for taken in await run_to_the_end(target.take, items):
+                    await self._taken_in(taken)
+
+    async def _taken_in(self, taken: TakenIn) -> None:
+        if taken.error is not None:
+            self._tally.fail(entry_from(taken.entry).target, taken.error)
+        elif taken.stored:
+            size = taken.entry.size
+            if self._on_file is not None:
+                self._on_file(entry_from(taken.entry).target, taken.local)
+            self._tally.found(size)
+            self._tally.moved(size)
+            self._tally.done(size)
+        elif taken.entry.kind == entry_pb2.ENTRY_KIND_FILE:
+            await self._file(entry_from(taken.entry), taken.local, None)
 
     def _prepare(
         self, page: Sequence[Entry], prefix: str, local: str
@@ -436,13 +466,3 @@ def _looked_at(local: str) -> os.stat_result | None:
         return None
     except OSError as error:
         raise error_of(error, local) from error
-
-
-def local_below(local: str, names: Sequence[str]) -> str:
-    """Return the local path for names from the directory; refuses what would lead elsewhere on this system."""
-    for name in names:
-        if name in {"", ".", ".."} or "\0" in name or os.sep in name or (os.altsep and os.altsep in name):
-            raise InvalidPath(f"{'/'.join(names)}: this name is not safe on the local disk; rename it first")
-        if os.name == "nt" and (Path(name).drive or name.rstrip(" .") != name):
-            raise InvalidPath(f"{'/'.join(names)}: Windows cannot hold this name; rename it first")
-    return os.path.join(local, *names)

@@ -188,6 +188,70 @@ class ResolveEntriesResponse(_message.Message):
 Global___ResolveEntriesResponse: _TypeAlias = ResolveEntriesResponse  # noqa: Y015
 
 @_typing.final
+class ResolveTreeRequest(_message.Message):
+    """ResolveTreeRequest names a directory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of the directory, in normal form."""
+    page_size: _builtins.int
+    """page_size is the most results to return. 0 means 1000; 10000 are the most."""
+    page_token: _builtins.str
+    """page_token of the page before; empty for the first one."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "path", b"path", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveTreeRequest: _TypeAlias = ResolveTreeRequest  # noqa: Y015
+
+@_typing.final
+class ResolveTreeResponse(_message.Message):
+    """ResolveTreeResponse answers ResolveTree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty after the last page."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedEntry]:
+        """results without failures. A version has its id, size and sha256, and a replica says where it lies (provider, its id and revision,
+        key): what it takes to read small files, and no more.
+        """
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ResolvedEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveTreeResponse: _TypeAlias = ResolveTreeResponse  # noqa: Y015
+
+@_typing.final
 class WriteIntent(_message.Message):
     """WriteIntent asks to write one file."""
 

@@ -50,6 +50,11 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesResponse.FromString,
                 _registered_method=True)
+        self.ResolveTree = channel.unary_unary(
+                '/cdir.v1.CatalogService/ResolveTree',
+                request_serializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeResponse.FromString,
+                _registered_method=True)
         self.ListEntries = channel.unary_unary(
                 '/cdir.v1.CatalogService/ListEntries',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.ListEntriesRequest.SerializeToString,
@@ -407,6 +412,14 @@ class CatalogServiceServicer:
 
     def ResolveEntries(self, request, context):
         """ResolveEntries returns what paths name, in the order asked, with content and copies when wanted. One outcome each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveTree(self, request, context):
+        """ResolveTree returns a page of everything below a directory, in the order of ListEntries, with the copies of files. Errors: NOT_FOUND,
+        NOT_DIRECTORY, INVALID_ARGUMENT (page_size, page_token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -935,6 +948,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesResponse.SerializeToString,
             ),
+            'ResolveTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveTree,
+                    request_deserializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeResponse.SerializeToString,
+            ),
             'ListEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntries,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ListEntriesRequest.FromString,
@@ -1313,6 +1331,33 @@ class CatalogService:
             '/cdir.v1.CatalogService/ResolveEntries',
             cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesRequest.SerializeToString,
             cdir_dot_v1_dot_catalog__service__pb2.ResolveEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cdir.v1.CatalogService/ResolveTree',
+            cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeRequest.SerializeToString,
+            cdir_dot_v1_dot_catalog__service__pb2.ResolveTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

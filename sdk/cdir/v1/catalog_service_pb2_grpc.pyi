@@ -46,6 +46,10 @@ class CatalogServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     ResolveEntries: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ResolveEntriesRequest, _catalog_service_pb2.ResolveEntriesResponse]
     """ResolveEntries returns what paths name, in the order asked, with content and copies when wanted. One outcome each."""
+    ResolveTree: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ResolveTreeRequest, _catalog_service_pb2.ResolveTreeResponse]
+    """ResolveTree returns a page of everything below a directory, in the order of ListEntries, with the copies of files. Errors: NOT_FOUND,
+    NOT_DIRECTORY, INVALID_ARGUMENT (page_size, page_token).
+    """
     ListEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListEntriesRequest, _directory_service_pb2.ListEntriesResponse]
     """ListEntries is DirectoryService.ListEntries."""
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]
@@ -251,6 +255,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveEntries: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ResolveEntriesRequest, _catalog_service_pb2.ResolveEntriesResponse]  # type: ignore[assignment]
     """ResolveEntries returns what paths name, in the order asked, with content and copies when wanted. One outcome each."""
+    ResolveTree: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ResolveTreeRequest, _catalog_service_pb2.ResolveTreeResponse]  # type: ignore[assignment]
+    """ResolveTree returns a page of everything below a directory, in the order of ListEntries, with the copies of files. Errors: NOT_FOUND,
+    NOT_DIRECTORY, INVALID_ARGUMENT (page_size, page_token).
+    """
     ListEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListEntriesRequest, _directory_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """ListEntries is DirectoryService.ListEntries."""
     SearchEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
@@ -459,6 +467,16 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ResolveEntriesResponse, _abc.Awaitable[_catalog_service_pb2.ResolveEntriesResponse]]:
         """ResolveEntries returns what paths name, in the order asked, with content and copies when wanted. One outcome each."""
+
+    @_abc_1.abstractmethod
+    def ResolveTree(
+        self,
+        request: _catalog_service_pb2.ResolveTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ResolveTreeResponse, _abc.Awaitable[_catalog_service_pb2.ResolveTreeResponse]]:
+        """ResolveTree returns a page of everything below a directory, in the order of ListEntries, with the copies of files. Errors: NOT_FOUND,
+        NOT_DIRECTORY, INVALID_ARGUMENT (page_size, page_token).
+        """
 
     @_abc_1.abstractmethod
     def ListEntries(

@@ -1060,6 +1060,92 @@ class ReadFilesResponse(_message.Message):
 Global___ReadFilesResponse: _TypeAlias = ReadFilesResponse  # noqa: Y015
 
 @_typing.final
+class ReadTreeRequest(_message.Message):
+    """ReadTreeRequest names a directory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """workspace, see Entry."""
+    path: _builtins.str
+    """path of a directory."""
+    provider: _builtins.str
+    """provider whose copies are read; empty means any. Files that it does not hold come without content."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        path: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "provider", b"provider", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTreeRequest: _TypeAlias = ReadTreeRequest  # noqa: Y015
+
+@_typing.final
+class TreeItem(_message.Message):
+    """TreeItem is a directory, or a file whose content may come with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """data is the content, if whole is set; at most 256 KiB."""
+    whole: _builtins.bool
+    """whole says that data is all of the file; false for directories, and for files that are to be read with ReadFiles."""
+    @_builtins.property
+    def entry(self) -> _entry_pb2.Entry:
+        """entry as it was when it was read."""
+
+    def __init__(
+        self,
+        *,
+        entry: _entry_pb2.Entry | None = ...,
+        data: _builtins.bytes = ...,
+        whole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "entry", b"entry", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TreeItem: _TypeAlias = TreeItem  # noqa: Y015
+
+@_typing.final
+class ReadTreeResponse(_message.Message):
+    """ReadTreeResponse carries some of the items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeItem]:
+        """items, each entry once."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___TreeItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTreeResponse: _TypeAlias = ReadTreeResponse  # noqa: Y015
+
+@_typing.final
 class ListVersionsRequest(_message.Message):
     """ListVersionsRequest names a file."""
 

@@ -91,6 +91,11 @@ class DirectoryServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.ReadFilesRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.ReadFilesResponse.FromString,
                 _registered_method=True)
+        self.ReadTree = channel.unary_stream(
+                '/cdir.v1.DirectoryService/ReadTree',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.ReadTreeRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.ReadTreeResponse.FromString,
+                _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/cdir.v1.DirectoryService/ListVersions',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.ListVersionsRequest.SerializeToString,
@@ -274,6 +279,16 @@ class DirectoryServiceServicer:
         sent; a copy that fails is passed over and reported for repair. Files come in the order in which they are ready, the parts of
         one file in order. Errors of one file: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED, PROVIDER_UNAVAILABLE (no provider with a
         copy answers), INTEGRITY (no good copy is left).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadTree(self, request, context):
+        """ReadTree returns everything below a directory, small files with their content, verified as ReadFiles does. It is for whoever wants all
+        of it: nothing is asked for file by file. What is not small, or has no copy that answers at once, comes without content and is to
+        be read with ReadFiles. Items come in the order in which they are ready. What is written meanwhile may be left out. Errors: NOT_FOUND,
+        NOT_DIRECTORY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -484,6 +499,11 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.ReadFiles,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ReadFilesRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.ReadFilesResponse.SerializeToString,
+            ),
+            'ReadTree': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadTree,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.ReadTreeRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.ReadTreeResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -856,6 +876,33 @@ class DirectoryService:
             '/cdir.v1.DirectoryService/ReadFiles',
             cdir_dot_v1_dot_directory__service__pb2.ReadFilesRequest.SerializeToString,
             cdir_dot_v1_dot_directory__service__pb2.ReadFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cdir.v1.DirectoryService/ReadTree',
+            cdir_dot_v1_dot_directory__service__pb2.ReadTreeRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.ReadTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,12 @@ class DirectoryServiceStub:
     one file in order. Errors of one file: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED, PROVIDER_UNAVAILABLE (no provider with a
     copy answers), INTEGRITY (no good copy is left).
     """
+    ReadTree: _grpc.UnaryStreamMultiCallable[_directory_service_pb2.ReadTreeRequest, _directory_service_pb2.ReadTreeResponse]
+    """ReadTree returns everything below a directory, small files with their content, verified as ReadFiles does. It is for whoever wants all
+    of it: nothing is asked for file by file. What is not small, or has no copy that answers at once, comes without content and is to
+    be read with ReadFiles. Items come in the order in which they are ready. What is written meanwhile may be left out. Errors: NOT_FOUND,
+    NOT_DIRECTORY.
+    """
     ListVersions: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListVersionsRequest, _directory_service_pb2.ListVersionsResponse]
     """ListVersions returns the contents a path has had and that are kept, newest first. Errors: NOT_FOUND, IS_DIRECTORY."""
     GetFileStatus: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetFileStatusRequest, _directory_service_pb2.GetFileStatusResponse]
@@ -195,6 +201,12 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     sent; a copy that fails is passed over and reported for repair. Files come in the order in which they are ready, the parts of
     one file in order. Errors of one file: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED, PROVIDER_UNAVAILABLE (no provider with a
     copy answers), INTEGRITY (no good copy is left).
+    """
+    ReadTree: _aio.UnaryStreamMultiCallable[_directory_service_pb2.ReadTreeRequest, _directory_service_pb2.ReadTreeResponse]  # type: ignore[assignment]
+    """ReadTree returns everything below a directory, small files with their content, verified as ReadFiles does. It is for whoever wants all
+    of it: nothing is asked for file by file. What is not small, or has no copy that answers at once, comes without content and is to
+    be read with ReadFiles. Items come in the order in which they are ready. What is written meanwhile may be left out. Errors: NOT_FOUND,
+    NOT_DIRECTORY.
     """
     ListVersions: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListVersionsRequest, _directory_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """ListVersions returns the contents a path has had and that are kept, newest first. Errors: NOT_FOUND, IS_DIRECTORY."""
@@ -370,6 +382,18 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         sent; a copy that fails is passed over and reported for repair. Files come in the order in which they are ready, the parts of
         one file in order. Errors of one file: NOT_FOUND, IS_DIRECTORY, RANGE_NOT_SATISFIED, PROVIDER_UNAVAILABLE (no provider with a
         copy answers), INTEGRITY (no good copy is left).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadTree(
+        self,
+        request: _directory_service_pb2.ReadTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_directory_service_pb2.ReadTreeResponse], _abc.AsyncIterator[_directory_service_pb2.ReadTreeResponse]]:
+        """ReadTree returns everything below a directory, small files with their content, verified as ReadFiles does. It is for whoever wants all
+        of it: nothing is asked for file by file. What is not small, or has no copy that answers at once, comes without content and is to
+        be read with ReadFiles. Items come in the order in which they are ready. What is written meanwhile may be left out. Errors: NOT_FOUND,
+        NOT_DIRECTORY.
         """
 
     @_abc_1.abstractmethod

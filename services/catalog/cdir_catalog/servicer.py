@@ -66,6 +66,7 @@ from cdir_catalog.store.retention import reap_versions
 from cdir_catalog.store.scans import claim_scan, finish_scan, make_scan_due, read_scans
 from cdir_catalog.store.status import get_tree_status
 from cdir_catalog.store.trash import empty_trash, list_trash
+from cdir_catalog.store.tree_contents import resolve_tree
 from cdir_runtime.crash import crash_point
 
 __all__ = ["CatalogServicer"]
@@ -128,6 +129,11 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
         self, request: catalog_service_pb2.ResolveEntriesRequest, context: Any
     ) -> catalog_service_pb2.ResolveEntriesResponse:
         return await self._read(resolve_entries, request)
+
+    async def ResolveTree(
+        self, request: catalog_service_pb2.ResolveTreeRequest, context: Any
+    ) -> catalog_service_pb2.ResolveTreeResponse:
+        return await self._read(resolve_tree, request)
 
     async def ListEntries(
         self, request: directory_service_pb2.ListEntriesRequest, context: Any

@@ -33,8 +33,6 @@ _OPENED_TOGETHER: Final = 64
 """Files of one request whose paths are resolved by one task."""
 _LARGE_AT_ONCE: Final = 4
 """Large files in flight per stream."""
-_SMALL_BYTES: Final = 8 << 20
-"""Bytes of small files in flight in the process."""
 _MESSAGE_BYTES: Final = 1 << 20
 """Parts of small files share a message up to about this size; streams are fastest at 256 KiB to 1 MiB."""
 _GATHERED_BYTES: Final = 8 << 20
@@ -56,11 +54,12 @@ class _Part(NamedTuple):
 class ReadStreams:
     """Serves ReadFiles streams. One per gateway."""
 
-    def __init__(self, reader: FileReader, small: SmallReads, local: LocalFiles) -> None:
+    def __init__(self, reader: FileReader, small: SmallReads, local: LocalFiles, budget: ByteBudget) -> None:
+        """``budget`` bounds what small reads hold in the process."""
         self.reader = reader
         self.small = small
         self.local = local
-        self.budget = ByteBudget(_SMALL_BYTES)
+        self.budget = budget
 
     async def serve(self, requests: AsyncIterator[pb.ReadFilesRequest]) -> AsyncGenerator[pb.ReadFilesResponse, None]:
         """Yield the responses of one stream. Leaving early stops every read and removes unfinished local targets."""

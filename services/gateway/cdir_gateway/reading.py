@@ -10,7 +10,7 @@ from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_gateway.ledger import Ledger
 from cdir_transfer.reader import OpenContent, VerifiedReader
 
-__all__ = ["FileReader", "OpenFile", "WantedFile"]
+__all__ = ["FileReader", "OpenFile", "WantedFile", "copies_at"]
 
 
 class WantedFile(NamedTuple):
@@ -43,7 +43,7 @@ class OpenFile:
         self._content: OpenContent | None = None
         self.entry = found.entry
         self.version = found.version
-        self.replicas = _at(found.replicas, wanted.provider)
+        self.replicas = copies_at(found.replicas, wanted.provider)
         """Its copies when it was opened, best first."""
 
     @property
@@ -58,7 +58,7 @@ class OpenFile:
         now = await self._ledger.resolve(self._wanted._replace(generation=self.version.generation).ref)
         if now.version.version_id != self.version.version_id:
             raise NotFound(f"{path} was replaced or moved while it was read", path=path)
-        return _at(now.replicas, self._wanted.provider)
+        return copies_at(now.replicas, self._wanted.provider)
 
 
 class FileReader:
@@ -96,5 +96,6 @@ class FileReader:
         return opened
 
 
-def _at(replicas: Sequence[entry_pb2.Replica], provider: str) -> Sequence[entry_pb2.Replica]:
+def copies_at(replicas: Sequence[entry_pb2.Replica], provider: str) -> Sequence[entry_pb2.Replica]:
+    """Return the copies at the provider of that name; all, if it is empty."""
     return [replica for replica in replicas if replica.provider == provider] if provider else replicas

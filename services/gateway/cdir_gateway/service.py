@@ -14,6 +14,7 @@ import grpc.aio
 from cdir.v1 import adapter_service_pb2_grpc, catalog_service_pb2_grpc, replicator_service_pb2_grpc
 from cdir_gateway.acls import AccessControl
 from cdir_gateway.background import Background
+from cdir_gateway.budget import ByteBudget
 from cdir_gateway.checking import Checker
 from cdir_gateway.copying_trees import TreeCopier
 from cdir_gateway.directory import Directory
@@ -32,6 +33,7 @@ from cdir_gateway.recovery import RecoveryServicer
 from cdir_gateway.restoring import Restorer
 from cdir_gateway.servicer import DirectoryServicer, ProviderServicer
 from cdir_gateway.strangers import Strangers
+from cdir_gateway.tree_stream import TreeStreams
 from cdir_gateway.vault import VaultServicer
 from cdir_gateway.write_stream import WriteStreams
 from cdir_gateway.writing import FileWriter
@@ -46,6 +48,8 @@ from cdir_transfer.writer import ProviderWriter
 
 __all__ = ["Gateway", "open_gateway"]
 
+_SMALL_BYTES: Final = 8 << 20
+"""Bytes of small files being read, in the process."""
 _LATE_SECONDS: Final = 5.0
 """How long the end waits for copies that go on after their file was committed."""
 
@@ -99,6 +103,7 @@ async def open_gateway(
         )
         verified = VerifiedReader(adapters, health, observations)
         reader = FileReader(ledger, verified)
+        budget = ByteBudget(_SMALL_BYTES)
         checker = Checker(catalog, adapters, verified)
         outside = Outside(catalog, adapters, replicator)
         restorer = Restorer(catalog, reader, writer)
@@ -110,7 +115,8 @@ async def open_gateway(
                 directory=DirectoryServicer(
                     directory,
                     WriteStreams(writer, local),
-                    ReadStreams(reader, small, local),
+                    ReadStreams(reader, small, local, budget),
+                    TreeStreams(catalog, small, budget),
                     checker,
                     outside,
                     restorer,

@@ -22,6 +22,7 @@ from cdir_gateway.outside import Outside
 from cdir_gateway.providers import Providers
 from cdir_gateway.read_stream import ReadStreams
 from cdir_gateway.restoring import Restorer
+from cdir_gateway.tree_stream import TreeStreams
 from cdir_gateway.write_stream import WriteStreams
 from cdir_runtime.interceptors import user_of
 
@@ -38,6 +39,7 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         directory: Directory,
         writes: WriteStreams,
         reads: ReadStreams,
+        trees: TreeStreams,
         checker: Checker,
         outside: Outside,
         restorer: Restorer,
@@ -48,6 +50,7 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         self._checker = checker
         self._writes = writes
         self._reads = reads
+        self._trees = trees
         self._outside = outside
         self._restorer = restorer
 
@@ -199,6 +202,13 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         self, request_iterator: AsyncIterator[directory_pb.ReadFilesRequest], context: Context
     ) -> AsyncGenerator[directory_pb.ReadFilesResponse, None]:
         async with aclosing(self._reads.serve(request_iterator)) as responses:
+            async for response in responses:
+                yield response
+
+    async def ReadTree(
+        self, request: directory_pb.ReadTreeRequest, context: Context
+    ) -> AsyncGenerator[directory_pb.ReadTreeResponse, None]:
+        async with aclosing(self._trees.serve(request)) as responses:
             async for response in responses:
                 yield response
 

@@ -91,6 +91,8 @@ async def test_a_listing_by_kind_and_of_a_file(mirrored: Driver) -> None:
 
 _ABSENT: list[tuple[str, Any]] = [
     ("ListEntries", directory.ListEntriesRequest(path="/none")),
+    ("ResolveTree", catalog.ResolveTreeRequest(path="/none")),
+    ("ResolveTree", catalog.ResolveTreeRequest(workspace="none", path="/")),
     ("SearchEntries", directory.SearchEntriesRequest(path="/none", pattern="x")),
     ("MoveEntry", directory.MoveEntryRequest(source="/none", target="/x")),
     ("RemoveEntry", directory.RemoveEntryRequest(path="/none")),
@@ -113,6 +115,9 @@ async def test_what_is_not_there(mirrored: Driver) -> None:
 _REFUSED: list[tuple[str, Any, type[CdirError]]] = [
     ("ListEntries", directory.ListEntriesRequest(path="/", page_token="%"), InvalidArgument),
     ("ListEntries", directory.ListEntriesRequest(path="/", page_size=-1), InvalidArgument),
+    ("ResolveTree", catalog.ResolveTreeRequest(path="/", page_token="%"), InvalidArgument),
+    ("ResolveTree", catalog.ResolveTreeRequest(path="/", page_size=-1), InvalidArgument),
+    ("ResolveTree", catalog.ResolveTreeRequest(path="/d/f"), NotDirectory),
     ("SearchEntries", directory.SearchEntriesRequest(path="/", pattern=""), InvalidArgument),
     ("SearchEntries", directory.SearchEntriesRequest(path="/d/f", pattern="x"), NotDirectory),
     ("GetTreeStatus", directory.GetTreeStatusRequest(path="/d/f"), NotDirectory),

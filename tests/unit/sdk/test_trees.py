@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdir import errors
+from cdir.downloads import local_below
 from cdir.model import Entry, EntryKind, Failed
 from cdir.paths import join_path, split_path
-from cdir.trees import local_below, merged, same_time
+from cdir.trees import merged, same_time
 from cdir.walk import Found, FoundKind
 
 _Item = TypeVar("_Item")

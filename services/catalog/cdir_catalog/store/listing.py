@@ -39,6 +39,7 @@ __all__ = [
     "position_of",
     "search_entries",
     "subtree_ranges",
+    "tree_page",
 ]
 
 _DEFAULT_PAGE = 1000
@@ -106,28 +107,46 @@ def list_entries(
         return directory_service_pb2.ListEntriesResponse(entries=shown)
     if workspace_id is None:
         return directory_service_pb2.ListEntriesResponse()
-    rows: list[Any] = []
-    for condition in subtree_ranges(request.path, after, recursive=request.recursive):
-        query = (
-            entries_with_content(*ENTRY_COLUMNS)
-            .where(entries.c.workspace_id == workspace_id, live, condition)
-            .order_by(entries.c.dirname, entries.c.basename)
-            .limit(size + 1 - len(rows))
-        )
-        if request.kind:
-            query = query.where(entries.c.kind == request.kind)
-        if request.conflicts:
-            query = query.where(entries.c.id.in_(sa.select(entries.c.id).where(conflicting(workspace_id))))
-        rows.extend(connection.execute(query))
-        if len(rows) > size:
-            break
-    token = ""
-    if len(rows) > size:
-        rows.pop()
-        token = page_token_of((rows[-1].dirname, rows[-1].basename))
+    conditions = [entries.c.workspace_id == workspace_id, live]
+    if request.kind:
+        conditions.append(entries.c.kind == request.kind)
+    if request.conflicts:
+        conditions.append(entries.c.id.in_(sa.select(entries.c.id).where(conflicting(workspace_id))))
+    rows, token = _page(connection, request.path, after, size, conditions, recursive=request.recursive)
     return directory_service_pb2.ListEntriesResponse(
         entries=_messages(connection, request.workspace, rows), next_page_token=token
     )
+
+
+def tree_page(
+    connection: Connection, workspace_id: int, path: str, after: Position | None, size: int
+) -> tuple[list[Any], str]:
+    """Return the rows of a page of everything below ``path``, and the token of the next one."""
+    return _page(connection, path, after, size, [entries.c.workspace_id == workspace_id, live], recursive=True)
+
+
+def _page(
+    connection: Connection,
+    path: str,
+    after: Position | None,
+    size: int,
+    conditions: Sequence[sa.ColumnElement[bool]],
+    *,
+    recursive: bool,
+) -> tuple[list[Any], str]:
+    rows: list[Any] = []
+    for condition in subtree_ranges(path, after, recursive=recursive):
+        query = (
+            entries_with_content(*ENTRY_COLUMNS)
+            .where(*conditions, condition)
+            .order_by(entries.c.dirname, entries.c.basename)
+            .limit(size + 1 - len(rows))
+        )
+        rows.extend(connection.execute(query))
+        if len(rows) > size:
+            rows.pop()
+            return rows, page_token_of((rows[-1].dirname, rows[-1].basename))
+    return rows, ""
 
 
 def _messages(connection: Connection, workspace: str, rows: list[Any]) -> list[entry_pb2.Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from cdir.v1 import entry_pb2, provider_pb2
 from cdir_catalog.keys import aside_key
@@ -62,6 +63,16 @@ def fill_replica(
         fill_time(message.not_before, copy.due_at)
 
 
+class _Readable(Protocol):
+    @property
+    def provider_id(self) -> int: ...
+    @property
+    def actual(self) -> int: ...
+
+
+Found = TypeVar("Found", bound=_Readable)
+
+
 class ReadOrder:
     """Which copies are worth reading from, and in which order: by the preference of a policy, then by provider."""
 
@@ -73,8 +84,8 @@ class ReadOrder:
             if not one.paused
         }
 
-    def readable(self, copies: Iterable[Copy]) -> list[Copy]:
-        """Return the copies worth reading from, best first."""
+    def readable(self, copies: Iterable[Found]) -> list[Found]:
+        """Return the copies, or rows of them, that are worth reading from, best first."""
         ranks = self._ranks
         found = [copy for copy in copies if copy.actual in _READABLE and copy.provider_id in ranks]
         found.sort(key=lambda copy: (copy.actual != OK, ranks[copy.provider_id]))
