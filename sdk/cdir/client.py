@@ -18,14 +18,15 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cdir import conversion
+from cdir.batching import Together
 from cdir.connection import Connection
-from cdir.errors import InvalidArgument, NotFound
+from cdir.errors import CdirError, InvalidArgument, NotFound
 from cdir.model import Entry, OnConflict, Wait
-from cdir.paths import parse_target
-from cdir.status import translated
+from cdir.paths import WorkspacePath, parse_target
+from cdir.status import from_failure, translated
 from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import entry_pb2
 
@@ -60,12 +61,16 @@ __all__ = ["Client"]
 
 Local = str | os.PathLike[str]
 
+_MOST_STATS: Final = 256
+"""Paths that a call asks for."""
+
 
 class Client:
     """An open connection. Safe to use from many tasks of one event loop at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._stats: Together[WorkspacePath, Entry] = Together(self._stat_each, most=_MOST_STATS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,10 +127,18 @@ class Client:
     # looking
 
     async def stat(self, path: str) -> Entry:
-        """Return what a path names. Raises NotFound, InvalidPath."""
-        where = parse_target(path)
-        request = pb.GetEntryRequest(workspace=where.workspace, path=where.path)
-        return conversion.entry_from((await self.connection.call(self.connection.directory.GetEntry, request)).entry)
+        """Return what a path names. Raises NotFound, InvalidPath. Many at a time share calls."""
+        return await self._stats.ask(parse_target(path))
+
+    async def _stat_each(self, places: Sequence[WorkspacePath]) -> Sequence[Entry | CdirError]:
+        request = pb.GetEntriesRequest(
+            refs=[pb.EntryRef(workspace=where.workspace, path=where.path) for where in places]
+        )
+        answer = await self.connection.call(self.connection.directory.GetEntries, request)
+        return [
+            from_failure(found.failure) if found.HasField("failure") else conversion.entry_from(found.entry)
+            for found in answer.results
+        ]
 
     async def find(self, path: str) -> Entry | None:
         """Return what a path names, or ``None`` when it names nothing."""

@@ -136,8 +136,8 @@ class GetServerResponse(_message.Message):
 Global___GetServerResponse: _TypeAlias = GetServerResponse  # noqa: Y015
 
 @_typing.final
-class GetEntryRequest(_message.Message):
-    """GetEntryRequest names a path."""
+class EntryRef(_message.Message):
+    """EntryRef names an entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,31 +159,85 @@ class GetEntryRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEntryRequest: _TypeAlias = GetEntryRequest  # noqa: Y015
+Global___EntryRef: _TypeAlias = EntryRef  # noqa: Y015
 
 @_typing.final
-class GetEntryResponse(_message.Message):
-    """GetEntryResponse answers GetEntry."""
+class GetEntriesRequest(_message.Message):
+    """GetEntriesRequest names what is looked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryRef]:
+        """refs, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        refs: _abc.Iterable[Global___EntryRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refs", b"refs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEntriesRequest: _TypeAlias = GetEntriesRequest  # noqa: Y015
+
+@_typing.final
+class FoundEntry(_message.Message):
+    """FoundEntry is one outcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entry(self) -> _entry_pb2.Entry:
         """entry that the path names."""
+
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure is set instead when it names nothing."""
 
     def __init__(
         self,
         *,
         entry: _entry_pb2.Entry | None = ...,
+        failure: _entry_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "failure", b"failure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEntryResponse: _TypeAlias = GetEntryResponse  # noqa: Y015
+Global___FoundEntry: _TypeAlias = FoundEntry  # noqa: Y015
+
+@_typing.final
+class GetEntriesResponse(_message.Message):
+    """GetEntriesResponse answers GetEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundEntry]:
+        """results in the order of the refs."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___FoundEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEntriesResponse: _TypeAlias = GetEntriesResponse  # noqa: Y015
 
 @_typing.final
 class ListEntriesRequest(_message.Message):

@@ -46,10 +46,10 @@ class DirectoryServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetServerRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetServerResponse.FromString,
                 _registered_method=True)
-        self.GetEntry = channel.unary_unary(
-                '/cdir.v1.DirectoryService/GetEntry',
-                request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetEntryRequest.SerializeToString,
-                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetEntryResponse.FromString,
+        self.GetEntries = channel.unary_unary(
+                '/cdir.v1.DirectoryService/GetEntries',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.GetEntriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetEntriesResponse.FromString,
                 _registered_method=True)
         self.ListEntries = channel.unary_unary(
                 '/cdir.v1.DirectoryService/ListEntries',
@@ -208,8 +208,9 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetEntry(self, request, context):
-        """GetEntry returns what a path names. Errors: NOT_FOUND, INVALID_PATH.
+    def GetEntries(self, request, context):
+        """GetEntries returns what paths name, in the order asked. Errors of one path: NOT_FOUND, INVALID_PATH. Errors of the call:
+        INVALID_ARGUMENT (more than 1000 paths).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -455,10 +456,10 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetServerRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetServerResponse.SerializeToString,
             ),
-            'GetEntry': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetEntry,
-                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetEntryRequest.FromString,
-                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetEntryResponse.SerializeToString,
+            'GetEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEntries,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.GetEntriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.GetEntriesResponse.SerializeToString,
             ),
             'ListEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntries,
@@ -644,7 +645,7 @@ class DirectoryService:
             _registered_method=True)
 
     @staticmethod
-    def GetEntry(request,
+    def GetEntries(request,
             target,
             options=(),
             channel_credentials=None,
@@ -657,9 +658,9 @@ class DirectoryService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cdir.v1.DirectoryService/GetEntry',
-            cdir_dot_v1_dot_directory__service__pb2.GetEntryRequest.SerializeToString,
-            cdir_dot_v1_dot_directory__service__pb2.GetEntryResponse.FromString,
+            '/cdir.v1.DirectoryService/GetEntries',
+            cdir_dot_v1_dot_directory__service__pb2.GetEntriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.GetEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,8 +42,10 @@ class DirectoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DirectoryServiceAsyncStub: ...
     GetServer: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetServerRequest, _directory_service_pb2.GetServerResponse]
     """GetServer says who answers. Always succeeds."""
-    GetEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetEntryRequest, _directory_service_pb2.GetEntryResponse]
-    """GetEntry returns what a path names. Errors: NOT_FOUND, INVALID_PATH."""
+    GetEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetEntriesRequest, _directory_service_pb2.GetEntriesResponse]
+    """GetEntries returns what paths name, in the order asked. Errors of one path: NOT_FOUND, INVALID_PATH. Errors of the call:
+    INVALID_ARGUMENT (more than 1000 paths).
+    """
     ListEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListEntriesRequest, _directory_service_pb2.ListEntriesResponse]
     """ListEntries returns a directory's entries in pages, ordered by (dirname, basename) in bytes. Errors: NOT_FOUND, NOT_DIRECTORY."""
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]
@@ -166,8 +168,10 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServer: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetServerRequest, _directory_service_pb2.GetServerResponse]  # type: ignore[assignment]
     """GetServer says who answers. Always succeeds."""
-    GetEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetEntryRequest, _directory_service_pb2.GetEntryResponse]  # type: ignore[assignment]
-    """GetEntry returns what a path names. Errors: NOT_FOUND, INVALID_PATH."""
+    GetEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetEntriesRequest, _directory_service_pb2.GetEntriesResponse]  # type: ignore[assignment]
+    """GetEntries returns what paths name, in the order asked. Errors of one path: NOT_FOUND, INVALID_PATH. Errors of the call:
+    INVALID_ARGUMENT (more than 1000 paths).
+    """
     ListEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListEntriesRequest, _directory_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """ListEntries returns a directory's entries in pages, ordered by (dirname, basename) in bytes. Errors: NOT_FOUND, NOT_DIRECTORY."""
     SearchEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
@@ -295,12 +299,14 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetServer says who answers. Always succeeds."""
 
     @_abc_1.abstractmethod
-    def GetEntry(
+    def GetEntries(
         self,
-        request: _directory_service_pb2.GetEntryRequest,
+        request: _directory_service_pb2.GetEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.GetEntryResponse, _abc.Awaitable[_directory_service_pb2.GetEntryResponse]]:
-        """GetEntry returns what a path names. Errors: NOT_FOUND, INVALID_PATH."""
+    ) -> _typing.Union[_directory_service_pb2.GetEntriesResponse, _abc.Awaitable[_directory_service_pb2.GetEntriesResponse]]:
+        """GetEntries returns what paths name, in the order asked. Errors of one path: NOT_FOUND, INVALID_PATH. Errors of the call:
+        INVALID_ARGUMENT (more than 1000 paths).
+        """
 
     @_abc_1.abstractmethod
     def ListEntries(

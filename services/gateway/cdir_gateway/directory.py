@@ -6,7 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -85,6 +85,28 @@ class Directory:
     def server(self) -> pb.GetServerResponse:
         """Who answers."""
         return self._server
+
+    async def entries(self, refs: Sequence[pb.EntryRef]) -> pb.GetEntriesResponse:
+        """DirectoryService.GetEntries."""
+        response = pb.GetEntriesResponse()
+        results = [response.results.add() for _ in refs]
+        asked: list[pb.FoundEntry] = []
+        request = catalog_service_pb2.ResolveEntriesRequest()
+        for ref, result in zip(refs, results, strict=True):
+            try:
+                request.refs.add(workspace=ref.workspace, path=normalize_path(ref.path))
+            except CdirError as error:
+                result.failure.CopyFrom(to_failure(error))
+            else:
+                asked.append(result)
+        with translated():
+            found = await self.catalog.ResolveEntries(request, timeout=CALL_SECONDS)
+        for result, one in zip(asked, found.results, strict=True):
+            if one.HasField("failure"):
+                result.failure.CopyFrom(one.failure)
+            else:
+                result.entry.CopyFrom(one.entry)
+        return response
 
     async def entry(self, workspace: str, path: str) -> entry_pb2.Entry:
         """What a path in normal form names. Raises NotFound."""

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from cdir.paths import normalize_path
 from cdir.status import translated
 from cdir.v1 import check_pb2, directory_service_pb2_grpc, provider_service_pb2_grpc, scan_pb2, scrub_pb2
 from cdir.v1 import directory_service_pb2 as directory_pb
@@ -59,9 +58,10 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     ) -> directory_pb.GetServerResponse:
         return self._directory.server()
 
-    async def GetEntry(self, request: directory_pb.GetEntryRequest, context: Context) -> directory_pb.GetEntryResponse:
-        entry = await self._directory.entry(request.workspace, normalize_path(request.path))
-        return directory_pb.GetEntryResponse(entry=entry)
+    async def GetEntries(
+        self, request: directory_pb.GetEntriesRequest, context: Context
+    ) -> directory_pb.GetEntriesResponse:
+        return await self._directory.entries(request.refs)
 
     async def ListEntries(
         self, request: directory_pb.ListEntriesRequest, context: Context

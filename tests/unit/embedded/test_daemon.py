@@ -73,7 +73,7 @@ async def test_it_serves_on_the_homes_socket_and_ends_well(daemons: Daemons) -> 
         server = await stub.GetServer(directory_service_pb2.GetServerRequest())
         assert (server.deployment, server.local_files, server.process_id) == ("embedded", True, process.pid)
         with pytest.raises(NotFound), status.translated():
-            await stub.GetEntry(directory_service_pb2.GetEntryRequest(path="/missing"))
+            await stub.ListEntries(directory_service_pb2.ListEntriesRequest(path="/missing"))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -319,7 +319,12 @@ class Harness:
 
     async def entry(self, path: str) -> entry_pb2.Entry:
         with translated():
-            found = await self.directory.GetEntry(directory_service_pb2.GetEntryRequest(path=path))
+            answer = await self.directory.GetEntries(
+                directory_service_pb2.GetEntriesRequest(refs=[directory_service_pb2.EntryRef(path=path)])
+            )
+        (found,) = answer.results
+        if found.HasField("failure"):
+            raise from_failure(found.failure)
         return found.entry
 
     async def replicas(self, path: str) -> dict[str, entry_pb2.Replica]:

@@ -52,15 +52,28 @@ async def test_paths_are_brought_into_normal_form(trio: Harness) -> None:
     with translated():
         made = await trio.directory.MakeDirectory(pb.MakeDirectoryRequest(path="//a//u\u0308/"))
         assert made.entry.path == "/a/\u00fc"
-        assert (await trio.directory.GetEntry(pb.GetEntryRequest(path="a/u\u0308"))).entry.path == "/a/\u00fc"
+    assert (await trio.entry("a/u\u0308")).path == "/a/\u00fc"
     await trio.put("a//file", b"x")
     assert await listing(trio) == ["/a", "/a/file", "/a/\u00fc"]
 
 
+async def test_what_many_paths_name_is_told_in_their_order(trio: Harness) -> None:
+    await trio.put("/d/file", b"x")
+    paths = ["/d/file", "/none", "/d", "/../x", "/", "/d/file"]
+    request = pb.GetEntriesRequest(refs=[pb.EntryRef(path=path) for path in paths])
+    results = (await trio.directory.GetEntries(request)).results
+    found = [one.failure.reason or one.entry.path for one in results]
+    assert found == ["/d/file", "NOT_FOUND", "/d", "INVALID_PATH", "/", "/d/file"]
+    assert not (await trio.directory.GetEntries(pb.GetEntriesRequest())).results
+    request = pb.GetEntriesRequest(refs=[pb.EntryRef(path="/")] * 1001)
+    with pytest.raises(InvalidArgument), translated():
+        await trio.directory.GetEntries(request)
+
+
 @pytest.mark.parametrize("path", ["/../x", "/a/./b", "/.cdir/x", "/@team/x", "/a\0b"])
 async def test_paths_that_can_never_be_are_refused(trio: Harness, path: str) -> None:
-    with pytest.raises(InvalidPath), translated():
-        await trio.directory.GetEntry(pb.GetEntryRequest(path=path))
+    with pytest.raises(InvalidPath):
+        await trio.entry(path)
     with pytest.raises(InvalidPath), translated():
         await trio.directory.MakeDirectory(pb.MakeDirectoryRequest(path=path))
     with pytest.raises(InvalidPath), translated():
