@@ -130,6 +130,14 @@ def require_nothing_half(roots: dict[str, Path], putting: Putting) -> None:
             assert digest in putting.whole(), f"{path} at {name} is half there"
 
 
+def show_owed(deployment: Deployment, target: str) -> None:
+    """Print why copies are still owed, for whoever reads of the failure."""
+    print(deployment.log_tail())
+    for entry in deployment.json("ls", target, "--recursive"):
+        if entry["owed"]:
+            print(deployment.cdir("status", entry["path"], expect=None).text)
+
+
 def finish(deployment: Deployment, putting: Putting) -> None:
     """Put the tree once more: only what is missing is sent, and then everything is as if nobody had been killed."""
     # Right after the start, writes that were cut off are finished or undone; until then such a path is a conflict,
@@ -142,7 +150,11 @@ def finish(deployment: Deployment, putting: Putting) -> None:
         def put_again() -> int:
             return deployment.cdir("put", putting.tree, putting.target, "--recursive", expect=None).exit
 
-        eventually_is(DONE, put_again, within=HANG_SECONDS)
+        try:
+            eventually_is(DONE, put_again, within=HANG_SECONDS)
+        except AssertionError:
+            show_owed(deployment, putting.target)
+            raise
     putting.acknowledged |= putting.after.keys()
 
 
