@@ -40,6 +40,11 @@ class Together(Generic[Item, Answer]):
             self._calls.add(asyncio.create_task(self._serve(), name="cdir batched call"))
         return await answer
 
+    async def ended(self) -> None:
+        """Wait until no call is under way any more."""
+        while self._calls:
+            await asyncio.wait(self._calls.copy())
+
     async def _serve(self) -> None:
         try:
             await self._call_until_nothing_waits()

@@ -83,6 +83,7 @@ class Client:
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled. Closing twice is fine."""
         await self.connection.close()
+        await self._stats.ended()
 
     @property
     def server(self) -> Server:

@@ -87,16 +87,12 @@ class Checker:
         top = "" if everything else key_of(request.workspace, path).removesuffix("/")
         outbox: Outbox[check_pb2.CheckTreeResponse] = Outbox(batch_weight=1, capacity=1)
         audited = everything and not request.provider
-        work = asyncio.create_task(self._check_all(providers, top, request.deep, outbox, audited=audited))
-        try:
-            async with aclosing(outbox.batches()) as batches:
-                async for responses in batches:
-                    for response in responses:
-                        yield response
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(
+            outbox.filled_by(self._check_all(providers, top, request.deep, outbox, audited=audited))
+        ) as batches:
+            async for responses in batches:
+                for response in responses:
+                    yield response
 
     async def _require(self, workspace: str, path: str) -> None:
         """Raise NotFound unless the path names something."""

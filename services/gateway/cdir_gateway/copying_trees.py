@@ -104,15 +104,9 @@ class TreeCopier:
         target = await self._target(request.target, user)
         _check_apart(source, target)
         outbox: Outbox[pb.PlacedFile] = Outbox(batch_weight=64, capacity=256)
-        work = asyncio.create_task(self._copy_all(request, source, target, outbox))
-        try:
-            async with aclosing(outbox.batches()) as batches:
-                async for files in batches:
-                    yield pb.CopyTreeResponse(files=files)
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(outbox.filled_by(self._copy_all(request, source, target, outbox))) as batches:
+            async for files in batches:
+                yield pb.CopyTreeResponse(files=files)
 
     async def write(self, opened: pb.WriteEndpointOpen, pieces: AsyncIterator[bytes], user: str) -> pb.PlacedFile:
         """Store one object whose bytes a caller sends."""

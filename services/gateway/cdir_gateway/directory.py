@@ -180,16 +180,10 @@ class Directory:
         ):
             raise InvalidArgument(f"{request.source} cannot be copied onto or into itself", path=request.source)
         outbox: Outbox[pb.CopyEntryResponse] = Outbox(batch_weight=1, capacity=1)
-        work = asyncio.create_task(self._copy_all(request, source, user, outbox))
-        try:
-            async with aclosing(outbox.batches()) as batches:
-                async for outcomes in batches:
-                    for outcome in outcomes:
-                        yield outcome
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(outbox.filled_by(self._copy_all(request, source, user, outbox))) as batches:
+            async for outcomes in batches:
+                for outcome in outcomes:
+                    yield outcome
 
     async def _copy_all(
         self, request: pb.CopyEntryRequest, source: entry_pb2.Entry, user: str, outbox: Outbox[pb.CopyEntryResponse]

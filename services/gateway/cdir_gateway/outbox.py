@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, Final, Generic, TypeVar
 
-__all__ = ["Outbox"]
+__all__ = ["GATHERED_BYTES", "MESSAGE_BYTES", "Outbox"]
 
 Item = TypeVar("Item")
+
+MESSAGE_BYTES: Final = 1 << 20
+"""Small contents share a message up to about this size; streams are fastest at 256 KiB to 1 MiB."""
+GATHERED_BYTES: Final = 8 << 20
+"""Bytes of contents that may wait for the caller, per stream."""
 
 
 class Outbox(Generic[Item]):
@@ -42,6 +48,22 @@ class Outbox(Generic[Item]):
         """Say that nothing more comes; what has gathered is still handed out."""
         self._closed = True
         self._filled.set()
+
+    async def filled_by(self, work: Coroutine[Any, Any, None]) -> AsyncGenerator[list[Item], None]:
+        """Yield batches while ``work`` fills the outbox, which it closes at its end; raises what it raises.
+
+        Leaving early cancels it. It runs in a task of its own, so that a failure inside cancels the work and not
+        whoever iterates over this.
+        """
+        working = asyncio.create_task(work)
+        try:
+            async with aclosing(self.batches()) as batches:
+                async for batch in batches:
+                    yield batch
+            await working
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
 
     async def batches(self) -> AsyncGenerator[list[Item], None]:
         """Yield batches until the outbox is closed and empty."""

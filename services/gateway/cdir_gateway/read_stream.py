@@ -20,7 +20,7 @@ from cdir.v1 import directory_service_pb2 as pb
 from cdir.v1 import entry_pb2
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.local_files import LocalFiles, LocalPlacement
-from cdir_gateway.outbox import Outbox
+from cdir_gateway.outbox import GATHERED_BYTES, MESSAGE_BYTES, Outbox
 from cdir_gateway.reading import FileReader, OpenFile, WantedFile
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.small_reads import SmallCall, SmallReads
@@ -33,10 +33,6 @@ _OPENED_TOGETHER: Final = 64
 """Files of one request whose paths are resolved by one task."""
 _LARGE_AT_ONCE: Final = 4
 """Large files in flight per stream."""
-_MESSAGE_BYTES: Final = 1 << 20
-"""Parts of small files share a message up to about this size; streams are fastest at 256 KiB to 1 MiB."""
-_GATHERED_BYTES: Final = 8 << 20
-"""Bytes that may wait for the caller, per stream."""
 _NEWS_SECONDS: Final = 0.2
 
 
@@ -55,7 +51,7 @@ class ReadStreams:
     """Serves ReadFiles streams. One per gateway."""
 
     def __init__(self, reader: FileReader, small: SmallReads, local: LocalFiles, budget: ByteBudget) -> None:
-        """``budget`` bounds what small reads hold in the process."""
+        """``budget`` bounds what is being read of small files in the process."""
         self.reader = reader
         self.small = small
         self.local = local
@@ -64,28 +60,23 @@ class ReadStreams:
     async def serve(self, requests: AsyncIterator[pb.ReadFilesRequest]) -> AsyncGenerator[pb.ReadFilesResponse, None]:
         """Yield the responses of one stream. Leaving early stops every read and removes unfinished local targets."""
         stream = _ReadStream(self)
-        # a task of its own, so that a failure inside cancels the work and not whoever iterates over this
-        work = asyncio.create_task(stream.run(requests))
-        try:
-            async with aclosing(stream.outbox.batches()) as batches:
-                async for parts in batches:
-                    response = pb.ReadFilesResponse()
-                    for part in parts:
-                        response.parts.add(**part._asdict())
-                    yield response
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(stream.outbox.filled_by(stream.run(requests))) as batches:
+            async for parts in batches:
+                response = pb.ReadFilesResponse()
+                for part in parts:
+                    response.parts.add(**part._asdict())
+                yield response
 
 
 class _ReadStream:
     def __init__(self, shared: ReadStreams) -> None:
-        self.outbox: Outbox[_Part] = Outbox(batch_weight=_MESSAGE_BYTES, capacity=_GATHERED_BYTES)
+        self.outbox: Outbox[_Part] = Outbox(batch_weight=MESSAGE_BYTES, capacity=GATHERED_BYTES)
         self._reader = shared.reader
         self._small = shared.small
         self._local = shared.local
         self._budget = shared.budget
+        # what is read and waits for the caller takes no budget: one who does not read on would hold up all others
+        self._room = ByteBudget(GATHERED_BYTES)
         self._files = asyncio.Semaphore(_FILES_AT_ONCE)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
@@ -131,8 +122,11 @@ class _ReadStream:
         self, files: asyncio.TaskGroup, call: SmallCall, reads: Sequence[tuple[pb.FileRead, OpenFile]]
     ) -> None:
         """Send small files whole; what the short way does not bring is read by itself."""
-        async with self._budget.taken(sum(opened.version.size for _, opened in reads)):
-            for (read, opened), data in zip(reads, await self._small.read(call), strict=True):
+        size = sum(opened.version.size for _, opened in reads)
+        async with self._room.taken(size):
+            async with self._budget.taken(size):
+                contents = await self._small.read(call)
+            for (read, opened), data in zip(reads, contents, strict=True):
                 if data is None:
                     files.create_task(self._read(read, opened))
                     continue
@@ -142,8 +136,8 @@ class _ReadStream:
     async def _read(self, read: pb.FileRead, opened: OpenFile) -> None:
         try:
             if opened.version.size <= BLOCK_SIZE:
-                async with self._budget.taken(opened.version.size):
-                    await (self._place_small if read.HasField("local_target") else self._send)(read, opened)
+                async with self._room.taken(opened.version.size):
+                    await self._send_small(read, opened)
             else:
                 async with self._large:
                     await (self._place_large if read.HasField("local_target") else self._send)(read, opened)
@@ -172,9 +166,7 @@ class _ReadStream:
     async def _send(self, read: pb.FileRead, opened: OpenFile) -> None:
         """Send the bytes. The part that ends the file is the last one with data, unless there is none."""
         part = _Part(read.id, opened.entry)
-        async with aclosing(
-            opened.content.pieces(read.offset, read.length if read.HasField("length") else None)
-        ) as pieces:
+        async with aclosing(opened.content.pieces(*_range(read))) as pieces:
             async for piece in pieces:
                 if part.data:
                     await self.outbox.put(part, len(part.data))
@@ -182,10 +174,16 @@ class _ReadStream:
                 part = part._replace(data=piece)
         await self.outbox.put(part._replace(end=True), len(part.data))
 
-    async def _place_small(self, read: pb.FileRead, opened: OpenFile) -> None:
-        data = await opened.content.whole()
-        await self._local.place(LocalPlacement(read.local_target.path, data, opened.entry.modified.ToNanoseconds()))
-        await self.outbox.put(_Part(read.id, opened.entry, transferred=len(data), end=True))
+    async def _send_small(self, read: pb.FileRead, opened: OpenFile) -> None:
+        async with self._budget.taken(opened.version.size):
+            async with aclosing(opened.content.pieces(*_range(read))) as pieces:
+                data = b"".join([piece async for piece in pieces])
+            part = _Part(read.id, opened.entry, data, end=True)
+            if read.HasField("local_target"):
+                modified_ns = opened.entry.modified.ToNanoseconds()
+                await self._local.place(LocalPlacement(read.local_target.path, data, modified_ns))
+                part = part._replace(data=b"", transferred=len(data))
+        await self.outbox.put(part, len(part.data))
 
     async def _place_large(self, read: pb.FileRead, opened: OpenFile) -> None:
         target = await self._local.open_target(read.local_target.path, opened.entry.modified.ToNanoseconds())
@@ -205,3 +203,8 @@ class _ReadStream:
             await asyncio.to_thread(target.discard)
             raise
         await self.outbox.put(_Part(read.id, transferred=written, end=True))
+
+
+def _range(read: pb.FileRead) -> tuple[int, int | None]:
+    """Return offset and length."""
+    return read.offset, read.length if read.HasField("length") else None

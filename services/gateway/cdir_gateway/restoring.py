@@ -54,16 +54,10 @@ class Restorer:
     ) -> AsyncGenerator[pb.RestoreEntryResponse, None]:
         """Yield one outcome per file as it is done."""
         outbox: Outbox[pb.RestoreEntryResponse] = Outbox(batch_weight=1, capacity=1)
-        work = asyncio.create_task(self._restore_all(request, user, outbox))
-        try:
-            async with aclosing(outbox.batches()) as batches:
-                async for outcomes in batches:
-                    for outcome in outcomes:
-                        yield outcome
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(outbox.filled_by(self._restore_all(request, user, outbox))) as batches:
+            async for outcomes in batches:
+                for outcome in outcomes:
+                    yield outcome
 
     async def _restore_all(
         self, request: pb.RestoreEntryRequest, user: str, outbox: Outbox[pb.RestoreEntryResponse]

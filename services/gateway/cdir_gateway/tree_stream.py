@@ -13,7 +13,7 @@ from cdir.v1 import catalog_service_pb2, catalog_service_pb2_grpc, entry_pb2
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.ledger import CALL_SECONDS
-from cdir_gateway.outbox import Outbox
+from cdir_gateway.outbox import GATHERED_BYTES, MESSAGE_BYTES, Outbox
 from cdir_gateway.reading import copies_at
 from cdir_transfer.small_reads import SmallCall, SmallReads
 
@@ -23,9 +23,6 @@ _PAGE: Final = 256
 """Entries that are listed together, while the files of the page before are read."""
 _CALLS_AT_ONCE: Final = 16
 """Calls to providers under way per stream; each brings up to 16 files."""
-_MESSAGE_BYTES: Final = 1 << 20
-_GATHERED_BYTES: Final = 8 << 20
-"""As for ReadFiles: bytes of a message, and bytes that may wait for the caller."""
 
 
 class _Item(NamedTuple):
@@ -37,7 +34,7 @@ class _Item(NamedTuple):
 
 
 class TreeStreams:
-    """Serves ReadTree streams. One per gateway; ``budget`` bounds what small reads hold in the process."""
+    """Serves ReadTree streams. One per gateway; ``budget`` bounds what is being read of small files in the process."""
 
     def __init__(
         self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub, small: SmallReads, budget: ByteBudget
@@ -49,27 +46,22 @@ class TreeStreams:
     async def serve(self, request: pb.ReadTreeRequest) -> AsyncGenerator[pb.ReadTreeResponse, None]:
         """Yield the responses of one stream. Leaving early stops every read."""
         stream = _TreeStream(self, request)
-        # a task of its own, so that a failure inside cancels the work and not whoever iterates over this
-        work = asyncio.create_task(stream.run())
-        try:
-            async with aclosing(stream.outbox.batches()) as batches:
-                async for items in batches:
-                    response = pb.ReadTreeResponse()
-                    for item in items:
-                        response.items.add(entry=item.entry, data=item.data, whole=item.whole)
-                    yield response
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(stream.outbox.filled_by(stream.run())) as batches:
+            async for items in batches:
+                response = pb.ReadTreeResponse()
+                for item in items:
+                    response.items.add(entry=item.entry, data=item.data, whole=item.whole)
+                yield response
 
 
 class _TreeStream:
     def __init__(self, shared: TreeStreams, request: pb.ReadTreeRequest) -> None:
-        self.outbox: Outbox[_Item] = Outbox(batch_weight=_MESSAGE_BYTES, capacity=_GATHERED_BYTES)
+        self.outbox: Outbox[_Item] = Outbox(batch_weight=MESSAGE_BYTES, capacity=GATHERED_BYTES)
         self._catalog = shared.catalog
         self._small = shared.small
         self._budget = shared.budget
+        # as for ReadFiles
+        self._room = ByteBudget(GATHERED_BYTES)
         self._provider = request.provider
         self._request = catalog_service_pb2.ResolveTreeRequest(
             workspace=request.workspace, path=normalize_path(request.path), page_size=_PAGE
@@ -108,8 +100,11 @@ class _TreeStream:
             await self.outbox.put(_Item(found.entry))
 
     async def _read(self, call: SmallCall, entries: Sequence[entry_pb2.Entry]) -> None:
-        async with self._budget.taken(sum(entry.size for entry in entries)):
-            for entry, data in zip(entries, await self._small.read(call), strict=True):
+        size = sum(entry.size for entry in entries)
+        async with self._room.taken(size):
+            async with self._budget.taken(size):
+                contents = await self._small.read(call)
+            for entry, data in zip(entries, contents, strict=True):
                 item = _Item(entry) if data is None else _Item(entry, data, whole=True)
                 await self.outbox.put(item, len(item.data))
         self._calls.release()

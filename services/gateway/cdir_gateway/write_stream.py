@@ -61,16 +61,9 @@ class WriteStreams:
     ) -> AsyncGenerator[pb.WriteFilesResponse, None]:
         """Yield the responses of one stream. Leaving early gives up every file that is not committed."""
         stream = _WriteStream(self, user)
-        # a task of its own, so that a failure inside cancels the work and not whoever iterates over this
-        work = asyncio.create_task(stream.run(requests))
-        try:
-            async with aclosing(stream.outbox.batches()) as batches:
-                async for results in batches:
-                    yield pb.WriteFilesResponse(results=results)
-            await work
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
+        async with aclosing(stream.outbox.filled_by(stream.run(requests))) as batches:
+            async for results in batches:
+                yield pb.WriteFilesResponse(results=results)
 
 
 @dataclass(slots=True)

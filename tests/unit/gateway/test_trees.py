@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -100,3 +101,23 @@ async def test_whoever_leaves_early_is_not_read_for(trio: Harness) -> None:
     call.cancel()
     trio.calm()
     assert await read_tree(trio, "/t") == {"/t/d": None, "/t/d/file": b"x"}
+
+
+@pytest.mark.parametrize("tree", [True, False], ids=["ReadTree", "ReadFiles"])
+async def test_one_who_does_not_read_on_holds_up_nobody_else(trio: Harness, *, tree: bool) -> None:
+    content = os.urandom(SMALL_CONTENT)
+    paths = [f"/t/{number}" for number in range(120)]
+    await trio.write([trio.whole(number, path, content) for number, path in enumerate(paths)])
+
+    async def requests() -> AsyncIterator[pb.ReadFilesRequest]:
+        yield pb.ReadFilesRequest(reads=[pb.FileRead(id=number, path=path) for number, path in enumerate(paths)])
+
+    call = trio.directory.ReadTree(pb.ReadTreeRequest(path="/t")) if tree else trio.directory.ReadFiles(requests())
+    await anext(aiter(call))
+    calls = 0
+    while calls < len(trio.faulty.calls):  # until nothing more is read for it
+        calls = len(trio.faulty.calls)
+        await asyncio.sleep(0.3)
+    for path in paths:
+        assert await trio.get(path) == content
+    call.cancel()

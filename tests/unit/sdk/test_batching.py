@@ -59,6 +59,20 @@ async def test_a_call_that_fails_fails_for_all_of_it_and_the_next_one_is_made() 
     assert await together.ask(1) == 10
 
 
+async def test_it_has_ended_when_no_call_is_under_way() -> None:
+    service = Service()
+    together = Together(service.answer, most=1)
+    asking = asyncio.create_task(together.ask(1))
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(together.ended())
+    await asyncio.sleep(0.01)
+    assert not ending.done()
+    service.open.set()
+    await ending
+    assert await asking == 10
+    await together.ended()
+
+
 async def test_who_is_cancelled_is_not_asked_for_and_disturbs_nobody() -> None:
     service = Service()
     together = Together(service.answer, most=1)
