@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from cdir.providers import Providers
     from cdir.recovery import Recovery
     from cdir.scrubbing import ScrubProgress
+    from cdir.small_files import SmallReads, SmallWrites
     from cdir.surplus import Deletion, OnRemoved
     from cdir.syncing import SyncReport
     from cdir.trees import OnFile
@@ -61,8 +62,8 @@ __all__ = ["Client"]
 
 Local = str | os.PathLike[str]
 
-_MOST_STATS: Final = 256
-"""Paths that a call asks for."""
+_TOGETHER: Final = 256
+"""Paths that share a call, at most."""
 
 
 class Client:
@@ -70,7 +71,11 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._stats: Together[WorkspacePath, Entry] = Together(self._stat_each, most=_MOST_STATS)
+        self._stats: Together[WorkspacePath, Entry] = Together(self._stat_each, most=_TOGETHER)
+        self._directories: Together[WorkspacePath, bool] = Together(self._make_each, most=_TOGETHER)
+        self._removals: Together[pb.EntryRemoval, int] = Together(self._remove_each, most=_TOGETHER)
+        self._writes: SmallWrites | None = None
+        self._reads: SmallReads | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +88,9 @@ class Client:
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled. Closing twice is fine."""
         await self.connection.close()
-        await self._stats.ended()
+        for shared in (self._stats, self._directories, self._removals, self._writes, self._reads):
+            if shared is not None:
+                await shared.ended()
 
     @property
     def server(self) -> Server:
@@ -132,9 +139,7 @@ class Client:
         return await self._stats.ask(parse_target(path))
 
     async def _stat_each(self, places: Sequence[WorkspacePath]) -> Sequence[Entry | CdirError]:
-        request = pb.GetEntriesRequest(
-            refs=[pb.EntryRef(workspace=where.workspace, path=where.path) for where in places]
-        )
+        request = pb.GetEntriesRequest(refs=_refs(places))
         answer = await self.connection.call(self.connection.directory.GetEntries, request)
         return [
             from_failure(found.failure) if found.HasField("failure") else conversion.entry_from(found.entry)
@@ -262,10 +267,16 @@ class Client:
     # changing
 
     async def make_directory(self, path: str) -> bool:
-        """Make a directory and its parents. Returns whether it was made; existing is fine. Raises NotDirectory."""
-        where = parse_target(path)
-        request = pb.MakeDirectoryRequest(workspace=where.workspace, path=where.path)
-        return (await self.connection.call(self.connection.directory.MakeDirectory, request)).made
+        """Make a directory and its parents. Returns whether it was made; existing is fine. Raises NotDirectory.
+
+        Many at a time share calls.
+        """
+        return await self._directories.ask(parse_target(path))
+
+    async def _make_each(self, places: Sequence[WorkspacePath]) -> Sequence[bool | CdirError]:
+        request = pb.MakeDirectoriesRequest(refs=_refs(places))
+        answer = await self.connection.call(self.connection.directory.MakeDirectories, request)
+        return [from_failure(one.failure) if one.HasField("failure") else one.made for one in answer.results]
 
     async def move(self, source: str, target: str, *, overwrite: bool = False) -> Entry:
         """Rename a file, or a directory with all below it, to exactly ``target``; returns the entry at its new path.
@@ -313,13 +324,24 @@ class Client:
         """Remove a file, an empty directory, or with ``recursive`` all below one; returns the number of files removed.
 
         Atomic; what was removed stays restorable for the policy's time. ``if_generation`` removes a file only while
-        that is its generation. Raises NotFound, DirectoryNotEmpty, Conflict.
+        that is its generation. Raises NotFound, DirectoryNotEmpty, Conflict. Many at a time share calls.
         """
         where = parse_target(path)
-        request = pb.RemoveEntryRequest(
+        removal = pb.EntryRemoval(
             workspace=where.workspace, path=where.path, recursive=recursive, if_generation=if_generation
         )
-        return (await self.connection.call(self.connection.directory.RemoveEntry, request)).files
+        if not recursive:
+            return await self._removals.ask(removal)
+        # a call of its own: a large directory takes long
+        (removed,) = await self._remove_each([removal])
+        if isinstance(removed, CdirError):
+            raise removed
+        return removed
+
+    async def _remove_each(self, removals: Sequence[pb.EntryRemoval]) -> Sequence[int | CdirError]:
+        request = pb.RemoveEntriesRequest(removals=removals)
+        answer = await self.connection.call(self.connection.directory.RemoveEntries, request)
+        return [from_failure(one.failure) if one.HasField("failure") else one.files for one in answer.results]
 
     async def repair(self, path: str = "/", *, provider: str = "") -> int:
         """Make all debt at or below a path due now, of one provider or of all; returns how many copies that is."""
@@ -390,9 +412,10 @@ class Client:
         kept as a conflicting copy the outcome says so. ``modified_ns`` is the content's time, by default the local
         file's, else now. Raises Conflict, IsDirectory, NotDirectory,
         ProviderUnavailable (too few providers took it), PreconditionFailed (none is registered).
-        """
-        from cdir.streams import write_pieces
 
+        Small contents given as bytes by many tasks share a stream. A write that is cancelled is given up, unless it is
+        already being committed.
+        """
         size: int | None = None
         pieces: AsyncIterable[bytes]
         if isinstance(content, bytes):
@@ -404,16 +427,25 @@ class Client:
             modified_ns = modified if modified_ns is None else modified_ns
         else:
             pieces = content
-        return await write_pieces(
-            self.connection,
-            parse_target(path),
-            pieces,
-            modified_ns=time.time_ns() if modified_ns is None else modified_ns,
+        where = parse_target(path)
+        opened = pb.WriteOpen(
+            workspace=where.workspace,
+            path=where.path,
+            modified=conversion.timestamp(time.time_ns() if modified_ns is None else modified_ns),
             size=size,
             base_generation=base_generation,
-            wait=wait,
-            on_conflict=on_conflict,
+            wait=conversion.WAIT[wait],
+            on_conflict=conversion.ON_CONFLICT[on_conflict],
         )
+        if isinstance(content, bytes):
+            from cdir.small_files import SMALL, SmallWrites
+
+            if len(content) <= SMALL:
+                self._writes = self._writes or SmallWrites(self.connection)
+                return await self._writes.write(opened, content, wait)
+        from cdir.streams import write_pieces
+
+        return await write_pieces(self.connection, opened, pieces, wait)
 
     def open_read(
         self,
@@ -449,7 +481,20 @@ class Client:
         generation: int | None = None,
         provider: str = "",
     ) -> bytes:
-        """Return a file's bytes; all of them are held in memory. See :meth:`open_read`."""
+        """Return a file's bytes; all of them are held in memory. See :meth:`open_read`.
+
+        Small files that many tasks read share a stream.
+        """
+        if not offset and length is None:
+            from cdir.small_files import SmallReads
+
+            where = parse_target(path)
+            self._reads = self._reads or SmallReads(self.connection)
+            content = await self._reads.read(
+                pb.FileRead(workspace=where.workspace, path=where.path, generation=generation, provider=provider)
+            )
+            if content is not None:
+                return content
         pieces = self.open_read(path, offset=offset, length=length, generation=generation, provider=provider)
         return b"".join([piece async for piece in pieces])
 
@@ -605,6 +650,10 @@ class Client:
 
 async def _single(content: bytes) -> AsyncIterator[bytes]:
     yield content
+
+
+def _refs(places: Sequence[WorkspacePath]) -> Sequence[pb.EntryRef]:
+    return [pb.EntryRef(workspace=where.workspace, path=where.path) for where in places]
 
 
 def _several(sources: Local | Sequence[Local]) -> Sequence[Local]:

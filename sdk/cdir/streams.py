@@ -9,15 +9,15 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import grpc
 import grpc.aio
 
 from cdir.connection import Connection
-from cdir.conversion import ON_CONFLICT, WAIT, entry_from, timestamp, write_outcome_from
+from cdir.conversion import entry_from, write_outcome_from
 from cdir.errors import CdirError, IntegrityError, InternalError, ProviderUnavailable
-from cdir.model import Entry, OnConflict, Wait, WriteOutcome
+from cdir.model import Entry, Wait, WriteOutcome
 from cdir.paths import WorkspacePath
 from cdir.status import from_failure, from_rpc_error
 from cdir.v1 import directory_service_pb2 as pb
@@ -35,6 +35,12 @@ def _ended_early() -> CdirError:
     return ProviderUnavailable("cdir ended the transfer before the file was done (is it shutting down?); run it again")
 
 
+class _Listener(NamedTuple):
+    wait: Wait
+    settled: Settled
+    transferred: Transferred | None
+
+
 class WriteStream:
     """One WriteFiles call: steps of files go in, the outcome of each goes to whoever began it.
 
@@ -43,11 +49,10 @@ class WriteStream:
     next :meth:`send`. The callbacks run on the event loop and must not block.
     """
 
-    def __init__(self, connection: Connection, wait: Wait = Wait.REACHABLE) -> None:
-        self._wait = wait
+    def __init__(self, connection: Connection) -> None:
         self._call = connection.directory.WriteFiles(metadata=connection.metadata)
         self._ids = itertools.count(1)
-        self._listeners: dict[int, tuple[Settled, Transferred | None]] = {}
+        self._listeners: dict[int, _Listener] = {}
         self._error: CdirError | None = None
         self._writing = True
         self._reader: asyncio.Task[None] | None = None
@@ -67,10 +72,10 @@ class WriteStream:
             self._call.cancel()
             await self._reader
 
-    def begin(self, settled: Settled, transferred: Transferred | None = None) -> int:
+    def begin(self, wait: Wait, settled: Settled, transferred: Transferred | None = None) -> int:
         """Return the id of a new file; ``settled`` is called exactly once, ``transferred`` from time to time."""
         file_id = next(self._ids)
-        self._listeners[file_id] = (settled, transferred)
+        self._listeners[file_id] = _Listener(wait, settled, transferred)
         return file_id
 
     def forget(self, file_id: int) -> None:
@@ -131,54 +136,34 @@ class WriteStream:
         listener = self._listeners.get(result.id)
         if listener is None:
             return  # a further copy of a file that was answered already
-        settled, transferred = listener
         if news == "transferred":
-            if transferred is not None:
-                transferred(result.transferred)
+            if listener.transferred is not None:
+                listener.transferred(result.transferred)
         elif news == "failure":
             del self._listeners[result.id]
-            settled(from_failure(result.failure))
-        elif news == "stored" and (result.final or self._wait is Wait.MINIMUM):
+            listener.settled(from_failure(result.failure))
+        elif news == "stored" and (result.final or listener.wait is Wait.MINIMUM):
             del self._listeners[result.id]
-            settled(write_outcome_from(result.stored))
+            listener.settled(write_outcome_from(result.stored))
 
     def _fail(self, error: CdirError) -> None:
         self._error = error
         listeners, self._listeners = self._listeners, {}
-        for settled, _ in listeners.values():
-            settled(error)
+        for listener in listeners.values():
+            listener.settled(error)
 
 
 async def write_pieces(
-    connection: Connection,
-    where: WorkspacePath,
-    pieces: AsyncIterable[bytes],
-    *,
-    modified_ns: int | None,
-    size: int | None,
-    base_generation: int | None,
-    wait: Wait,
-    on_conflict: OnConflict,
+    connection: Connection, opened: pb.WriteOpen, pieces: AsyncIterable[bytes], wait: Wait
 ) -> WriteOutcome:
     """Store one file from pieces of any size. If ``pieces`` raises, nothing is stored.
 
     A content of up to :data:`PIECE` bytes goes in one step: the gateway writes what it has whole in fewer round trips.
     """
     outcome: list[WriteOutcome | CdirError] = []
-    async with WriteStream(connection, wait) as stream:
-        file_id = stream.begin(outcome.append)
-        step = pb.FileWrite(
-            id=file_id,
-            open=pb.WriteOpen(
-                workspace=where.workspace,
-                path=where.path,
-                modified=None if modified_ns is None else timestamp(modified_ns),
-                size=size,
-                base_generation=base_generation,
-                wait=WAIT[wait],
-                on_conflict=ON_CONFLICT[on_conflict],
-            ),
-        )
+    async with WriteStream(connection) as stream:
+        file_id = stream.begin(wait, outcome.append)
+        step = pb.FileWrite(id=file_id, open=opened)
         digest = hashlib.sha256()
         sent = 0
         async with aclosing(_parts(pieces)) as parts:

@@ -92,7 +92,7 @@ class Uploader:
         first = await self._small.get()
         if first is None:
             return
-        async with WriteStream(self._connection, self._wait) as stream:
+        async with WriteStream(self._connection) as stream:
             batch, last = self._batch(first)
             while batch:
                 await self._send_batch(stream, batch)
@@ -131,7 +131,7 @@ class Uploader:
                 await stream.send(steps)
                 steps, weight = [], 0
             await self._slots.acquire()
-            file_id = stream.begin(functools.partial(self._settle_small, upload))
+            file_id = stream.begin(self._wait, functools.partial(self._settle_small, upload))
             for step in _small_steps(self._open(upload), file_id, upload, content):
                 steps.append(step)
                 weight += len(step.data)
@@ -179,7 +179,7 @@ class Uploader:
     async def _send_large(self) -> None:
         upload = await self._large.get()
         if upload is not None:
-            async with WriteStream(self._connection, self._wait) as stream:
+            async with WriteStream(self._connection) as stream:
                 while upload is not None:
                     await self._send_one(stream, upload)
                     upload = await self._large.get()
@@ -198,7 +198,7 @@ class Uploader:
             if not answer.done():
                 answer.set_result(outcome)
 
-        file_id = stream.begin(settled, moved if self._local_files else None)
+        file_id = stream.begin(self._wait, settled, moved if self._local_files else None)
         if self._local_files:
             commit = pb.WriteCommit(size=upload.size)
             await stream.send([pb.FileWrite(id=file_id, open=self._open(upload), commit=commit)])

@@ -244,21 +244,30 @@ class Driver:
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    async def make_directory(self, path: str, workspace: str = "") -> directory.MakeDirectoryResponse:
-        response: directory.MakeDirectoryResponse = await self.call(
-            "MakeDirectory", directory.MakeDirectoryRequest(workspace=workspace, path=path)
-        )
-        return response
+    async def make_directory(self, path: str, workspace: str = "") -> directory.MadeDirectory:
+        (made,) = await self.make_directories(directory.EntryRef(workspace=workspace, path=path))
+        if made.HasField("failure"):
+            raise from_failure(made.failure)
+        return made
+
+    async def make_directories(self, *refs: directory.EntryRef) -> list[directory.MadeDirectory]:
+        return list((await self.call("MakeDirectories", directory.MakeDirectoriesRequest(refs=refs))).results)
 
     async def move(self, source: str, target: str, *, overwrite: bool = False) -> directory.MoveEntryResponse:
         request = directory.MoveEntryRequest(source=source, target=target, overwrite=overwrite)
         response: directory.MoveEntryResponse = await self.call("MoveEntry", request)
         return response
 
-    async def remove(self, path: str, **fields: Any) -> int:
-        response = await self.call("RemoveEntry", directory.RemoveEntryRequest(path=path, **fields))
-        files: int = response.files
-        return files
+    async def remove(self, path: str, user: str = "ada", **fields: Any) -> int:
+        """Remove what lies there; returns how many files that was."""
+        (removed,) = await self.remove_each(directory.EntryRemoval(path=path, **fields), user=user)
+        if removed.HasField("failure"):
+            raise from_failure(removed.failure)
+        return removed.files
+
+    async def remove_each(self, *removals: directory.EntryRemoval, user: str = "ada") -> list[directory.RemovedEntry]:
+        request = directory.RemoveEntriesRequest(removals=removals)
+        return list((await self.call("RemoveEntries", request, user=user)).results)
 
     async def set_policy(self, path: str, **fields: Any) -> directory.SetPolicyResponse:
         rule = entry_pb2.PolicyRule(path=path, policy=entry_pb2.Policy(**fields))

@@ -83,9 +83,9 @@ class User:
                 operation = Operation(step.number, "move", step.path, step.target)
                 await self._change(operation, _awaited(stub.MoveEntry, request))
             case "remove":
-                removal = pb.RemoveEntryRequest(path=step.path, recursive=step.flag)
+                removal = pb.EntryRemoval(path=step.path, recursive=step.flag)
                 operation = Operation(step.number, "remove", step.path)
-                await self._change(operation, _awaited(stub.RemoveEntry, removal))
+                await self._change(operation, _removed(stub, removal))
 
     def lose_connection(self) -> None:
         """The daemon has died: what was under way has an outcome that nobody knows."""
@@ -182,6 +182,14 @@ def describe(content: Content) -> str:
     if content is None:
         return "nothing"
     return f"[{content[:60].splitlines()[0].decode(errors='replace')}]"
+
+
+async def _removed(stub: directory_service_pb2_grpc.DirectoryServiceAsyncStub, removal: pb.EntryRemoval) -> str:
+    with translated():
+        (removed,) = (await stub.RemoveEntries(pb.RemoveEntriesRequest(removals=[removal]))).results
+    if removed.HasField("failure"):
+        raise from_failure(removed.failure)
+    return ""
 
 
 async def _awaited(method: Any, request: Any) -> str:

@@ -65,20 +65,20 @@ class CatalogServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesResponse.FromString,
                 _registered_method=True)
-        self.MakeDirectory = channel.unary_unary(
-                '/cdir.v1.CatalogService/MakeDirectory',
-                request_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.SerializeToString,
-                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.FromString,
+        self.MakeDirectories = channel.unary_unary(
+                '/cdir.v1.CatalogService/MakeDirectories',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.FromString,
                 _registered_method=True)
         self.MoveEntry = channel.unary_unary(
                 '/cdir.v1.CatalogService/MoveEntry',
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.MoveEntryRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.MoveEntryResponse.FromString,
                 _registered_method=True)
-        self.RemoveEntry = channel.unary_unary(
-                '/cdir.v1.CatalogService/RemoveEntry',
-                request_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.SerializeToString,
-                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.FromString,
+        self.RemoveEntries = channel.unary_unary(
+                '/cdir.v1.CatalogService/RemoveEntries',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.FromString,
                 _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/cdir.v1.CatalogService/ListVersions',
@@ -439,8 +439,8 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MakeDirectory(self, request, context):
-        """MakeDirectory is DirectoryService.MakeDirectory.
+    def MakeDirectories(self, request, context):
+        """MakeDirectories is DirectoryService.MakeDirectories.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -453,8 +453,8 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RemoveEntry(self, request, context):
-        """RemoveEntry is DirectoryService.RemoveEntry: the last versions are kept aside as long as the policy says.
+    def RemoveEntries(self, request, context):
+        """RemoveEntries is DirectoryService.RemoveEntries: the last versions are kept aside as long as the policy says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -963,20 +963,20 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesResponse.SerializeToString,
             ),
-            'MakeDirectory': grpc.unary_unary_rpc_method_handler(
-                    servicer.MakeDirectory,
-                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.FromString,
-                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.SerializeToString,
+            'MakeDirectories': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeDirectories,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.SerializeToString,
             ),
             'MoveEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveEntry,
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.MoveEntryRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.MoveEntryResponse.SerializeToString,
             ),
-            'RemoveEntry': grpc.unary_unary_rpc_method_handler(
-                    servicer.RemoveEntry,
-                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.FromString,
-                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.SerializeToString,
+            'RemoveEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveEntries,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -1423,7 +1423,7 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
-    def MakeDirectory(request,
+    def MakeDirectories(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1436,9 +1436,9 @@ class CatalogService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cdir.v1.CatalogService/MakeDirectory',
-            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.SerializeToString,
-            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.FromString,
+            '/cdir.v1.CatalogService/MakeDirectories',
+            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1477,7 +1477,7 @@ class CatalogService:
             _registered_method=True)
 
     @staticmethod
-    def RemoveEntry(request,
+    def RemoveEntries(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1490,9 +1490,9 @@ class CatalogService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cdir.v1.CatalogService/RemoveEntry',
-            cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.SerializeToString,
-            cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.FromString,
+            '/cdir.v1.CatalogService/RemoveEntries',
+            cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

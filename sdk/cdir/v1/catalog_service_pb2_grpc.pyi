@@ -54,12 +54,12 @@ class CatalogServiceStub:
     """ListEntries is DirectoryService.ListEntries."""
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]
     """SearchEntries is DirectoryService.SearchEntries."""
-    MakeDirectory: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoryRequest, _directory_service_pb2.MakeDirectoryResponse]
-    """MakeDirectory is DirectoryService.MakeDirectory."""
+    MakeDirectories: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoriesRequest, _directory_service_pb2.MakeDirectoriesResponse]
+    """MakeDirectories is DirectoryService.MakeDirectories."""
     MoveEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MoveEntryRequest, _directory_service_pb2.MoveEntryResponse]
     """MoveEntry is DirectoryService.MoveEntry: the replicas' desired keys change, the replicator renames the objects."""
-    RemoveEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntryRequest, _directory_service_pb2.RemoveEntryResponse]
-    """RemoveEntry is DirectoryService.RemoveEntry: the last versions are kept aside as long as the policy says."""
+    RemoveEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntriesRequest, _directory_service_pb2.RemoveEntriesResponse]
+    """RemoveEntries is DirectoryService.RemoveEntries: the last versions are kept aside as long as the policy says."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListVersionsRequest, _directory_service_pb2.ListVersionsResponse]
     """ListVersions is DirectoryService.ListVersions."""
     GetFileStatus: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetFileStatusRequest, _directory_service_pb2.GetFileStatusResponse]
@@ -263,12 +263,12 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """ListEntries is DirectoryService.ListEntries."""
     SearchEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """SearchEntries is DirectoryService.SearchEntries."""
-    MakeDirectory: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoryRequest, _directory_service_pb2.MakeDirectoryResponse]  # type: ignore[assignment]
-    """MakeDirectory is DirectoryService.MakeDirectory."""
+    MakeDirectories: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoriesRequest, _directory_service_pb2.MakeDirectoriesResponse]  # type: ignore[assignment]
+    """MakeDirectories is DirectoryService.MakeDirectories."""
     MoveEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MoveEntryRequest, _directory_service_pb2.MoveEntryResponse]  # type: ignore[assignment]
     """MoveEntry is DirectoryService.MoveEntry: the replicas' desired keys change, the replicator renames the objects."""
-    RemoveEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntryRequest, _directory_service_pb2.RemoveEntryResponse]  # type: ignore[assignment]
-    """RemoveEntry is DirectoryService.RemoveEntry: the last versions are kept aside as long as the policy says."""
+    RemoveEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntriesRequest, _directory_service_pb2.RemoveEntriesResponse]  # type: ignore[assignment]
+    """RemoveEntries is DirectoryService.RemoveEntries: the last versions are kept aside as long as the policy says."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListVersionsRequest, _directory_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """ListVersions is DirectoryService.ListVersions."""
     GetFileStatus: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetFileStatusRequest, _directory_service_pb2.GetFileStatusResponse]  # type: ignore[assignment]
@@ -495,12 +495,12 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """SearchEntries is DirectoryService.SearchEntries."""
 
     @_abc_1.abstractmethod
-    def MakeDirectory(
+    def MakeDirectories(
         self,
-        request: _directory_service_pb2.MakeDirectoryRequest,
+        request: _directory_service_pb2.MakeDirectoriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.MakeDirectoryResponse, _abc.Awaitable[_directory_service_pb2.MakeDirectoryResponse]]:
-        """MakeDirectory is DirectoryService.MakeDirectory."""
+    ) -> _typing.Union[_directory_service_pb2.MakeDirectoriesResponse, _abc.Awaitable[_directory_service_pb2.MakeDirectoriesResponse]]:
+        """MakeDirectories is DirectoryService.MakeDirectories."""
 
     @_abc_1.abstractmethod
     def MoveEntry(
@@ -511,12 +511,12 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """MoveEntry is DirectoryService.MoveEntry: the replicas' desired keys change, the replicator renames the objects."""
 
     @_abc_1.abstractmethod
-    def RemoveEntry(
+    def RemoveEntries(
         self,
-        request: _directory_service_pb2.RemoveEntryRequest,
+        request: _directory_service_pb2.RemoveEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.RemoveEntryResponse, _abc.Awaitable[_directory_service_pb2.RemoveEntryResponse]]:
-        """RemoveEntry is DirectoryService.RemoveEntry: the last versions are kept aside as long as the policy says."""
+    ) -> _typing.Union[_directory_service_pb2.RemoveEntriesResponse, _abc.Awaitable[_directory_service_pb2.RemoveEntriesResponse]]:
+        """RemoveEntries is DirectoryService.RemoveEntries: the last versions are kept aside as long as the policy says."""
 
     @_abc_1.abstractmethod
     def ListVersions(

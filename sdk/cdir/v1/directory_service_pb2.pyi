@@ -382,58 +382,86 @@ class SearchEntriesResponse(_message.Message):
 Global___SearchEntriesResponse: _TypeAlias = SearchEntriesResponse  # noqa: Y015
 
 @_typing.final
-class MakeDirectoryRequest(_message.Message):
-    """MakeDirectoryRequest names a directory."""
+class MakeDirectoriesRequest(_message.Message):
+    """MakeDirectoriesRequest names directories."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WORKSPACE_FIELD_NUMBER: _builtins.int
-    PATH_FIELD_NUMBER: _builtins.int
-    workspace: _builtins.str
-    """workspace, see Entry."""
-    path: _builtins.str
-    """path of the directory."""
+    REFS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryRef]:
+        """refs, at most 1000."""
+
     def __init__(
         self,
         *,
-        workspace: _builtins.str = ...,
-        path: _builtins.str = ...,
+        refs: _abc.Iterable[Global___EntryRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refs", b"refs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MakeDirectoryRequest: _TypeAlias = MakeDirectoryRequest  # noqa: Y015
+Global___MakeDirectoriesRequest: _TypeAlias = MakeDirectoriesRequest  # noqa: Y015
 
 @_typing.final
-class MakeDirectoryResponse(_message.Message):
-    """MakeDirectoryResponse answers MakeDirectory."""
+class MadeDirectory(_message.Message):
+    """MadeDirectory is one outcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
     MADE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     made: _builtins.bool
     """made is false when it existed."""
     @_builtins.property
     def entry(self) -> _entry_pb2.Entry:
         """entry of the directory."""
 
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure is set instead when it could not be made."""
+
     def __init__(
         self,
         *,
         entry: _entry_pb2.Entry | None = ...,
         made: _builtins.bool = ...,
+        failure: _entry_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "made", b"made"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "failure", b"failure", "made", b"made"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MakeDirectoryResponse: _TypeAlias = MakeDirectoryResponse  # noqa: Y015
+Global___MadeDirectory: _TypeAlias = MadeDirectory  # noqa: Y015
+
+@_typing.final
+class MakeDirectoriesResponse(_message.Message):
+    """MakeDirectoriesResponse answers MakeDirectories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MadeDirectory]:
+        """results in the order of the refs."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___MadeDirectory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeDirectoriesResponse: _TypeAlias = MakeDirectoriesResponse  # noqa: Y015
 
 @_typing.final
 class MoveEntryRequest(_message.Message):
@@ -576,8 +604,8 @@ class CopyEntryResponse(_message.Message):
 Global___CopyEntryResponse: _TypeAlias = CopyEntryResponse  # noqa: Y015
 
 @_typing.final
-class RemoveEntryRequest(_message.Message):
-    """RemoveEntryRequest names what to remove."""
+class EntryRemoval(_message.Message):
+    """EntryRemoval names what to remove."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -609,29 +637,83 @@ class RemoveEntryRequest(_message.Message):
     _WhichOneofArgType__if_generation: _TypeAlias = _typing.Literal["_if_generation", b"_if_generation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__if_generation) -> _WhichOneofReturnType__if_generation | None: ...
 
-Global___RemoveEntryRequest: _TypeAlias = RemoveEntryRequest  # noqa: Y015
+Global___EntryRemoval: _TypeAlias = EntryRemoval  # noqa: Y015
 
 @_typing.final
-class RemoveEntryResponse(_message.Message):
-    """RemoveEntryResponse answers RemoveEntry."""
+class RemoveEntriesRequest(_message.Message):
+    """RemoveEntriesRequest says what to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryRemoval]:
+        """removals, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        removals: _abc.Iterable[Global___EntryRemoval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removals", b"removals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveEntriesRequest: _TypeAlias = RemoveEntriesRequest  # noqa: Y015
+
+@_typing.final
+class RemovedEntry(_message.Message):
+    """RemovedEntry is one outcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILES_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     files: _builtins.int
     """files is the number of files removed."""
+    @_builtins.property
+    def failure(self) -> _entry_pb2.Failure:
+        """failure is set when nothing was."""
+
     def __init__(
         self,
         *,
         files: _builtins.int = ...,
+        failure: _entry_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "files", b"files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RemoveEntryResponse: _TypeAlias = RemoveEntryResponse  # noqa: Y015
+Global___RemovedEntry: _TypeAlias = RemovedEntry  # noqa: Y015
+
+@_typing.final
+class RemoveEntriesResponse(_message.Message):
+    """RemoveEntriesResponse answers RemoveEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemovedEntry]:
+        """results in the order of the removals."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RemovedEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveEntriesResponse: _TypeAlias = RemoveEntriesResponse  # noqa: Y015
 
 @_typing.final
 class LocalFile(_message.Message):
@@ -778,7 +860,7 @@ class FileWrite(_message.Message):
     data: _builtins.bytes
     """data is appended; at most 4 MiB."""
     abort: _builtins.bool
-    """abort gives the file up."""
+    """abort gives the file up: it is not stored, unless it is already being committed. Of a file that has ended it means nothing."""
     @_builtins.property
     def open(self) -> Global___WriteOpen:
         """open is set in the file's first step, and only there."""
@@ -972,6 +1054,7 @@ class FileRead(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     LOCAL_TARGET_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """id tells the files of one stream apart; chosen by the caller, never used twice."""
     workspace: _builtins.str
@@ -986,6 +1069,8 @@ class FileRead(_message.Message):
     """length in bytes; absent reads to the end."""
     provider: _builtins.str
     """provider reads that provider's copy and no other; empty lets cdir choose."""
+    most: _builtins.int
+    """most is the size in bytes up to which the file is wanted: a larger one ends with its entry, without data. Absent means any size."""
     @_builtins.property
     def local_target(self) -> Global___LocalTarget:
         """local_target makes the gateway write the file itself; no data is sent. Only for whole files and where
@@ -1003,19 +1088,24 @@ class FileRead(_message.Message):
         length: _builtins.int | None = ...,
         provider: _builtins.str = ...,
         local_target: Global___LocalTarget | None = ...,
+        most: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "_length", b"_length", "generation", b"generation", "length", b"length", "local_target", b"local_target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "_length", b"_length", "_most", b"_most", "generation", b"generation", "length", b"length", "local_target", b"local_target", "most", b"most"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "_length", b"_length", "generation", b"generation", "id", b"id", "length", b"length", "local_target", b"local_target", "offset", b"offset", "path", b"path", "provider", b"provider", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "_length", b"_length", "_most", b"_most", "generation", b"generation", "id", b"id", "length", b"length", "local_target", b"local_target", "most", b"most", "offset", b"offset", "path", b"path", "provider", b"provider", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
     _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
     _WhichOneofReturnType__length: _TypeAlias = _typing.Literal["length"]  # noqa: Y015
     _WhichOneofArgType__length: _TypeAlias = _typing.Literal["_length", b"_length"]  # noqa: Y015
+    _WhichOneofReturnType__most: _TypeAlias = _typing.Literal["most"]  # noqa: Y015
+    _WhichOneofArgType__most: _TypeAlias = _typing.Literal["_most", b"_most"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length) -> _WhichOneofReturnType__length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most) -> _WhichOneofReturnType__most | None: ...
 
 Global___FileRead: _TypeAlias = FileRead  # noqa: Y015
 

@@ -61,10 +61,10 @@ class DirectoryServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesResponse.FromString,
                 _registered_method=True)
-        self.MakeDirectory = channel.unary_unary(
-                '/cdir.v1.DirectoryService/MakeDirectory',
-                request_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.SerializeToString,
-                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.FromString,
+        self.MakeDirectories = channel.unary_unary(
+                '/cdir.v1.DirectoryService/MakeDirectories',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.FromString,
                 _registered_method=True)
         self.MoveEntry = channel.unary_unary(
                 '/cdir.v1.DirectoryService/MoveEntry',
@@ -76,10 +76,10 @@ class DirectoryServiceStub:
                 request_serializer=cdir_dot_v1_dot_directory__service__pb2.CopyEntryRequest.SerializeToString,
                 response_deserializer=cdir_dot_v1_dot_directory__service__pb2.CopyEntryResponse.FromString,
                 _registered_method=True)
-        self.RemoveEntry = channel.unary_unary(
-                '/cdir.v1.DirectoryService/RemoveEntry',
-                request_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.SerializeToString,
-                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.FromString,
+        self.RemoveEntries = channel.unary_unary(
+                '/cdir.v1.DirectoryService/RemoveEntries',
+                request_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.SerializeToString,
+                response_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.FromString,
                 _registered_method=True)
         self.WriteFiles = channel.stream_stream(
                 '/cdir.v1.DirectoryService/WriteFiles',
@@ -230,8 +230,9 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MakeDirectory(self, request, context):
-        """MakeDirectory makes a directory and its parents. Existing is success. Errors: NOT_DIRECTORY (a file is in the way).
+    def MakeDirectories(self, request, context):
+        """MakeDirectories makes directories with their parents; results in the order asked. Existing is success. Errors of one path:
+        NOT_DIRECTORY (a file is in the way), INVALID_PATH. Errors of the call: INVALID_ARGUMENT (more than 1000 paths).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,9 +255,11 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RemoveEntry(self, request, context):
-        """RemoveEntry removes a file, an empty directory, or with recursive a directory and all below it. Atomic. What was removed stays
-        restorable for the policy's time. Errors: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT.
+    def RemoveEntries(self, request, context):
+        """RemoveEntries removes files, empty directories, or with recursive directories and all below them; results in the order asked. Each
+        removal is atomic and succeeds or fails alone; they take effect in any order. What was removed stays restorable for the
+        policy's time. Errors of one path: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT, INVALID_PATH, INVALID_ARGUMENT (the root without
+        recursive). Errors of the call: INVALID_ARGUMENT (more than 1000 removals).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -471,10 +474,10 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.SearchEntriesResponse.SerializeToString,
             ),
-            'MakeDirectory': grpc.unary_unary_rpc_method_handler(
-                    servicer.MakeDirectory,
-                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.FromString,
-                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.SerializeToString,
+            'MakeDirectories': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeDirectories,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.SerializeToString,
             ),
             'MoveEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveEntry,
@@ -486,10 +489,10 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=cdir_dot_v1_dot_directory__service__pb2.CopyEntryRequest.FromString,
                     response_serializer=cdir_dot_v1_dot_directory__service__pb2.CopyEntryResponse.SerializeToString,
             ),
-            'RemoveEntry': grpc.unary_unary_rpc_method_handler(
-                    servicer.RemoveEntry,
-                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.FromString,
-                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.SerializeToString,
+            'RemoveEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveEntries,
+                    request_deserializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.FromString,
+                    response_serializer=cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.SerializeToString,
             ),
             'WriteFiles': grpc.stream_stream_rpc_method_handler(
                     servicer.WriteFiles,
@@ -726,7 +729,7 @@ class DirectoryService:
             _registered_method=True)
 
     @staticmethod
-    def MakeDirectory(request,
+    def MakeDirectories(request,
             target,
             options=(),
             channel_credentials=None,
@@ -739,9 +742,9 @@ class DirectoryService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cdir.v1.DirectoryService/MakeDirectory',
-            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryRequest.SerializeToString,
-            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoryResponse.FromString,
+            '/cdir.v1.DirectoryService/MakeDirectories',
+            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.MakeDirectoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -807,7 +810,7 @@ class DirectoryService:
             _registered_method=True)
 
     @staticmethod
-    def RemoveEntry(request,
+    def RemoveEntries(request,
             target,
             options=(),
             channel_credentials=None,
@@ -820,9 +823,9 @@ class DirectoryService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cdir.v1.DirectoryService/RemoveEntry',
-            cdir_dot_v1_dot_directory__service__pb2.RemoveEntryRequest.SerializeToString,
-            cdir_dot_v1_dot_directory__service__pb2.RemoveEntryResponse.FromString,
+            '/cdir.v1.DirectoryService/RemoveEntries',
+            cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesRequest.SerializeToString,
+            cdir_dot_v1_dot_directory__service__pb2.RemoveEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

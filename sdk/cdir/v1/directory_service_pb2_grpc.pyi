@@ -50,8 +50,10 @@ class DirectoryServiceStub:
     """ListEntries returns a directory's entries in pages, ordered by (dirname, basename) in bytes. Errors: NOT_FOUND, NOT_DIRECTORY."""
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]
     """SearchEntries finds entries by name at or below a directory, in pages. Errors: NOT_FOUND, NOT_DIRECTORY."""
-    MakeDirectory: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoryRequest, _directory_service_pb2.MakeDirectoryResponse]
-    """MakeDirectory makes a directory and its parents. Existing is success. Errors: NOT_DIRECTORY (a file is in the way)."""
+    MakeDirectories: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoriesRequest, _directory_service_pb2.MakeDirectoriesResponse]
+    """MakeDirectories makes directories with their parents; results in the order asked. Existing is success. Errors of one path:
+    NOT_DIRECTORY (a file is in the way), INVALID_PATH. Errors of the call: INVALID_ARGUMENT (more than 1000 paths).
+    """
     MoveEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.MoveEntryRequest, _directory_service_pb2.MoveEntryResponse]
     """MoveEntry renames a file or a directory with all below it. Atomic in the directory; the objects at the providers follow in the
     background. Errors: NOT_FOUND, ALREADY_EXISTS (the target exists and overwrite is false, or it is a directory), INVALID_ARGUMENT
@@ -61,9 +63,11 @@ class DirectoryServiceStub:
     """CopyEntry copies a file, or a directory with all below it, as new files. One message as each file is done. A file that fails does
     not stop the others. Errors: NOT_FOUND, IS_DIRECTORY (a directory without recursive), ALREADY_EXISTS, INVALID_ARGUMENT.
     """
-    RemoveEntry: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntryRequest, _directory_service_pb2.RemoveEntryResponse]
-    """RemoveEntry removes a file, an empty directory, or with recursive a directory and all below it. Atomic. What was removed stays
-    restorable for the policy's time. Errors: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT.
+    RemoveEntries: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntriesRequest, _directory_service_pb2.RemoveEntriesResponse]
+    """RemoveEntries removes files, empty directories, or with recursive directories and all below them; results in the order asked. Each
+    removal is atomic and succeeds or fails alone; they take effect in any order. What was removed stays restorable for the
+    policy's time. Errors of one path: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT, INVALID_PATH, INVALID_ARGUMENT (the root without
+    recursive). Errors of the call: INVALID_ARGUMENT (more than 1000 removals).
     """
     WriteFiles: _grpc.StreamStreamMultiCallable[_directory_service_pb2.WriteFilesRequest, _directory_service_pb2.WriteFilesResponse]
     """WriteFiles stores any number of files over one stream. Each is opened, its bytes sent, and committed with its size and digest; a
@@ -176,8 +180,10 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """ListEntries returns a directory's entries in pages, ordered by (dirname, basename) in bytes. Errors: NOT_FOUND, NOT_DIRECTORY."""
     SearchEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SearchEntriesRequest, _directory_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """SearchEntries finds entries by name at or below a directory, in pages. Errors: NOT_FOUND, NOT_DIRECTORY."""
-    MakeDirectory: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoryRequest, _directory_service_pb2.MakeDirectoryResponse]  # type: ignore[assignment]
-    """MakeDirectory makes a directory and its parents. Existing is success. Errors: NOT_DIRECTORY (a file is in the way)."""
+    MakeDirectories: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MakeDirectoriesRequest, _directory_service_pb2.MakeDirectoriesResponse]  # type: ignore[assignment]
+    """MakeDirectories makes directories with their parents; results in the order asked. Existing is success. Errors of one path:
+    NOT_DIRECTORY (a file is in the way), INVALID_PATH. Errors of the call: INVALID_ARGUMENT (more than 1000 paths).
+    """
     MoveEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.MoveEntryRequest, _directory_service_pb2.MoveEntryResponse]  # type: ignore[assignment]
     """MoveEntry renames a file or a directory with all below it. Atomic in the directory; the objects at the providers follow in the
     background. Errors: NOT_FOUND, ALREADY_EXISTS (the target exists and overwrite is false, or it is a directory), INVALID_ARGUMENT
@@ -187,9 +193,11 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """CopyEntry copies a file, or a directory with all below it, as new files. One message as each file is done. A file that fails does
     not stop the others. Errors: NOT_FOUND, IS_DIRECTORY (a directory without recursive), ALREADY_EXISTS, INVALID_ARGUMENT.
     """
-    RemoveEntry: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntryRequest, _directory_service_pb2.RemoveEntryResponse]  # type: ignore[assignment]
-    """RemoveEntry removes a file, an empty directory, or with recursive a directory and all below it. Atomic. What was removed stays
-    restorable for the policy's time. Errors: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT.
+    RemoveEntries: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveEntriesRequest, _directory_service_pb2.RemoveEntriesResponse]  # type: ignore[assignment]
+    """RemoveEntries removes files, empty directories, or with recursive directories and all below them; results in the order asked. Each
+    removal is atomic and succeeds or fails alone; they take effect in any order. What was removed stays restorable for the
+    policy's time. Errors of one path: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT, INVALID_PATH, INVALID_ARGUMENT (the root without
+    recursive). Errors of the call: INVALID_ARGUMENT (more than 1000 removals).
     """
     WriteFiles: _aio.StreamStreamMultiCallable[_directory_service_pb2.WriteFilesRequest, _directory_service_pb2.WriteFilesResponse]  # type: ignore[assignment]
     """WriteFiles stores any number of files over one stream. Each is opened, its bytes sent, and committed with its size and digest; a
@@ -325,12 +333,14 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """SearchEntries finds entries by name at or below a directory, in pages. Errors: NOT_FOUND, NOT_DIRECTORY."""
 
     @_abc_1.abstractmethod
-    def MakeDirectory(
+    def MakeDirectories(
         self,
-        request: _directory_service_pb2.MakeDirectoryRequest,
+        request: _directory_service_pb2.MakeDirectoriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.MakeDirectoryResponse, _abc.Awaitable[_directory_service_pb2.MakeDirectoryResponse]]:
-        """MakeDirectory makes a directory and its parents. Existing is success. Errors: NOT_DIRECTORY (a file is in the way)."""
+    ) -> _typing.Union[_directory_service_pb2.MakeDirectoriesResponse, _abc.Awaitable[_directory_service_pb2.MakeDirectoriesResponse]]:
+        """MakeDirectories makes directories with their parents; results in the order asked. Existing is success. Errors of one path:
+        NOT_DIRECTORY (a file is in the way), INVALID_PATH. Errors of the call: INVALID_ARGUMENT (more than 1000 paths).
+        """
 
     @_abc_1.abstractmethod
     def MoveEntry(
@@ -354,13 +364,15 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def RemoveEntry(
+    def RemoveEntries(
         self,
-        request: _directory_service_pb2.RemoveEntryRequest,
+        request: _directory_service_pb2.RemoveEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.RemoveEntryResponse, _abc.Awaitable[_directory_service_pb2.RemoveEntryResponse]]:
-        """RemoveEntry removes a file, an empty directory, or with recursive a directory and all below it. Atomic. What was removed stays
-        restorable for the policy's time. Errors: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT.
+    ) -> _typing.Union[_directory_service_pb2.RemoveEntriesResponse, _abc.Awaitable[_directory_service_pb2.RemoveEntriesResponse]]:
+        """RemoveEntries removes files, empty directories, or with recursive directories and all below them; results in the order asked. Each
+        removal is atomic and succeeds or fails alone; they take effect in any order. What was removed stays restorable for the
+        policy's time. Errors of one path: NOT_FOUND, DIRECTORY_NOT_EMPTY, CONFLICT, INVALID_PATH, INVALID_ARGUMENT (the root without
+        recursive). Errors of the call: INVALID_ARGUMENT (more than 1000 removals).
         """
 
     @_abc_1.abstractmethod

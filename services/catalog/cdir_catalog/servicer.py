@@ -31,8 +31,8 @@ from cdir_catalog.store.changes import get_identity
 from cdir_catalog.store.commit import commit_writes
 from cdir_catalog.store.comparing import compare_listing
 from cdir_catalog.store.debt import claim_debt, renew_debt
+from cdir_catalog.store.directories import make_directories
 from cdir_catalog.store.drill import drill_providers
-from cdir_catalog.store.entries import make_directory
 from cdir_catalog.store.evacuation import (
     cancel_evacuation,
     measure_evacuation,
@@ -60,7 +60,7 @@ from cdir_catalog.store.providers import (
     record_provider_states,
     replace_secrets,
 )
-from cdir_catalog.store.removing import remove_entry
+from cdir_catalog.store.removing import remove_entries
 from cdir_catalog.store.resolving import get_file_status, list_versions, resolve_entries
 from cdir_catalog.store.retention import reap_versions
 from cdir_catalog.store.scans import claim_scan, finish_scan, make_scan_due, read_scans
@@ -145,20 +145,20 @@ class CatalogServicer(SnapshotMethods, catalog_service_pb2_grpc.CatalogServiceSe
     ) -> directory_service_pb2.SearchEntriesResponse:
         return await self._read(search_entries, request)
 
-    async def MakeDirectory(
-        self, request: directory_service_pb2.MakeDirectoryRequest, context: Any
-    ) -> directory_service_pb2.MakeDirectoryResponse:
-        return await self._write(make_directory, request, context)
+    async def MakeDirectories(
+        self, request: directory_service_pb2.MakeDirectoriesRequest, context: Any
+    ) -> directory_service_pb2.MakeDirectoriesResponse:
+        return await self._write(make_directories, request, context)
 
     async def MoveEntry(
         self, request: directory_service_pb2.MoveEntryRequest, context: Any
     ) -> directory_service_pb2.MoveEntryResponse:
         return await self._write(move_entry, request, context, crash=("move.in_commit", "move.committed"))
 
-    async def RemoveEntry(
-        self, request: directory_service_pb2.RemoveEntryRequest, context: Any
-    ) -> directory_service_pb2.RemoveEntryResponse:
-        return await self._write(remove_entry, request, context, crash=("remove.in_commit", "remove.committed"))
+    async def RemoveEntries(
+        self, request: directory_service_pb2.RemoveEntriesRequest, context: Any
+    ) -> directory_service_pb2.RemoveEntriesResponse:
+        return await self._write(remove_entries, request, context, crash=("remove.in_commit", "remove.committed"))
 
     async def ListVersions(
         self, request: directory_service_pb2.ListVersionsRequest, context: Any

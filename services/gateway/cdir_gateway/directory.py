@@ -6,7 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -41,6 +41,8 @@ _LARGE_COPIES_AT_ONCE: Final = 4
 _PAGE: Final = 1000
 
 Request = TypeVar("Request", bound=Message)
+_Item = TypeVar("_Item", pb.EntryRef, pb.EntryRemoval)
+_Result = TypeVar("_Result", pb.FoundEntry, pb.MadeDirectory, pb.RemovedEntry)
 
 
 @functools.cache
@@ -89,23 +91,39 @@ class Directory:
     async def entries(self, refs: Sequence[pb.EntryRef]) -> pb.GetEntriesResponse:
         """DirectoryService.GetEntries."""
         response = pb.GetEntriesResponse()
-        results = [response.results.add() for _ in refs]
-        asked: list[pb.FoundEntry] = []
-        request = catalog_service_pb2.ResolveEntriesRequest()
-        for ref, result in zip(refs, results, strict=True):
-            try:
-                request.refs.add(workspace=ref.workspace, path=normalize_path(ref.path))
-            except CdirError as error:
-                result.failure.CopyFrom(to_failure(error))
-            else:
-                asked.append(result)
+        asked = list(_normal_each(refs, response.results.add))
+        request = catalog_service_pb2.ResolveEntriesRequest(
+            refs=[catalog_service_pb2.PathRef(workspace=ref.workspace, path=ref.path) for ref, _ in asked]
+        )
         with translated():
             found = await self.catalog.ResolveEntries(request, timeout=CALL_SECONDS)
-        for result, one in zip(asked, found.results, strict=True):
+        for (_, result), one in zip(asked, found.results, strict=True):
             if one.HasField("failure"):
                 result.failure.CopyFrom(one.failure)
             else:
                 result.entry.CopyFrom(one.entry)
+        return response
+
+    async def make_each(self, refs: Sequence[pb.EntryRef], user: str) -> pb.MakeDirectoriesResponse:
+        """DirectoryService.MakeDirectories."""
+        response = pb.MakeDirectoriesResponse()
+        asked = list(_normal_each(refs, response.results.add))
+        request = pb.MakeDirectoriesRequest(refs=[ref for ref, _ in asked])
+        with translated():
+            made = await self.catalog.MakeDirectories(request, timeout=CALL_SECONDS, metadata=user_metadata(user))
+        for (_, result), one in zip(asked, made.results, strict=True):
+            result.CopyFrom(one)
+        return response
+
+    async def remove_each(self, removals: Sequence[pb.EntryRemoval], user: str) -> pb.RemoveEntriesResponse:
+        """DirectoryService.RemoveEntries."""
+        response = pb.RemoveEntriesResponse()
+        asked = list(_normal_each(removals, response.results.add))
+        request = pb.RemoveEntriesRequest(removals=[removal for removal, _ in asked])
+        with translated():
+            removed = await self.catalog.RemoveEntries(request, timeout=TREE_SECONDS, metadata=user_metadata(user))
+        for (_, result), one in zip(asked, removed.results, strict=True):
+            result.CopyFrom(one)
         return response
 
     async def entry(self, workspace: str, path: str) -> entry_pb2.Entry:
@@ -123,11 +141,13 @@ class Directory:
     async def make(self, workspace: str, path: str, user: str) -> None:
         """Make a directory and its parents; existing is fine. Raises NotDirectory."""
         with translated():
-            await self.catalog.MakeDirectory(
-                pb.MakeDirectoryRequest(workspace=workspace, path=path),
+            made = await self.catalog.MakeDirectories(
+                pb.MakeDirectoriesRequest(refs=[pb.EntryRef(workspace=workspace, path=path)]),
                 timeout=CALL_SECONDS,
                 metadata=user_metadata(user),
             )
+        if made.results[0].HasField("failure"):
+            raise from_failure(made.results[0].failure)
 
     async def placed_at(self, workspace: str, path: str) -> set[str]:
         """The names of the providers where a file belongs by its policy, whether it exists or not."""
@@ -257,6 +277,18 @@ class Directory:
             if request.overwrite:
                 raise
             raise AlreadyExists(f"{target} exists already; copy with --overwrite to replace it", path=target) from error
+
+
+def _normal_each(items: Sequence[_Item], add: Callable[[], _Result]) -> Iterator[tuple[_Item, _Result]]:
+    """Yield the items with their paths in normal form, and a result that was added for each; others fail in theirs."""
+    for item in items:
+        result = add()
+        try:
+            normalized = normal(item, "path")
+        except CdirError as error:
+            result.failure.CopyFrom(to_failure(error))
+        else:
+            yield normalized, result
 
 
 def _is_below(path: str, top: str) -> bool:

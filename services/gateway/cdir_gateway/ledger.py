@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS: Final = 30.0
 """Deadline of one call to the catalog, which answers in milliseconds."""
 
-_READ_SPACING: Final = 0.03
 _WRITE_SPACING: Final = 0.06
 """Seconds between two calls in a crowd. A call costs the catalog some milliseconds, and some tenths of one for each
 file in it: thirty files that share a call cost less than half of what they cost alone."""
@@ -57,7 +56,7 @@ class Ledger:
         self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, crowded=self._crowded)
         self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, crowded=self._crowded)
         self._abort = Batcher(self._abort_many)
-        self._resolve = Batcher(self._resolve_many, spacing=_READ_SPACING)
+        self._resolve = Batcher(self._resolve_many)
         self._record = Batcher(self._record_many)
         self._live = 0
         self._late: set[str] = set()

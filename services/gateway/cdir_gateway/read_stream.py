@@ -108,6 +108,9 @@ class _ReadStream:
         for read, opened in zip(checked, await self._reader.open_each(wanted), strict=True):
             if isinstance(opened, CdirError):
                 await self._fail(read, opened)
+            elif read.HasField("most") and opened.version.size > read.most:
+                await self.outbox.put(_Part(read.id, opened.entry, end=True))
+                self._files.release()
             elif read.offset or read.HasField("length") or read.HasField("local_target"):
                 files.create_task(self._read(read, opened))
             else:

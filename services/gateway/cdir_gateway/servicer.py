@@ -75,13 +75,10 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         with translated():
             return await self._directory.catalog.SearchEntries(normal(request, "path"), timeout=CALL_SECONDS)
 
-    async def MakeDirectory(
-        self, request: directory_pb.MakeDirectoryRequest, context: Context
-    ) -> directory_pb.MakeDirectoryResponse:
-        with translated():
-            return await self._directory.catalog.MakeDirectory(
-                normal(request, "path"), timeout=CALL_SECONDS, metadata=_on_behalf(context)
-            )
+    async def MakeDirectories(
+        self, request: directory_pb.MakeDirectoriesRequest, context: Context
+    ) -> directory_pb.MakeDirectoriesResponse:
+        return await self._directory.make_each(request.refs, user_of(context) or "")
 
     async def MoveEntry(
         self, request: directory_pb.MoveEntryRequest, context: Context
@@ -91,13 +88,10 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
                 normal(request, "source", "target"), timeout=TREE_SECONDS, metadata=_on_behalf(context)
             )
 
-    async def RemoveEntry(
-        self, request: directory_pb.RemoveEntryRequest, context: Context
-    ) -> directory_pb.RemoveEntryResponse:
-        with translated():
-            return await self._directory.catalog.RemoveEntry(
-                normal(request, "path"), timeout=TREE_SECONDS, metadata=_on_behalf(context)
-            )
+    async def RemoveEntries(
+        self, request: directory_pb.RemoveEntriesRequest, context: Context
+    ) -> directory_pb.RemoveEntriesResponse:
+        return await self._directory.remove_each(request.removals, user_of(context) or "")
 
     async def ListVersions(
         self, request: directory_pb.ListVersionsRequest, context: Context

@@ -24,7 +24,7 @@ from cdir_gateway.budget import ByteBudget
 from cdir_gateway.local_files import LocalFiles, LocalSource
 from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
-from cdir_gateway.writing import FileWriter, StoredFile, Upload
+from cdir_gateway.writing import FileWriter, LateCopies, StoredFile, Upload
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 
 __all__ = ["WriteStreams"]
@@ -96,26 +96,29 @@ class _WriteStream:
         self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._open: dict[int, _Incoming] = {}
+        self._files = asyncio.TaskGroup()
+        self._written: dict[int, asyncio.Task[None]] = {}
+        """Files that came whole and are not answered yet."""
 
     async def run(self, requests: AsyncIterator[pb.WriteFilesRequest]) -> None:
         """Take steps until the caller ends the stream, then see every file end."""
         try:
-            async with asyncio.TaskGroup() as files:
+            async with self._files:
                 async for request in requests:
                     for step in request.writes:
-                        await self._take(step, files)
+                        await self._take(step)
                 for incoming in self._open.values():
                     # the end of the stream is no commit, whatever made it end
                     await incoming.give(None)
         finally:
             self.outbox.close()
 
-    async def _take(self, step: pb.FileWrite, files: asyncio.TaskGroup) -> None:
+    async def _take(self, step: pb.FileWrite) -> None:
         if len(step.data) > _MAX_PIECE:
             raise InvalidArgument(f"a piece of {len(step.data)} bytes was sent; {_MAX_PIECE} are the most")
         if not step.HasField("open"):
             await self._continue(step)
-        elif step.id in self._open:
+        elif step.id in self._open or step.id in self._written:
             raise InvalidArgument(f"file {step.id} of this stream is open already; give every file its own id")
         elif step.abort:
             await self._fail(step.id, InvalidArgument("the caller gave this file up"))
@@ -124,12 +127,12 @@ class _WriteStream:
                 await self._fail(step.id, InvalidArgument("a local source is committed in the step that opens it"))
                 return
             await self._whole.acquire()
-            files.create_task(self._write_local(step))
+            self._begin(step.id, self._files.create_task(self._write_local(step)))
         elif step.HasField("commit"):
             await self._whole.acquire()
             held = await self._budget.take(len(step.data))
-            writing = files.create_task(self._write_whole(step))
-            # not in the task: one that is cancelled before it starts runs no line of it
+            writing = self._files.create_task(self._write_whole(step))
+            self._begin(step.id, writing)
             writing.add_done_callback(lambda _: self._budget.give(held))
         elif len(self._open) >= _OPEN_AT_ONCE:
             await self._fail(
@@ -139,12 +142,29 @@ class _WriteStream:
             self._open[step.id] = _Incoming(ended=True)
         else:
             incoming = self._open[step.id] = _Incoming()
-            files.create_task(self._write_steps(step.id, step.open, incoming))
+            self._files.create_task(self._write_steps(step.id, step.open, incoming))
             if step.data:
                 await incoming.give(step.data)
 
+    def _begin(self, file_id: int, writing: asyncio.Task[None]) -> None:
+        """Keep the task of a file that came whole.
+
+        What is to be given back at its end is given back here: a task that is cancelled before it starts runs no line.
+        """
+        self._written[file_id] = writing
+
+        def end(_: asyncio.Task[None]) -> None:
+            if self._written.get(file_id) is writing:
+                del self._written[file_id]
+            self._whole.release()
+
+        writing.add_done_callback(end)
+
     async def _continue(self, step: pb.FileWrite) -> None:
         incoming = self._open.get(step.id)
+        if incoming is None and step.abort:
+            await self._give_up(step.id)
+            return
         if incoming is None:
             raise InvalidArgument(f"file {step.id} of this stream is not open")
         if step.data:
@@ -156,6 +176,12 @@ class _WriteStream:
         else:
             return
         del self._open[step.id]
+
+    async def _give_up(self, file_id: int) -> None:
+        """End a file that came whole; one that has ended is left as it is."""
+        writing = self._written.pop(file_id, None)
+        if writing is not None and writing.cancel():
+            await self._fail(file_id, InvalidArgument("the caller gave this file up"))
 
     async def _write_whole(self, step: pb.FileWrite) -> None:
         """A small file that came with all its bytes."""
@@ -170,8 +196,6 @@ class _WriteStream:
         except CdirError as error:
             await self._fail(step.id, error)
             return
-        finally:
-            self._whole.release()
         await self._report(step.id, stored)
 
     async def _write_local(self, step: pb.FileWrite) -> None:
@@ -191,8 +215,6 @@ class _WriteStream:
         except CdirError as error:
             await self._fail(step.id, error)
             return
-        finally:
-            self._whole.release()
         await self._report(step.id, stored)
 
     async def _write_large_or_again(self, step: pb.FileWrite, order: WriteOrder) -> StoredFile:
@@ -259,8 +281,10 @@ class _WriteStream:
         """Say that the file is stored; while copies are under way, say so again as each lands."""
         late = stored.late
         await self.outbox.put(pb.WriteResult(id=file_id, stored=stored.message(), final=late is None))
-        if late is None:
-            return
+        if late is not None:
+            self._files.create_task(self._report_late(file_id, late))
+
+    async def _report_late(self, file_id: int, late: LateCopies) -> None:
         async with aclosing(late.news()) as news:
             async for now in news:
                 await self.outbox.put(pb.WriteResult(id=file_id, stored=now.message(), final=now.late is None))

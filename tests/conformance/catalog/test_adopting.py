@@ -77,7 +77,7 @@ async def test_adopting_again_changes_nothing(mirrored: Driver) -> None:
 
 async def test_what_cannot_be_adopted_says_why_and_stops_nothing_else(mirrored: Driver) -> None:
     await mirrored.write("/taken", on=["a", "b", "c"])
-    await mirrored.call("MakeDirectory", directory.MakeDirectoryRequest(path="/dir"))
+    await mirrored.make_directory("/dir")
     await mirrored.begin_one("/writing")
     assert await reason(mirrored, "x", "/taken") == "ALREADY_EXISTS"
     assert await reason(mirrored, "taken", "/other") == "ALREADY_EXISTS"
@@ -94,7 +94,7 @@ async def test_what_cannot_be_adopted_says_why_and_stops_nothing_else(mirrored: 
 
 async def test_a_removed_name_gets_a_new_content_and_keeps_its_old_ones(mirrored: Driver) -> None:
     await mirrored.write("/file", on=["a", "b", "c"])
-    await mirrored.call("RemoveEntry", directory.RemoveEntryRequest(path="/file"))
+    await mirrored.remove("/file")
     (outcome,) = await adopt(mirrored, ("x", "/file"))
     assert outcome.entry.generation == 2
     versions = (await mirrored.call("ListVersions", directory.ListVersionsRequest(path="/file"))).versions

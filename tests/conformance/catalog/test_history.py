@@ -212,7 +212,7 @@ async def test_a_directory_at_a_time_needs_recursive(mirrored: Driver) -> None:
 async def test_the_trash_lists_what_was_removed_and_by_whom(mirrored: Driver) -> None:
     for path in ("/d/a", "/d/b/c", "/d/b/d", "/e", "/d0"):
         await mirrored.write(path, path.encode())
-    await mirrored.call("RemoveEntry", directory.RemoveEntryRequest(path="/d", recursive=True), user="bob")
+    await mirrored.remove("/d", user="bob", recursive=True)
     await mirrored.remove("/e")
     found = await _trash(mirrored)
     assert [one.path for one in found] == ["/e", "/d/a", "/d/b/c", "/d/b/d"]
@@ -232,7 +232,7 @@ async def test_what_is_written_again_leaves_the_trash(mirrored: Driver) -> None:
     await mirrored.remove("/f")
     await mirrored.write("/f", b"two")
     assert await _trash(mirrored) == []
-    await mirrored.call("RemoveEntry", directory.RemoveEntryRequest(path="/f"), user="bob")
+    await mirrored.remove("/f", user="bob")
     (found,) = await _trash(mirrored)
     assert (found.version.generation, found.removed_by) == (2, "bob")
 

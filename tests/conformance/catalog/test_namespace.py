@@ -11,7 +11,6 @@ from cdir.errors import (
     AlreadyExists,
     CdirError,
     Conflict,
-    DirectoryNotEmpty,
     InvalidArgument,
     IsDirectory,
     NotDirectory,
@@ -41,6 +40,71 @@ async def test_making_a_directory(mirrored: Driver) -> None:
     for path in ("/file", "/file/below"):
         with pytest.raises(NotDirectory):
             await mirrored.make_directory(path)
+
+
+async def test_directories_made_together_succeed_or_fail_alone(mirrored: Driver) -> None:
+    await mirrored.write("/file")
+    refs = [
+        *(directory.EntryRef(path=path) for path in ("/a/b", "/a", "/file/x/y", "no/root", "/a/b", "/", "/file")),
+        directory.EntryRef(workspace="team", path="/a"),
+    ]
+    results = await mirrored.make_directories(*refs)
+    assert [one.failure.reason for one in results] == [
+        "",
+        "",
+        "NOT_DIRECTORY",
+        "INVALID_PATH",
+        "",
+        "",
+        "NOT_DIRECTORY",
+        "",
+    ]
+    assert [one.made for one in results] == [True, False, False, False, False, False, False, True]
+    assert [one.entry.path for one in results] == ["/a/b", "/a", "", "", "/a/b", "/", "", "/a"]
+    assert await mirrored.paths("/", recursive=True) == ["/a", "/file", "/a/b"]
+    with pytest.raises(InvalidArgument, match="1001 items"):
+        await mirrored.make_directories(*(directory.EntryRef(path=f"/{number}") for number in range(1001)))
+
+
+async def test_removals_together_succeed_or_fail_alone(mirrored: Driver) -> None:
+    for path in ("/a", "/b", "/c", "/d/x", "/d/y", "/full/z", "/written"):
+        await mirrored.write(path)
+    await mirrored.make_directory("/empty")
+    await mirrored.write("/a", workspace="team")
+    await mirrored.begin_one("/written")
+    removals = [
+        directory.EntryRemoval(path="/a"),
+        directory.EntryRemoval(path="/a"),
+        directory.EntryRemoval(path="/b", if_generation=2),
+        directory.EntryRemoval(path="/c", if_generation=1),
+        directory.EntryRemoval(path="/d", recursive=True),
+        directory.EntryRemoval(path="/full"),
+        directory.EntryRemoval(path="/written"),
+        directory.EntryRemoval(path="/empty"),
+        directory.EntryRemoval(path="/none"),
+        directory.EntryRemoval(path="/"),
+        directory.EntryRemoval(path="no/root"),
+        directory.EntryRemoval(workspace="team", path="/a"),
+        directory.EntryRemoval(workspace="none", path="/a"),
+    ]
+    results = await mirrored.remove_each(*removals)
+    assert [one.failure.reason or one.files for one in results] == [
+        *(1, "NOT_FOUND", "CONFLICT", 1, 2, "DIRECTORY_NOT_EMPTY", "CONFLICT", 0, "NOT_FOUND"),
+        *("INVALID_ARGUMENT", "INVALID_PATH", 1, "NOT_FOUND"),
+    ]
+    assert await mirrored.paths("/", recursive=True) == ["/b", "/full", "/written", "/full/z"]
+    assert (await mirrored.status()).files == 3
+    with pytest.raises(InvalidArgument, match="1001 items"):
+        await mirrored.remove_each(*(directory.EntryRemoval(path=f"/{number}") for number in range(1001)))
+
+
+async def test_files_removed_together_are_removals_of_their_own(mirrored: Driver) -> None:
+    """What the latest removal took away is one of them, not all that went with it."""
+    for name in ("x", "y", "z"):
+        await mirrored.write(f"/d/{name}", on=["a", "b", "c"])
+    await mirrored.remove_each(*(directory.EntryRemoval(path=f"/d/{name}") for name in ("x", "y", "z")))
+    response = await mirrored.call("ListRestorable", catalog.ListRestorableRequest(path="/d", recursive=True))
+    assert [one.path for one in response.contents] == ["/d/z"]
 
 
 async def test_a_listing_is_in_the_order_of_bytes(mirrored: Driver) -> None:
@@ -95,7 +159,6 @@ _ABSENT: list[tuple[str, Any]] = [
     ("ResolveTree", catalog.ResolveTreeRequest(workspace="none", path="/")),
     ("SearchEntries", directory.SearchEntriesRequest(path="/none", pattern="x")),
     ("MoveEntry", directory.MoveEntryRequest(source="/none", target="/x")),
-    ("RemoveEntry", directory.RemoveEntryRequest(path="/none")),
     ("ListVersions", directory.ListVersionsRequest(path="/none")),
     ("GetFileStatus", directory.GetFileStatusRequest(path="/none")),
     ("GetTreeStatus", directory.GetTreeStatusRequest(path="/none")),
@@ -123,9 +186,6 @@ _REFUSED: list[tuple[str, Any, type[CdirError]]] = [
     ("GetTreeStatus", directory.GetTreeStatusRequest(path="/d/f"), NotDirectory),
     ("ListVersions", directory.ListVersionsRequest(path="/d"), IsDirectory),
     ("GetFileStatus", directory.GetFileStatusRequest(path="/d"), IsDirectory),
-    ("RemoveEntry", directory.RemoveEntryRequest(path="/d"), DirectoryNotEmpty),
-    ("RemoveEntry", directory.RemoveEntryRequest(path="/"), InvalidArgument),
-    ("RemoveEntry", directory.RemoveEntryRequest(path="/d/f", if_generation=2), Conflict),
     ("MoveEntry", directory.MoveEntryRequest(source="/d", target="/d/e/x"), InvalidArgument),
     ("MoveEntry", directory.MoveEntryRequest(source="/d", target="/"), AlreadyExists),
     ("MoveEntry", directory.MoveEntryRequest(source="/", target="/x"), InvalidArgument),

@@ -16,7 +16,7 @@ from cdir_catalog.change_feed import ChangeFeed
 from cdir_catalog.database import Database, open_database
 from cdir_catalog.group_commit import GroupCommit, group_commit
 from cdir_catalog.migrate import migrate
-from cdir_catalog.store.entries import make_directory
+from cdir_catalog.store.directories import make_directories
 
 HANG = 60.0
 NEVER = 3600.0
@@ -43,8 +43,8 @@ class Log:
         return found
 
     async def make(self, path: str) -> None:
-        request = pb.MakeDirectoryRequest(path=path)
-        await self._commits.run(lambda connection: make_directory(connection, request, "ada"))
+        request = pb.MakeDirectoriesRequest(refs=[pb.EntryRef(path=path)])
+        await self._commits.run(lambda connection: make_directories(connection, request, "ada"))
 
     async def follow(self, count: int, *, after: int = 0) -> list[str]:
         """The paths of the next changes."""

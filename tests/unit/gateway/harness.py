@@ -327,6 +327,26 @@ class Harness:
             raise from_failure(found.failure)
         return found.entry
 
+    async def make_directory(self, path: str) -> directory_service_pb2.MadeDirectory:
+        with translated():
+            answer = await self.directory.MakeDirectories(
+                directory_service_pb2.MakeDirectoriesRequest(refs=[directory_service_pb2.EntryRef(path=path)])
+            )
+        (made,) = answer.results
+        if made.HasField("failure"):
+            raise from_failure(made.failure)
+        return made
+
+    async def remove(self, path: str, **fields: Any) -> int:
+        """Remove what lies there; returns how many files that was."""
+        removal = directory_service_pb2.EntryRemoval(path=path, **fields)
+        with translated():
+            answer = await self.directory.RemoveEntries(directory_service_pb2.RemoveEntriesRequest(removals=[removal]))
+        (removed,) = answer.results
+        if removed.HasField("failure"):
+            raise from_failure(removed.failure)
+        return removed.files
+
     async def replicas(self, path: str) -> dict[str, entry_pb2.Replica]:
         """Every copy of a file's current content, by provider name."""
         with translated():

@@ -127,7 +127,7 @@ async def test_what_is_owed_is_no_finding(trio: Harness) -> None:
     trio.calm()
     with translated():
         await trio.directory.MoveEntry(directory_service_pb2.MoveEntryRequest(source="/d/f1", target="/moved"))
-        await trio.directory.RemoveEntry(directory_service_pb2.RemoveEntryRequest(path="/d/f2"))
+    await trio.remove("/d/f2")
     answers = await _check(trio)
     assert _findings(answers) == set()
     assert (_sums(answers)["a"].owed, _sums(answers)["c"].owed) == (2, 3)
@@ -165,8 +165,7 @@ async def test_writing_meanwhile_is_no_finding(replicated: Harness) -> None:
             path = f"/d/f{number}-{step % 3}"
             await replicated.put(path, os.urandom(50))
             if step % 3 == 0:
-                with translated():
-                    await replicated.directory.RemoveEntry(directory_service_pb2.RemoveEntryRequest(path=path))
+                await replicated.remove(path)
             if step % 5 == 0:
                 move = directory_service_pb2.MoveEntryRequest(source=f"/d/f{number}-1", target=f"/m{number}-{step}")
                 with translated():

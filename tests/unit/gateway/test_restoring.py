@@ -28,11 +28,6 @@ async def restore(harness: Harness, path: str, **fields: Any) -> dict[str, pb.Re
     return {one.path: one for one in outcomes}
 
 
-async def remove(harness: Harness, path: str, **fields: Any) -> None:
-    with translated():
-        await harness.directory.RemoveEntry(pb.RemoveEntryRequest(path=path, **fields))
-
-
 async def move(harness: Harness, source: str, target: str) -> None:
     with translated():
         await harness.directory.MoveEntry(pb.MoveEntryRequest(source=source, target=target))
@@ -67,7 +62,7 @@ async def test_an_older_content_comes_back_without_moving_a_byte(trio: Harness, 
 async def test_a_removed_file_comes_back_at_once(trio: Harness) -> None:
     """Nothing was cleared away yet: its objects are still under its name, and stand in their own way."""
     await trio.put("/d/file", b"one")
-    await remove(trio, "/d/file")
+    await trio.remove("/d/file")
     moved_bytes(trio)
     stored = (await restore(trio, "/d/file"))["/d/file"].stored
     assert (stored.entry.generation, sorted(stored.stored)) == (2, ["a", "b", "c"])
@@ -136,7 +131,7 @@ async def test_a_tree_as_it_was(trio: Harness) -> None:
     then.FromNanoseconds(time.time_ns())
     await trio.put("/d/changed", b"other")
     await trio.put("/d/new", b"new")
-    await remove(trio, "/d/removed")
+    await trio.remove("/d/removed")
     await move(trio, "/d/moved", "/e/moved")
     with pytest.raises(IsDirectory):
         await restore(trio, "/d", at=then)
@@ -158,9 +153,8 @@ async def test_a_tree_as_it_was(trio: Harness) -> None:
 async def test_one_file_that_cannot_come_back_does_not_stop_the_others(trio: Harness) -> None:
     for name in "xyz":
         await trio.put(f"/d/{name}", name.encode())
-    await remove(trio, "/d", recursive=True)
-    with translated():
-        await trio.directory.MakeDirectory(pb.MakeDirectoryRequest(path="/d/y"))
+    await trio.remove("/d", recursive=True)
+    await trio.make_directory("/d/y")
     outcomes = await restore(trio, "/d", recursive=True)
     assert isinstance(from_failure(outcomes["/d/y"].failure), IsDirectory)
     assert await trio.get("/d/x") == b"x"
@@ -205,7 +199,7 @@ async def test_what_cannot_be_restored(
 async def test_emptying_the_trash_ends_what_can_be_restored(trio: Harness) -> None:
     for name in "xy":
         await trio.put(f"/{name}", name.encode())
-        await remove(trio, f"/{name}")
+        await trio.remove(f"/{name}")
     with translated():
         assert (await trio.directory.EmptyTrash(pb.EmptyTrashRequest(path="/x"))).files == 1
         listed = await trio.directory.ListTrash(pb.ListTrashRequest(path="/"))

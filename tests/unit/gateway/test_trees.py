@@ -35,7 +35,7 @@ async def test_all_of_a_tree_comes_once(any_trio: Harness) -> None:
     await any_trio.put("/t/largest", largest)
     await any_trio.put("/t/larger", larger)
     await any_trio.put("/beside", b"x")
-    await any_trio.directory.MakeDirectory(pb.MakeDirectoryRequest(path="/t/empty"))
+    await any_trio.make_directory("/t/empty")
     folders = {f"/t/d{number}": None for number in range(7)} | {"/t/empty": None}
     assert await read_tree(any_trio, "/t") == small | folders | {"/t/largest": largest, "/t/larger": None}
     assert await read_tree(any_trio, "/t/empty") == {}
@@ -66,7 +66,7 @@ async def test_one_provider_is_read_from_if_that_is_asked(trio: Harness) -> None
     for name in ("there", "wrong"):
         await trio.put(f"/t/{name}", b"y")
     (trio.root("b") / "t" / "wrong").write_bytes(b"z")
-    await trio.directory.MakeDirectory(pb.MakeDirectoryRequest(path="/t/d"))
+    await trio.make_directory("/t/d")
     await trio.set_policy("/t/d", providers=["a", "c"])
     await trio.put("/t/d/elsewhere", b"x")
     assert await read_tree(trio, "/t", provider="b") == {

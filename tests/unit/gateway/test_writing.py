@@ -27,7 +27,7 @@ from cdir_catalog.servicer import CatalogServicer
 from cdir_gateway import ledger, write_stream
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.writer import FanOut, ProviderWriter
-from unit.gateway.harness import MODIFIED, Harness, open_harness
+from unit.gateway.harness import MODIFIED, Harness, Trouble, open_harness
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
 
@@ -114,6 +114,36 @@ async def test_without_a_commit_nothing_is_stored(any_trio: Harness, end: str) -
     await any_trio.until_empty("abc")
     assert (await any_trio.resolved("/file")).HasField("failure")
     assert (await any_trio.put("/file", b"x")).entry.generation == 1
+
+
+async def test_one_of_many_whole_files_can_be_given_up(trio: Harness) -> None:
+    trio.faulty.troubles = {trio.ids[name]: Trouble(stalls=True, writes_only=True) for name in "abc"}
+
+    async def requests() -> AsyncIterator[pb.WriteFilesRequest]:
+        yield pb.WriteFilesRequest(writes=[trio.whole(number, f"/{number}", b"x") for number in (1, 2)])
+        await trio.faulty.troubles[trio.ids["a"]].met.wait()
+        yield pb.WriteFilesRequest(writes=[pb.FileWrite(id=1, abort=True)])
+        await given_up.wait()
+        for trouble in trio.faulty.troubles.values():
+            trouble.stalls = False
+        # of what has ended, or never was, it means nothing
+        yield pb.WriteFilesRequest(writes=[pb.FileWrite(id=number, abort=True) for number in (1, 9)])
+        yield pb.WriteFilesRequest(writes=[trio.whole(3, "/3", b"y")])
+
+    given_up = asyncio.Event()
+    results: dict[int, pb.WriteResult] = {}
+    async with asyncio.timeout(60):
+        async for response in trio.directory.WriteFiles(requests()):
+            for result in response.results:
+                assert result.id not in results
+                results[result.id] = result
+                given_up.set()
+                if result.id == 1:
+                    assert result.failure.reason == InvalidArgument.reason
+    assert results.keys() == {1, 2, 3}
+    await trio.put_when_free("/1", b"x")
+    assert (await trio.entry("/1")).generation == 1
+    assert await trio.get("/3") == b"y"
 
 
 async def test_a_caller_that_leaves_stores_nothing(any_trio: Harness) -> None:

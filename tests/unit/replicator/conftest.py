@@ -193,9 +193,11 @@ class Bench:
         with translated():
             await self.catalog.MoveEntry(directory_service_pb2.MoveEntryRequest(source=source, target=target))
 
-    async def remove(self, path: str) -> None:
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        removal = directory_service_pb2.EntryRemoval(path=path, recursive=recursive)
         with translated():
-            await self.catalog.RemoveEntry(directory_service_pb2.RemoveEntryRequest(path=path))
+            answer = await self.catalog.RemoveEntries(directory_service_pb2.RemoveEntriesRequest(removals=[removal]))
+        assert not answer.results[0].HasField("failure")
 
     async def set_policy(
         self, *, min_copies: int | None = None, keep_versions: int | None = None, keep_seconds: int | None = None

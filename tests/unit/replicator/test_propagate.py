@@ -14,7 +14,6 @@ from cdir.status import to_failure
 from cdir.v1 import (
     catalog_service_pb2,
     catalog_service_pb2_grpc,
-    directory_service_pb2,
     entry_pb2,
     provider_pb2,
     replicator_service_pb2,
@@ -398,7 +397,7 @@ async def test_a_removed_directory_is_gone_at_every_provider(bench: Any) -> None
     for number in range(30):
         await bench.write(f"/dir/file{number}", b"content")
     await bench.write("/kept", b"content")
-    await bench.catalog.RemoveEntry(directory_service_pb2.RemoveEntryRequest(path="/dir", recursive=True))
+    await bench.remove("/dir", recursive=True)
 
     async def gone() -> bool:
         await bench.replicator.reap.once()

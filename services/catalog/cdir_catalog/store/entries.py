@@ -1,4 +1,4 @@
-"""Entries: looking paths up, many at a time, and making directories."""
+"""Entries: looking paths up, many at a time, and the directories that a change adds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from sqlalchemy.engine import Connection
 
 from cdir.errors import InvalidPath, NotDirectory, NotFound
 from cdir.paths import fold_name, join_path, normalize_path, split_path
-from cdir.v1 import directory_service_pb2, entry_pb2
-from cdir_catalog.clock import now_ns
+from cdir.v1 import entry_pb2
 from cdir_catalog.schema import entries, is_owed, replicas, versions
 from cdir_catalog.store.ledger import ChangeRow, Ledger
-from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.pairs import Pairs, pairs_table
-from cdir_catalog.store.workspaces import ensure_workspaces, find_workspace, reserve_ids
-from cdir_catalog.wire import DIRECTORY, FILE, entry_message, root_message
+from cdir_catalog.store.workspaces import find_workspace, reserve_ids
+from cdir_catalog.wire import DIRECTORY, FILE, entry_message
 
 __all__ = [
     "ENTRY_COLUMNS",
@@ -33,7 +31,6 @@ __all__ = [
     "find_removed",
     "folded",
     "live",
-    "make_directory",
     "not_found",
     "owed_counts",
     "require",
@@ -257,23 +254,3 @@ class Tree:
             rows = [{"id": row_id, **row} for row_id, row in zip(ids, self._rows, strict=True)]
             self._connection.execute(entries.insert(), rows)
             self._rows = []
-
-
-def make_directory(
-    connection: Connection, request: directory_service_pb2.MakeDirectoryRequest, author: str
-) -> directory_service_pb2.MakeDirectoryResponse:
-    """DirectoryService.MakeDirectory."""
-    path = check_path(request.path)
-    workspace_id = ensure_workspaces(connection, [request.workspace])[request.workspace]
-    if path == "/":
-        return directory_service_pb2.MakeDirectoryResponse(entry=root_message(request.workspace), made=False)
-    lock_workspaces(connection, [workspace_id])
-    now = now_ns()
-    ledger = Ledger(connection, now)
-    found = find_entries(connection, workspace_id, [path, *ancestors(path)])
-    tree = Tree.of(connection, workspace_id, found, now)
-    made = tree.make(path, ledger, author)
-    tree.save()
-    ledger.save()
-    row = entry_row(connection, workspace_id, path)
-    return directory_service_pb2.MakeDirectoryResponse(entry=entry_message(request.workspace, row), made=made)

@@ -1,26 +1,44 @@
-"""RemoveEntry: a file in one step; a directory with all below it in bulk statements."""
+"""RemoveEntries: files together; each directory with all below it in bulk statements."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cdir.errors import Conflict, DirectoryNotEmpty, InvalidArgument
+from cdir.errors import CdirError, Conflict, DirectoryNotEmpty, InvalidArgument, ProviderUnavailable, QuotaExceeded
+from cdir.status import to_failure
 from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.schema import entries, intents, policies, replicas, versions
 from cdir_catalog.store.acls import acl_owed_sql
 from cdir_catalog.store.copies import CORRUPT, MISSING, OK, UNKNOWN
-from cdir_catalog.store.entries import below, live, not_found, require
+from cdir_catalog.store.entries import below, check_path, find_entries, live, not_found, require
+from cdir_catalog.store.intents import check_batch
 from cdir_catalog.store.ledger import ChangeRow, Ledger
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.policies import Placer
 from cdir_catalog.store.tallies import Tally, aside_key_sql
+from cdir_catalog.store.workspaces import find_workspaces
 from cdir_catalog.wire import DIRECTORY, FILE
 
-__all__ = ["check_unwritten", "remove_entry", "supersede_file"]
+__all__ = ["check_unwritten", "remove_entries", "supersede_file"]
+
+_WRITTEN = sa.select(intents.c.path).where(
+    intents.c.workspace_id == sa.bindparam("workspace"), intents.c.path.in_(sa.bindparam("paths", expanding=True))
+)
+_REMOVE = (
+    entries.update()
+    .where(entries.c.id == sa.bindparam("row"))
+    .values(removed_at=sa.bindparam("at"), removed_by=sa.bindparam("by"))
+)
+
+
+class _Removal(NamedTuple):
+    wanted: directory_service_pb2.EntryRemoval
+    result: directory_service_pb2.RemovedEntry
+    """What becomes of it, in the response."""
 
 
 def check_unwritten(connection: Connection, workspace_id: int, path: str) -> None:
@@ -33,42 +51,105 @@ def check_unwritten(connection: Connection, workspace_id: int, path: str) -> Non
         sa.select(intents.c.path).where(intents.c.workspace_id == workspace_id, condition).limit(1)
     )
     if writing is not None:
-        raise Conflict(f"a write to {writing!r} is under way; try again when it has ended", path=writing)
+        raise _being_written(writing)
 
 
-def remove_entry(
-    connection: Connection, request: directory_service_pb2.RemoveEntryRequest, author: str
-) -> directory_service_pb2.RemoveEntryResponse:
-    """DirectoryService.RemoveEntry."""
-    path = request.path
-    workspace_id, row = require(connection, request.workspace, path)
-    if path == "/" and not request.recursive:
-        raise InvalidArgument("the root itself cannot be removed; remove what lies in it, or use --recursive")
-    if workspace_id is None:
-        return directory_service_pb2.RemoveEntryResponse()
-    lock_workspaces(connection, [workspace_id])
-    _, row = require(connection, request.workspace, path)
-    check_unwritten(connection, workspace_id, path)
+def _being_written(path: str) -> Conflict:
+    return Conflict(f"a write to {path!r} is under way; try again when it has ended", path=path)
+
+
+def remove_entries(
+    connection: Connection, request: directory_service_pb2.RemoveEntriesRequest, author: str
+) -> directory_service_pb2.RemoveEntriesResponse:
+    """DirectoryService.RemoveEntries."""
+    check_batch(request.removals)
+    response = directory_service_pb2.RemoveEntriesResponse()
+    by_workspace: dict[str, list[_Removal]] = {}
+    for removal in request.removals:
+        one = _Removal(removal, response.results.add())
+        try:
+            check_path(removal.path)
+        except CdirError as error:
+            one.result.failure.CopyFrom(to_failure(error))
+        else:
+            by_workspace.setdefault(removal.workspace, []).append(one)
+    ids = find_workspaces(connection, by_workspace)
+    lock_workspaces(connection, ids.values())
+    for workspace, removals in by_workspace.items():
+        workspace_id = ids.get(workspace)
+        found = (
+            {}
+            if workspace_id is None
+            else find_entries(connection, workspace_id, [one.wanted.path for one in removals])
+        )
+        files, directories = [], []
+        for one in removals:
+            row = found.get(one.wanted.path)
+            if row is not None and row.kind == FILE:
+                files.append((one, row))
+            else:
+                directories.append(one)
+        if workspace_id is not None and files:
+            _remove_files(connection, workspace_id, files, author)
+        for one in directories:
+            try:
+                with connection.begin_nested():
+                    one.result.files = _remove_directory(connection, one.wanted, author)
+            except (ProviderUnavailable, QuotaExceeded):
+                raise  # of the database: nothing of the call can be done
+            except CdirError as error:
+                one.result.failure.CopyFrom(to_failure(error))
+    return response
+
+
+def _remove_files(connection: Connection, workspace_id: int, files: list[tuple[_Removal, Any]], author: str) -> None:
+    """Remove files; one that fails is left as it is."""
     ledger = Ledger(connection, now_ns())
-    if row is not None and row.kind == FILE:
-        if request.HasField("if_generation") and request.if_generation != row.generation:
-            raise Conflict(f"{path!r} is at generation {row.generation}, not {request.if_generation}", path=path)
-        placer = Placer(connection, workspace_id, [path])
+    paths = sorted({one.wanted.path for one, _ in files})
+    written = set(connection.scalars(_WRITTEN, {"workspace": workspace_id, "paths": paths}))
+    placer = Placer(connection, workspace_id, paths)
+    ledger.load(row.version_row for _, row in files)
+    removed: dict[str, dict[str, Any]] = {}
+    for one, row in files:
+        path = one.wanted.path
+        try:
+            if path in removed:
+                raise not_found(path)
+            if path in written:
+                raise _being_written(path)
+            if one.wanted.HasField("if_generation") and one.wanted.if_generation != row.generation:
+                raise Conflict(f"{path!r} is at generation {row.generation}, not {one.wanted.if_generation}", path=path)
+        except CdirError as error:
+            one.result.failure.CopyFrom(to_failure(error))
+            continue
         supersede_file(ledger, row, path, placer)
         ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, FILE, row.generation, author))
         ledger.count_files(workspace_id, -1, -row.size)
-        connection.execute(
-            entries.update().where(entries.c.id == row.id).values(removed_at=ledger.now, removed_by=author)
-        )
-        ledger.settle()
-        ledger.save()
-        return directory_service_pb2.RemoveEntryResponse(files=1)
-    if request.HasField("if_generation") and request.if_generation != 0:
+        # what is removed at the same time is one removal to those who restore it
+        removed[path] = {"row": row.id, "at": ledger.now + len(removed), "by": author}
+        one.result.files = 1
+    if removed:
+        connection.execute(_REMOVE, list(removed.values()))
+        ledger.settle(ledger.contents[row.version_row] for one, row in files if one.wanted.path in removed)
+    ledger.save()
+
+
+def _remove_directory(connection: Connection, wanted: directory_service_pb2.EntryRemoval, author: str) -> int:
+    """Remove what is not a file, and return how many files lay below; a savepoint undoes it where it fails."""
+    path = wanted.path
+    workspace_id, row = require(connection, wanted.workspace, path)
+    if path == "/" and not wanted.recursive:
+        raise InvalidArgument("the root itself cannot be removed; remove what lies in it, or use --recursive")
+    if workspace_id is None:
+        return 0
+    check_unwritten(connection, workspace_id, path)
+    if wanted.HasField("if_generation") and wanted.if_generation != 0:
         raise Conflict(f"{path!r} is a directory and has no generation", path=path)
-    files = _remove_directory(connection, ledger, workspace_id, row, path, author, recursive=request.recursive)
+    ledger = Ledger(connection, now_ns())
+    files = _empty(connection, ledger, workspace_id, row, path, author, recursive=wanted.recursive)
     ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, DIRECTORY, 0, author))
     ledger.save()
-    return directory_service_pb2.RemoveEntryResponse(files=files)
+    return files
 
 
 def supersede_file(ledger: Ledger, row: Any, path: str, placer: Placer) -> None:
@@ -79,7 +160,7 @@ def supersede_file(ledger: Ledger, row: Any, path: str, placer: Placer) -> None:
     ledger.supersede(ledger.contents[row.version_row], keep)
 
 
-def _remove_directory(
+def _empty(
     connection: Connection,
     ledger: Ledger,
     workspace_id: int,
