@@ -1,7 +1,7 @@
 """Many small requests, few calls: what is asked for while a call is under way goes into the next one.
 
-A request that comes alone is sent at once. When requests come in crowds, calls keep a small distance from each other,
-since most of a call's cost does not depend on how much it carries.
+A request that comes alone is sent at once. When requests come in crowds, a call waits a little for more of them, since
+much of its cost does not depend on how much it carries.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from cdir.errors import InternalError, ProviderUnavailable
 
 __all__ = ["Batcher"]
+
+_CROWD: Final = 48
+"""Items under way from which on they are many."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,8 +38,8 @@ class Batcher(Generic[Item, Result]):
     raised to the one who asked for it; an exception that ``call`` raises is raised to all of the batch. Items of
     different groups are never mixed. An async context manager: at its exit the items given so far are still served.
 
-    ``spacing`` is how many seconds lie at least between the starts of two calls while ``crowded`` says that many more
-    items are on their way; by default, when the first of the two carried several.
+    ``crowd`` says how many items are on their way to here. While they are many, ``spacing`` seconds lie between the
+    starts of two calls, unless half of them wait already.
     """
 
     def __init__(
@@ -45,14 +49,15 @@ class Batcher(Generic[Item, Result]):
         max_items: int = 256,
         parallel: int = 1,
         spacing: float = 0.0,
-        crowded: Callable[[], bool] | None = None,
+        crowd: Callable[[], int] = lambda: 0,
     ) -> None:
         self._call = call
         self._max_items = max_items
         self._parallel = parallel
         self._spacing = spacing
-        self._crowded = crowded
+        self._crowd = crowd
         self._next_start = 0.0
+        self._enough = asyncio.Event()
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._tasks = asyncio.TaskGroup()
         self._running = 0
@@ -66,6 +71,7 @@ class Batcher(Generic[Item, Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        self._enough.set()
         await self._tasks.__aexit__(kind, error, trace)
 
     def submit(self, item: Item, *, group: str = "") -> asyncio.Future[Result]:
@@ -74,6 +80,8 @@ class Batcher(Generic[Item, Result]):
             raise ProviderUnavailable("the gateway is shutting down; try again")
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(group, item, answer))
+        if self._have_enough():
+            self._enough.set()
         if self._running < self._parallel:
             self._running += 1
             self._tasks.create_task(self._serve())
@@ -93,16 +101,23 @@ class Batcher(Generic[Item, Result]):
 
     async def _keep_distance(self) -> None:
         left = self._next_start - time.monotonic()
-        if left > 0 and len(self._waiting) < self._max_items and not self._closed:
-            await asyncio.sleep(left)
+        if left <= 0 or self._closed or self._have_enough():
+            return
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._enough.wait()
+
+    def _have_enough(self) -> bool:
+        crowd = self._crowd()
+        return crowd < _CROWD or len(self._waiting) >= min(crowd // 2, self._max_items)
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         group = self._waiting[0].group
         batch: list[_Waiting[Item, Result]] = []
         while self._waiting and len(batch) < self._max_items and self._waiting[0].group == group:
             batch.append(self._waiting.popleft())
-        if len(batch) > 1 if self._crowded is None else self._crowded():
-            self._next_start = time.monotonic() + self._spacing
+        self._next_start = time.monotonic() + self._spacing
         return batch
 
     async def _send(self, batch: list[_Waiting[Item, Result]]) -> None:

@@ -28,9 +28,6 @@ _WRITE_SPACING: Final = 0.06
 """Seconds between two calls in a crowd. A call costs the catalog some milliseconds, and some tenths of one for each
 file in it: thirty files that share a call cost less than half of what they cost alone."""
 
-_CROWD: Final = 48
-"""Writes under way from which on they are a crowd."""
-
 _LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 5.0
 _MOST_RENEWED: Final = 1000
@@ -53,8 +50,8 @@ class Ledger:
     def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
         self.owner = uuid.uuid4().hex
         self._catalog = catalog
-        self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, crowded=self._crowded)
-        self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, crowded=self._crowded)
+        self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, crowd=self._under_way)
+        self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, crowd=self._under_way)
         self._abort = Batcher(self._abort_many)
         self._resolve = Batcher(self._resolve_many)
         self._record = Batcher(self._record_many)
@@ -126,8 +123,8 @@ class Ledger:
         finally:
             self._late.discard(version_id)
 
-    def _crowded(self) -> bool:
-        return self._live >= _CROWD
+    def _under_way(self) -> int:
+        return self._live
 
     def _forget_unless_begun(self, begun: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
         if not begun.cancelled() and begun.exception() is not None:

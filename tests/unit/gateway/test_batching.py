@@ -97,3 +97,24 @@ async def test_the_end_serves_what_was_given_and_takes_no_more() -> None:
     assert answer.result() == 4
     with pytest.raises(ProviderUnavailable):
         batcher.submit(4)
+
+
+async def test_in_a_crowd_a_call_waits_for_half_of_those_under_way() -> None:
+    service = Doubling()
+    async with Batcher(service, spacing=3600, crowd=lambda: 100) as batcher, asyncio.timeout(60):
+        assert await batcher.submit(0) == 0
+        answers = [batcher.submit(item * 2) for item in range(49)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(service.batches) == 1
+        answers.append(batcher.submit(98))
+        await asyncio.gather(*answers)
+    assert [len(items) for _, items in service.batches] == [1, 50]
+
+
+async def test_the_end_does_not_wait_for_a_crowd() -> None:
+    async with asyncio.timeout(60):
+        async with Batcher(Doubling(), spacing=3600, crowd=lambda: 100) as batcher:
+            await batcher.submit(0)
+            answer = batcher.submit(2)
+        assert await answer == 4
