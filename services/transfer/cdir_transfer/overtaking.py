@@ -104,7 +104,8 @@ class Overtaking:
         """Ask the contenders in their order until one answers; ``None`` when all of them failed.
 
         The next one is asked when one fails, and with ``overtake``, as far as that is allowed, when the newest call is
-        late. The first answer wins; calls that are still under way then are cancelled.
+        late, or at once beside a first one that is only tried, to learn whether it is faster by now. The first answer
+        wins; calls that are still under way then are cancelled.
         """
         if len(contenders) == 1:
             try:
@@ -123,7 +124,14 @@ class Overtaking:
                     late = self.patience(provider_id(contender), size, pressing=bool(running))
                     newest = _Call(contender, clock(), late)
                     running[asyncio.create_task(call(contender))] = newest
-                    patience, stuck, ask = late, False, False
+                    patience, stuck = late, False
+                    ask = (
+                        overtake
+                        and len(waiting) == len(contenders) - 1
+                        and self._tried(provider_id(contender), provider_id(waiting[0]), size)
+                    )
+                    if ask:
+                        continue
                 if not running:
                     return None
                 left = max(newest.began + patience - clock(), 0.0) if waiting and overtake else None
@@ -144,6 +152,10 @@ class Overtaking:
                     patience, stuck = _STUCK * patience, True
         finally:
             await end_all(running)
+
+    def _tried(self, provider_id: str, following: str, size: int) -> bool:
+        """Whether the first call is a try that the one after it may be made beside: who waits should not pay for it."""
+        return self._paces.much_slower(provider_id, following, size) and self.allowed()
 
     def _judge(
         self,

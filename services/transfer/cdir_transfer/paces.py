@@ -124,6 +124,11 @@ class Paces:
         pace = paces.get(provider_id)
         return None if pace is None else pace.usual * unit
 
+    def much_slower(self, provider_id: str, other: str, size: int) -> bool:
+        """Whether calls of ``size`` bytes took so much longer than at another provider that they are only a try now."""
+        mean, others = self.mean(provider_id, size), self.mean(other, size)
+        return mean is not None and others is not None and mean > _limit(others)
+
     def fresh(self, provider_id: str, size: int) -> bool:
         """Whether calls of this size were made a moment ago."""
         pace = self._class(size)[0].get(provider_id)
@@ -157,7 +162,7 @@ class Paces:
         found: list[T] = []
         while len(left) > 1:
             best = min(known[id(item)].mean * unit if id(item) in known else float("inf") for item in left)
-            limit = max(_BETTER * best, best + _SLACK_SECONDS)
+            limit = _limit(best)
             for item in left:
                 pace = known.get(id(item))
                 if pace is None or pace.forgiven(now) * unit <= limit:
@@ -178,3 +183,8 @@ class Paces:
     def _class(self, size: int) -> tuple[dict[str, _Pace], int]:
         """The paces of calls of this size, and what one of them is to be multiplied by."""
         return (self._small, 1) if size < _SMALL_BYTES else (self._large, size)
+
+
+def _limit(best: float) -> float:
+    """Seconds up to which a provider keeps its place though another one takes only ``best``."""
+    return max(_BETTER * best, best + _SLACK_SECONDS)
