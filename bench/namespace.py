@@ -4,7 +4,7 @@ cdir through its Python client, a call for each operation unless it says otherwi
 socket, which works on the same disk without a catalog. JuiceFS, the anchor, cannot be had here; its published figures
 for two cores (c5.large, Redis) are 1 163 removals, 1 410 creations, 3 488 reads and 5 023 stats a second.
 
-    python bench/namespace.py [--depth Z] [--repeats N]
+    python bench/namespace.py [--depth Z] [--repeats N] [--at-once N]
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from servers.rclone_s3 import rclone_binary
 
 BRANCHES: Final = 6
 ITEMS: Final = 8
-AT_ONCE: Final = 16
 
 Operation = Callable[[str], Awaitable[object]]
 
@@ -46,8 +45,8 @@ def directories(depth: int) -> list[str]:
     return [f"tree{name}" for names in levels for name in names]
 
 
-async def for_each(names: Sequence[str], operation: Operation) -> float:
-    """Do one operation on each, some at once; return the seconds."""
+async def for_each(names: Sequence[str], operation: Operation, at_once: int) -> float:
+    """Do one operation on each, so many at once; return the seconds."""
     waiting = iter(names)
 
     async def worker() -> None:
@@ -56,7 +55,7 @@ async def for_each(names: Sequence[str], operation: Operation) -> float:
 
     begin = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
+        for _ in range(at_once):
             group.create_task(worker())
     return time.perf_counter() - begin
 
@@ -67,7 +66,9 @@ async def timed(work: Awaitable[object]) -> float:
     return time.perf_counter() - begin
 
 
-async def with_cdir(client: Client, folders: Sequence[str], files: Sequence[str], samples: Samples) -> None:
+async def with_cdir(
+    client: Client, folders: Sequence[str], files: Sequence[str], at_once: int, samples: Samples
+) -> None:
     """Everything through cdir's client."""
 
     async def listed() -> None:
@@ -75,12 +76,14 @@ async def with_cdir(client: Client, folders: Sequence[str], files: Sequence[str]
         assert len(found) == len(files)
 
     who = "cdir"
-    samples.add("make a directory", who, await for_each(folders, lambda name: client.make_directory(f"/{name}")))
-    samples.add("create a file", who, await for_each(files, lambda name: client.write(f"/{name}", b"")))
-    samples.add("stat", who, await for_each(files, lambda name: client.stat(f"/{name}")))
+    samples.add(
+        "make a directory", who, await for_each(folders, lambda name: client.make_directory(f"/{name}"), at_once)
+    )
+    samples.add("create a file", who, await for_each(files, lambda name: client.write(f"/{name}", b""), at_once))
+    samples.add("stat", who, await for_each(files, lambda name: client.stat(f"/{name}"), at_once))
     samples.add("stat, by listing", who, await timed(listed()))
-    samples.add("read a file", who, await for_each(files, lambda name: client.read(f"/{name}")))
-    samples.add("remove a file", who, await for_each(files, lambda name: client.remove(f"/{name}")))
+    samples.add("read a file", who, await for_each(files, lambda name: client.read(f"/{name}"), at_once))
+    samples.add("remove a file", who, await for_each(files, lambda name: client.remove(f"/{name}"), at_once))
     samples.add("remove the rest", who, await timed(client.remove("/tree", recursive=True)))
 
 
@@ -113,6 +116,7 @@ async def with_rclone(
     disk: Path,
     folders: Sequence[str],
     files: Sequence[str],
+    at_once: int,
     samples: Samples,
 ) -> None:
     """The same through rclone's daemon, as far as it has such an operation."""
@@ -126,16 +130,16 @@ async def with_rclone(
         assert len(found["list"]) == len(files), f"{len(found['list'])} of {len(files)}"
 
     who = "rclone rcd"
-    samples.add("make a directory", who, await for_each(folders, operation("mkdir")))
+    samples.add("make a directory", who, await for_each(folders, operation("mkdir"), at_once))
     for name in files:  # it has no call that creates a file of nothing
         (disk / name).touch()
-    samples.add("stat", who, await for_each(files, operation("stat")))
+    samples.add("stat", who, await for_each(files, operation("stat"), at_once))
     samples.add("stat, by listing", who, await timed(listed()))
-    samples.add("remove a file", who, await for_each(files, operation("deletefile")))
+    samples.add("remove a file", who, await for_each(files, operation("deletefile"), at_once))
     samples.add("remove the rest", who, await timed(operation("purge")("tree")))
 
 
-async def measure(scratch: Path, deployment: EmbeddedDeployment, depth: int, repeats: int) -> None:
+async def measure(scratch: Path, deployment: EmbeddedDeployment, depth: int, repeats: int, at_once: int) -> None:
     folders = directories(depth)
     files = [f"{folder}/file.{item}" for folder in folders for item in range(ITEMS)]
     samples = Samples()
@@ -145,8 +149,8 @@ async def measure(scratch: Path, deployment: EmbeddedDeployment, depth: int, rep
         for repeat in range(repeats):
             disk = scratch / f"peer-{repeat}"
             disk.mkdir()
-            await with_rclone(call, disk, folders, files, samples)
-            await with_cdir(client, folders, files, samples)
+            await with_rclone(call, disk, folders, files, at_once, samples)
+            await with_cdir(client, folders, files, at_once, samples)
     rows = []
     for work in samples.works():
         count = len(folders) if work in ("make a directory", "remove the rest") else len(files)
@@ -165,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depth", type=int, default=4, help="levels below the first directory (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="runs; the median counts (default 3)")
+    parser.add_argument("--at-once", type=int, default=16, help="operations under way at a time (default 16)")
     asked = parser.parse_args()
     memory = Path("/dev/shm")
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=memory if memory.is_dir() else None))
@@ -172,7 +177,7 @@ def main() -> None:
     try:
         deployment.start()
         deployment.add_provider("disk", "local", {"root": scratch / "disk"})
-        asyncio.run(measure(scratch, deployment, asked.depth, asked.repeats))
+        asyncio.run(measure(scratch, deployment, asked.depth, asked.repeats, asked.at_once))
     finally:
         deployment.kill()
         shutil.rmtree(scratch)
