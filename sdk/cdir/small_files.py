@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from cdir.connection import Connection
@@ -64,9 +64,9 @@ class _SharedStream(ABC, Generic[Item, Answer]):
             while self._waiting:
                 await self._use_stream()
         except Exception as error:
-            self._under_way.update(answer for _, answer in self._waiting)
+            waiting = [answer for _, answer in self._waiting]
             self._waiting.clear()
-            self._fail(error)
+            _fail([*self._under_way, *waiting], error)
         except BaseException:  # the loop ends
             for answer in [*self._under_way, *(waiting for _, waiting in self._waiting)]:
                 answer.cancel()
@@ -104,11 +104,6 @@ class _SharedStream(ABC, Generic[Item, Answer]):
             self._given_up.add(answer)
         self._changed.set()
 
-    def _fail(self, error: Exception) -> None:
-        for answer in self._under_way.copy():
-            if not answer.done():
-                answer.set_exception(error)
-
     def _take(self) -> _Batch[Item, Answer]:
         batch: _Batch[Item, Answer] = []
         weight = 0
@@ -143,7 +138,8 @@ class SmallWrites(_SharedStream[tuple[pb.FileWrite, Wait], WriteOutcome]):
             async def send(
                 batch: _Batch[tuple[pb.FileWrite, Wait], WriteOutcome], given_up: set[asyncio.Future[WriteOutcome]]
             ) -> None:
-                steps = [pb.FileWrite(id=ids.pop(answer), abort=True) for answer in given_up]
+                # what was sent over a stream that broke is not in this one
+                steps = [pb.FileWrite(id=ids.pop(answer), abort=True) for answer in given_up if answer in ids]
                 for (step, wait), answer in batch:
                     ids[answer] = step.id = stream.begin(wait, functools.partial(_settle, answer))
                     answer.add_done_callback(forget)
@@ -193,10 +189,13 @@ class SmallReads(_SharedStream[pb.FileRead, bytes | None]):
             async for response in stream:
                 for part in response.parts:
                     self._hand_out(part)
-        except CdirError as error:
-            self._fail(error)
+        except Exception as error:
+            _fail(self._asked.values(), error)
         else:
-            self._fail(ProviderUnavailable("cdir ended the transfer early (is it shutting down?); run it again"))
+            _fail(
+                self._asked.values(),
+                ProviderUnavailable("cdir ended the transfer early (is it shutting down?); run it again"),
+            )
 
     def _hand_out(self, part: pb.FilePart) -> None:
         answer = self._asked.pop(part.id)
@@ -215,6 +214,12 @@ class SmallReads(_SharedStream[pb.FileRead, bytes | None]):
             )
         else:
             answer.set_result(data)
+
+
+def _fail(answers: Iterable[asyncio.Future[Answer]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _settle(answer: asyncio.Future[WriteOutcome], outcome: WriteOutcome | CdirError) -> None:

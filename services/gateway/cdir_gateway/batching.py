@@ -12,14 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from cdir.errors import InternalError, ProviderUnavailable
 
 __all__ = ["Batcher"]
-
-_CROWD: Final = 48
-"""Items under way from which on they are many."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,8 +35,7 @@ class Batcher(Generic[Item, Result]):
     raised to the one who asked for it; an exception that ``call`` raises is raised to all of the batch. Items of
     different groups are never mixed. An async context manager: at its exit the items given so far are still served.
 
-    ``crowd`` says how many items are on their way to here. While they are many, ``spacing`` seconds lie between the
-    starts of two calls, unless half of them wait already.
+    ``spacing`` seconds lie between the starts of two calls, unless as many items as ``enough`` says wait already.
     """
 
     def __init__(
@@ -49,15 +45,15 @@ class Batcher(Generic[Item, Result]):
         max_items: int = 256,
         parallel: int = 1,
         spacing: float = 0.0,
-        crowd: Callable[[], int] = lambda: 0,
+        enough: Callable[[], int] = lambda: 1,
     ) -> None:
         self._call = call
         self._max_items = max_items
         self._parallel = parallel
         self._spacing = spacing
-        self._crowd = crowd
+        self._enough = enough
         self._next_start = 0.0
-        self._enough = asyncio.Event()
+        self._filled = asyncio.Event()
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._tasks = asyncio.TaskGroup()
         self._running = 0
@@ -71,7 +67,7 @@ class Batcher(Generic[Item, Result]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        self._enough.set()
+        self._filled.set()
         await self._tasks.__aexit__(kind, error, trace)
 
     def submit(self, item: Item, *, group: str = "") -> asyncio.Future[Result]:
@@ -81,7 +77,7 @@ class Batcher(Generic[Item, Result]):
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(group, item, answer))
         if self._have_enough():
-            self._enough.set()
+            self._filled.set()
         if self._running < self._parallel:
             self._running += 1
             self._tasks.create_task(self._serve())
@@ -103,14 +99,13 @@ class Batcher(Generic[Item, Result]):
         left = self._next_start - time.monotonic()
         if left <= 0 or self._closed or self._have_enough():
             return
-        self._enough.clear()
+        self._filled.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
-                await self._enough.wait()
+                await self._filled.wait()
 
     def _have_enough(self) -> bool:
-        crowd = self._crowd()
-        return crowd < _CROWD or len(self._waiting) >= min(crowd // 2, self._max_items)
+        return len(self._waiting) >= min(self._enough(), self._max_items)
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         group = self._waiting[0].group

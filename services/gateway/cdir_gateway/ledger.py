@@ -24,9 +24,15 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS: Final = 30.0
 """Deadline of one call to the catalog, which answers in milliseconds."""
 
+_READ_SPACING: Final = 0.03
 _WRITE_SPACING: Final = 0.06
 """Seconds between two calls in a crowd. A call costs the catalog some milliseconds, and some tenths of one for each
 file in it: thirty files that share a call cost less than half of what they cost alone."""
+
+_MANY_READERS: Final = 16
+_MANY_WRITES: Final = 48
+"""Callers who read, and writes under way, that are a crowd. The reads of one caller come together by themselves."""
+_MOST_RESOLVED: Final = 256
 
 _LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 5.0
@@ -50,11 +56,14 @@ class Ledger:
     def __init__(self, catalog: catalog_service_pb2_grpc.CatalogServiceAsyncStub) -> None:
         self.owner = uuid.uuid4().hex
         self._catalog = catalog
-        self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, crowd=self._under_way)
-        self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, crowd=self._under_way)
+        self._begin = Batcher(self._begin_many, spacing=_WRITE_SPACING, enough=self._enough_writes)
+        self._commit = Batcher(self._commit_many, spacing=_WRITE_SPACING, enough=self._enough_writes)
         self._abort = Batcher(self._abort_many)
-        self._resolve = Batcher(self._resolve_many)
+        self._resolve = Batcher(
+            self._resolve_many, spacing=_READ_SPACING, enough=self._enough_reads, max_items=_MOST_RESOLVED
+        )
         self._record = Batcher(self._record_many)
+        self._callers = 0
         self._live = 0
         self._late: set[str] = set()
         self._exits = AsyncExitStack()
@@ -123,8 +132,20 @@ class Ledger:
         finally:
             self._late.discard(version_id)
 
-    def _under_way(self) -> int:
-        return self._live
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count one caller who reads: what many callers resolve at a time is gathered."""
+        self._callers += 1
+        try:
+            yield
+        finally:
+            self._callers -= 1
+
+    def _enough_reads(self) -> int:
+        return 1 if self._callers < _MANY_READERS else _MOST_RESOLVED
+
+    def _enough_writes(self) -> int:
+        return 1 if self._live < _MANY_WRITES else self._live // 2
 
     def _forget_unless_begun(self, begun: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
         if not begun.cancelled() and begun.exception() is not None:

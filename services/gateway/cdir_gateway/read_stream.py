@@ -60,12 +60,13 @@ class ReadStreams:
     async def serve(self, requests: AsyncIterator[pb.ReadFilesRequest]) -> AsyncGenerator[pb.ReadFilesResponse, None]:
         """Yield the responses of one stream. Leaving early stops every read and removes unfinished local targets."""
         stream = _ReadStream(self)
-        async with aclosing(stream.outbox.filled_by(stream.run(requests))) as batches:
-            async for parts in batches:
-                response = pb.ReadFilesResponse()
-                for part in parts:
-                    response.parts.add(**part._asdict())
-                yield response
+        with self.reader.reading():
+            async with aclosing(stream.outbox.filled_by(stream.run(requests))) as batches:
+                async for parts in batches:
+                    response = pb.ReadFilesResponse()
+                    for part in parts:
+                        response.parts.add(**part._asdict())
+                    yield response
 
 
 class _ReadStream:

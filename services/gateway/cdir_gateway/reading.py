@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from cdir.errors import CdirError, IsDirectory, NotFound
@@ -67,6 +68,10 @@ class FileReader:
     def __init__(self, ledger: Ledger, reader: VerifiedReader) -> None:
         self._ledger = ledger
         self._reader = reader
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Count a caller who reads, for as long as the context is open."""
+        return self._ledger.reading()
 
     async def open(self, workspace: str, path: str, *, generation: int | None = None, provider: str = "") -> OpenFile:
         """Open one content, as :class:`WantedFile` names it.

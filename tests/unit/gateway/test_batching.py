@@ -99,9 +99,9 @@ async def test_the_end_serves_what_was_given_and_takes_no_more() -> None:
         batcher.submit(4)
 
 
-async def test_in_a_crowd_a_call_waits_for_half_of_those_under_way() -> None:
+async def test_a_call_keeps_its_distance_until_enough_wait() -> None:
     service = Doubling()
-    async with Batcher(service, spacing=3600, crowd=lambda: 100) as batcher, asyncio.timeout(60):
+    async with Batcher(service, spacing=3600, enough=lambda: 50) as batcher, asyncio.timeout(60):
         assert await batcher.submit(0) == 0
         answers = [batcher.submit(item * 2) for item in range(49)]
         for _ in range(20):
@@ -112,9 +112,9 @@ async def test_in_a_crowd_a_call_waits_for_half_of_those_under_way() -> None:
     assert [len(items) for _, items in service.batches] == [1, 50]
 
 
-async def test_the_end_does_not_wait_for_a_crowd() -> None:
+async def test_the_end_keeps_no_distance() -> None:
     async with asyncio.timeout(60):
-        async with Batcher(Doubling(), spacing=3600, crowd=lambda: 100) as batcher:
+        async with Batcher(Doubling(), spacing=3600, enough=lambda: 50) as batcher:
             await batcher.submit(0)
             answer = batcher.submit(2)
         assert await answer == 4

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import Any
 
+import grpc.aio
 import pytest
 
 import cdir
@@ -131,6 +134,41 @@ async def test_closing_ends_what_is_under_way(embedded: Embedded, folder: str) -
     done, pending = await asyncio.wait([*writing, *reading], timeout=HANG)
     assert not pending
     assert not any(task.cancelled() for task in done)
+
+
+async def test_a_stream_that_breaks_fails_what_shares_it_and_the_next_one_works(
+    embedded: Embedded, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await cdir.connect(embedded.address)
+    directory = client.connection.directory
+    streams: list[grpc.aio.StreamStreamCall[object, object]] = []
+
+    def broken(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**fields: object) -> object:
+            stream = method(**fields)
+            if len(streams) < 2:
+                stream.cancel()
+            streams.append(stream)
+            return stream
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "WriteFiles", broken(directory.WriteFiles))
+        patch.setattr(directory, "ReadFiles", broken(directory.ReadFiles))
+        async with asyncio.timeout(HANG):
+            writing = [asyncio.create_task(client.write(f"{folder}/{number}", b"x")) for number in range(200)]
+            reading = [asyncio.create_task(client.read(f"{folder}/{number}")) for number in range(200)]
+            await asyncio.sleep(0)
+            for task in [*writing[::3], *reading[::3]]:
+                task.cancel()
+            outcomes = await asyncio.gather(*writing, *reading, return_exceptions=True)
+    assert {type(one) for one in outcomes} <= {errors.ProviderUnavailable, asyncio.CancelledError}
+    assert len(streams) == 2
+    async with asyncio.timeout(HANG):
+        await asyncio.gather(*(client.write(f"{folder}/{number}", b"y") for number in range(200)))
+        assert await asyncio.gather(*(client.read(f"{folder}/{number}") for number in range(200))) == [b"y"] * 200
+        await client.close()
 
 
 async def test_nobody_answers_any_more(embedded: Embedded) -> None:
