@@ -36,18 +36,23 @@ _SLACK_SECONDS: Final = 0.02
 _FORGIVEN: Final = 30.0
 """Seconds in which what holds against a provider that is not asked any more halves, until it is tried again."""
 
+_SILENCE: Final = 5.0
+"""Seconds without a call after which the next one is a try."""
+
 T = TypeVar("T")
 
 
 class _Pace:
     """Calls of one size class to one provider; in seconds, or seconds per byte."""
 
-    __slots__ = ("_samples", "_since_sorted", "late", "mean", "seen", "usual")
+    __slots__ = ("_samples", "_since_sorted", "late", "mean", "seen", "tried", "usual")
 
     def __init__(self, sample: float, now: float) -> None:
         self.mean = sample
         self.seen = now
         """When it was measured, or tried again, last."""
+        self.tried = False
+        """A call is under way that nobody made for a while before."""
         self._samples: deque[float] = deque(maxlen=_KEPT)
         self._since_sorted = 0
         self.late = sample
@@ -57,7 +62,13 @@ class _Pace:
         self._keep(sample)
 
     def add(self, sample: float, now: float, weight: float) -> None:
-        self.mean += weight * (sample - self.mean)
+        if self.tried and sample * _BETTER <= self.mean:
+            # it is faster by now: what was measured long ago would take as many tries to be outweighed as it had calls
+            self.mean = sample
+            self._samples.clear()
+        else:
+            self.mean += weight * (sample - self.mean)
+        self.tried = False
         self.seen = now
         self._keep(sample)
 
@@ -101,7 +112,9 @@ class Paces:
         """A call begins. If it tries a provider that was slow, the next ones go elsewhere until that is known."""
         pace = self._class(size)[0].get(provider_id)
         if pace is not None:
-            pace.seen = self._clock()
+            now = self._clock()
+            pace.tried = pace.tried or now - pace.seen >= _SILENCE
+            pace.seen = now
 
     def hoped(self, provider_id: str, size: int) -> float | None:
         """Seconds that a call of ``size`` bytes takes on average; ``None`` when unmeasured.

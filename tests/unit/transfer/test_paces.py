@@ -94,8 +94,35 @@ def test_one_that_was_slow_is_tried_again_by_one_call(
     assert order(["a", "b"]) == ["a", "b"]
     paces.asked("a", SMALL)
     assert order(["a", "b"]) == ["b", "a"], "until its answer is known"
-    took(paces, "a", 0.05)
-    assert order(["a", "b"]) == ["a", "b"]
+    paces.took("a", SMALL, 0.05)
+    assert order(["a", "b"]) == ["a", "b"], "a try that shows it to be fast is enough"
+    assert paces.late_after("a", SMALL) == pytest.approx(0.125), "and late is what is late now"
+
+
+def test_one_fast_call_among_slow_ones_is_no_reason_to_go_back(
+    paces: Paces, clock: Clock, order: Callable[..., list[str]]
+) -> None:
+    took(paces, "b", 0.05)
+    for _ in range(50):
+        paces.asked("a", SMALL)
+        clock.now += 0.5
+        paces.took("a", SMALL, 0.5)
+    paces.asked("a", SMALL)
+    paces.took("a", SMALL, 0.05)
+    assert order(["a", "b"]) == ["b", "a"]
+
+
+def test_a_try_that_was_slow_or_given_up_changes_nothing(
+    paces: Paces, clock: Clock, order: Callable[..., list[str]]
+) -> None:
+    took(paces, "a", 0.5)
+    took(paces, "b", 0.05)
+    clock.now += 120
+    paces.asked("a", SMALL)
+    paces.took_longer("a", SMALL, 0.25)
+    assert order(["a", "b"]) == ["b", "a"]
+    paces.took("a", SMALL, 0.05)
+    assert order(["a", "b"]) == ["b", "a"]
 
 
 def test_time_alone_does_not_put_another_one_before_the_preferred(
