@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar, cast
 
 from cdir.errors import CdirError, InternalError
 
-__all__ = ["Together"]
+__all__ = ["Together", "settle"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -65,12 +65,7 @@ class Together(Generic[Item, Answer]):
             if len(answers) != len(batch):
                 answers = [InternalError(f"{len(batch)} questions have {len(answers)} answers")] * len(batch)
             for (_, waiting), answer in zip(batch, answers, strict=True):
-                if waiting.done():
-                    continue  # whoever asked is gone
-                if isinstance(answer, Exception):
-                    waiting.set_exception(answer)
-                else:
-                    waiting.set_result(answer)
+                settle(waiting, answer)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
@@ -79,3 +74,13 @@ class Together(Generic[Item, Answer]):
             if not asked[1].done():
                 batch.append(asked)
         return batch
+
+
+def settle(waiting: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """Give an answer, or raise it if it is an exception, to one who asked and may be gone."""
+    if waiting.done():
+        return
+    if isinstance(answer, Exception):
+        waiting.set_exception(answer)
+    else:
+        waiting.set_result(answer)

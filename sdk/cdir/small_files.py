@@ -11,14 +11,15 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from cdir.batching import settle
 from cdir.connection import Connection
-from cdir.errors import CdirError, IntegrityError, ProviderUnavailable
+from cdir.errors import IntegrityError
 from cdir.model import Wait, WriteOutcome
 from cdir.status import from_failure
-from cdir.streams import PIECE, ReadStream, WriteStream
+from cdir.streams import PIECE, ReadStream, WriteStream, ended_early
 from cdir.v1 import directory_service_pb2 as pb
 
 __all__ = ["SMALL", "SmallReads", "SmallWrites"]
@@ -66,7 +67,8 @@ class _SharedStream(ABC, Generic[Item, Answer]):
         except Exception as error:
             waiting = [answer for _, answer in self._waiting]
             self._waiting.clear()
-            _fail([*self._under_way, *waiting], error)
+            for answer in [*self._under_way, *waiting]:
+                settle(answer, error)
         except BaseException:  # the loop ends
             for answer in [*self._under_way, *(waiting for _, waiting in self._waiting)]:
                 answer.cancel()
@@ -141,7 +143,7 @@ class SmallWrites(_SharedStream[tuple[pb.FileWrite, Wait], WriteOutcome]):
                 # what was sent over a stream that broke is not in this one
                 steps = [pb.FileWrite(id=ids.pop(answer), abort=True) for answer in given_up if answer in ids]
                 for (step, wait), answer in batch:
-                    ids[answer] = step.id = stream.begin(wait, functools.partial(_settle, answer))
+                    ids[answer] = step.id = stream.begin(wait, functools.partial(settle, answer))
                     answer.add_done_callback(forget)
                     steps.append(step)
                 await stream.send(steps)
@@ -189,43 +191,25 @@ class SmallReads(_SharedStream[pb.FileRead, bytes | None]):
             async for response in stream:
                 for part in response.parts:
                     self._hand_out(part)
+            ended: Exception = ended_early()
         except Exception as error:
-            _fail(self._asked.values(), error)
-        else:
-            _fail(
-                self._asked.values(),
-                ProviderUnavailable("cdir ended the transfer early (is it shutting down?); run it again"),
-            )
+            ended = error
+        for answer in self._asked.values():
+            settle(answer, ended)
 
     def _hand_out(self, part: pb.FilePart) -> None:
         answer = self._asked.pop(part.id)
-        if answer.done():
-            return  # whoever asked is gone
         entry, data = part.entry, part.data
         if part.HasField("failure"):
-            answer.set_exception(from_failure(part.failure))
+            settle(answer, from_failure(part.failure))
         elif len(data) != entry.size:
-            answer.set_result(None)
+            settle(answer, None)
         elif entry.sha256 not in {b"", hashlib.sha256(data).digest()}:
-            answer.set_exception(
+            settle(
+                answer,
                 IntegrityError(
                     f"{entry.path}: the bytes received differ from the recorded digest; read it again", path=entry.path
-                )
+                ),
             )
         else:
-            answer.set_result(data)
-
-
-def _fail(answers: Iterable[asyncio.Future[Answer]], error: Exception) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)
-
-
-def _settle(answer: asyncio.Future[WriteOutcome], outcome: WriteOutcome | CdirError) -> None:
-    if answer.done():
-        return  # whoever asked is gone
-    if isinstance(outcome, CdirError):
-        answer.set_exception(outcome)
-    else:
-        answer.set_result(outcome)
+            settle(answer, data)

@@ -22,7 +22,7 @@ from cdir.paths import WorkspacePath
 from cdir.status import from_failure, from_rpc_error
 from cdir.v1 import directory_service_pb2 as pb
 
-__all__ = ["PIECE", "ReadStream", "WriteStream", "open_read", "open_tree", "write_pieces"]
+__all__ = ["PIECE", "ReadStream", "WriteStream", "ended_early", "open_read", "open_tree", "write_pieces"]
 
 PIECE: Final = 1024 * 1024
 """Bytes per message: large enough that the cost per message does not count, small enough for tight buffers."""
@@ -31,7 +31,8 @@ Settled = Callable[[WriteOutcome | CdirError], None]
 Transferred = Callable[[int], None]
 
 
-def _ended_early() -> CdirError:
+def ended_early() -> CdirError:
+    """The error of a file whose stream ended first."""
     return ProviderUnavailable("cdir ended the transfer before the file was done (is it shutting down?); run it again")
 
 
@@ -95,7 +96,7 @@ class WriteStream:
         except (grpc.RpcError, asyncio.InvalidStateError):
             assert self._reader is not None
             await self._reader
-            raise self._error or _ended_early() from None
+            raise self._error or ended_early() from None
 
     async def _finish(self) -> None:
         assert self._reader is not None
@@ -124,12 +125,12 @@ class WriteStream:
             self._fail(error)
         except asyncio.CancelledError:
             # grpc answers a read of a call that we cancelled ourselves this way; a real cancellation goes on
-            self._fail(_ended_early())
+            self._fail(ended_early())
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
         else:
-            self._fail(_ended_early())
+            self._fail(ended_early())
 
     def _dispatch(self, result: pb.WriteResult) -> None:
         news = result.WhichOneof("news")
@@ -223,7 +224,7 @@ class ReadStream:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         except asyncio.InvalidStateError:
-            raise _ended_early() from None
+            raise ended_early() from None
 
     async def done(self) -> None:
         """Say that no more files will be asked for."""
@@ -301,4 +302,4 @@ async def open_read(
                             path=where.path,
                         )
                     return
-    raise _ended_early()
+    raise ended_early()

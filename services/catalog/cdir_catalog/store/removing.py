@@ -110,6 +110,7 @@ def _remove_files(connection: Connection, workspace_id: int, files: list[tuple[_
     placer = Placer(connection, workspace_id, paths)
     ledger.load(row.version_row for _, row in files)
     removed: dict[str, dict[str, Any]] = {}
+    contents = []
     for one, row in files:
         path = one.wanted.path
         try:
@@ -123,6 +124,7 @@ def _remove_files(connection: Connection, workspace_id: int, files: list[tuple[_
             one.result.failure.CopyFrom(to_failure(error))
             continue
         supersede_file(ledger, row, path, placer)
+        contents.append(ledger.contents[row.version_row])
         ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, FILE, row.generation, author))
         ledger.count_files(workspace_id, -1, -row.size)
         # what is removed at the same time is one removal to those who restore it
@@ -130,7 +132,7 @@ def _remove_files(connection: Connection, workspace_id: int, files: list[tuple[_
         one.result.files = 1
     if removed:
         connection.execute(_REMOVE, list(removed.values()))
-        ledger.settle(ledger.contents[row.version_row] for one, row in files if one.wanted.path in removed)
+        ledger.settle(contents)
     ledger.save()
 
 
@@ -146,7 +148,7 @@ def _remove_directory(connection: Connection, wanted: directory_service_pb2.Entr
     if wanted.HasField("if_generation") and wanted.if_generation != 0:
         raise Conflict(f"{path!r} is a directory and has no generation", path=path)
     ledger = Ledger(connection, now_ns())
-    files = _empty(connection, ledger, workspace_id, row, path, author, recursive=wanted.recursive)
+    files = _remove_tree(connection, ledger, workspace_id, row, path, author, recursive=wanted.recursive)
     ledger.log(workspace_id, ChangeRow(entry_pb2.CHANGE_KIND_REMOVED, path, DIRECTORY, 0, author))
     ledger.save()
     return files
@@ -160,7 +162,7 @@ def supersede_file(ledger: Ledger, row: Any, path: str, placer: Placer) -> None:
     ledger.supersede(ledger.contents[row.version_row], keep)
 
 
-def _empty(
+def _remove_tree(
     connection: Connection,
     ledger: Ledger,
     workspace_id: int,
