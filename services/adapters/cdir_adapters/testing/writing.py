@@ -333,7 +333,8 @@ async def write_concurrently(trial: Trial) -> None:
 
 @case(lambda capability: capability.write_atomic, "write_atomic")
 async def write_same_key_concurrently(trial: Trial) -> None:
-    contents = [pattern(50_000 + number, number) for number in range(6)]
+    # of one size: Apache looks at a file before it opens it, and cuts what it then sends to the size that it saw
+    contents = [pattern(50_000, number) for number in range(6)]
     await trial.write("contended", contents[0])
 
     async def write(data: bytes) -> None:
