@@ -137,7 +137,7 @@ class Connection:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         delivering = asyncio.create_task(self._deliver(queue, sink))
         try:
-            while True:
+            while not delivering.done():  # else whoever it was for has gone, and the sender hears of that
                 piece = await source.read(PIECE)
                 now = time.monotonic()
                 line.last_activity = now

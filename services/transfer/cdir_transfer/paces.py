@@ -36,8 +36,10 @@ _SLACK_SECONDS: Final = 0.02
 _FORGIVEN: Final = 30.0
 """Seconds in which what holds against a provider that is not asked any more halves, until it is tried again."""
 
-_SILENCE: Final = 5.0
-"""Seconds without a call after which the next one is a try."""
+_SILENCE_SMALL: Final = 5.0
+_SILENCE_LARGE: Final = 1.0
+"""Seconds without a call after which the next one is a try. One of a large content is seen to come or not, and taken
+over; a small one holds up whoever waits for it."""
 
 T = TypeVar("T")
 
@@ -113,7 +115,7 @@ class Paces:
         pace = self._class(size)[0].get(provider_id)
         if pace is not None:
             now = self._clock()
-            pace.tried = pace.tried or now - pace.seen >= _SILENCE
+            pace.tried = pace.tried or now - pace.seen >= _silence(size)
             pace.seen = now
 
     def hoped(self, provider_id: str, size: int) -> float | None:
@@ -146,6 +148,11 @@ class Paces:
         """Whether calls of this size were made a moment ago."""
         pace = self._class(size)[0].get(provider_id)
         return pace is not None and self._clock() - pace.seen < _FORGIVEN
+
+    def silent(self, provider_id: str, size: int) -> bool:
+        """Whether the next call of ``size`` bytes is a try, since none was made for a while."""
+        pace = self._class(size)[0].get(provider_id)
+        return pace is not None and self._clock() - pace.seen >= _silence(size)
 
     def late_after(self, provider_id: str, size: int, *, pressing: bool = False) -> float | None:
         """Seconds after which a call of ``size`` bytes is later than nearly all before it; ``None`` when unmeasured.
@@ -201,3 +208,7 @@ class Paces:
 def _limit(best: float) -> float:
     """Seconds up to which a provider keeps its place though another one takes only ``best``."""
     return max(_BETTER * best, best + _SLACK_SECONDS)
+
+
+def _silence(size: int) -> float:
+    return _SILENCE_SMALL if size < _SMALL_BYTES else _SILENCE_LARGE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cdir.errors import CdirError
@@ -20,8 +20,8 @@ class BlockSource(RunSource, Protocol):
     def usable(self) -> list[str]:
         """Ids of the providers to ask, best first; at least one."""
 
-    async def part(self, provider_id: str, offset: int, length: int) -> bytes:
-        """Return a range from one provider, not verified."""
+    def part(self, provider_id: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Read a range from one provider, in pieces, not verified."""
 
 
 class SpareBlocks:
@@ -61,11 +61,11 @@ class _Block:
 
     @property
     def has_failed(self) -> bool:
-        return any(part.ended and (part.ended.cancelled() or part.ended.exception()) for part in self.parts)
+        return any(part.failure is not None for part in self.parts)
 
     @property
     def has_ended(self) -> bool:
-        return all(part.ended for part in self.parts) or self.has_failed
+        return all(part.has_ended for part in self.parts) or self.has_failed
 
 
 class ReadAhead:
@@ -128,16 +128,16 @@ class ReadAhead:
             ahead = sum(len(block.parts) for block in self._blocks) - len(self._todo)
             if len(times) == 1:
                 # the parts of a block that have come make room for the others
-                ahead -= sum(part.ended is not None for part in self._shared_parts())
+                ahead -= sum(part.has_ended for part in self._shared_parts())
             provider_id = self._sharing.next_source(times, ahead, left)
             if provider_id is None:
                 return
             block, part = self._todo.popleft()
             if block.whole and self._sharing.is_near(provider_id):
-                self._sharing.ask(part, provider_id, self._runs.block(provider_id, block.index))
+                self._sharing.ask_whole(part, provider_id, self._runs.block(provider_id, block.index))
             elif block.whole:
                 # many requests at once are faster than one where a connection is slow
-                self._sharing.ask(part, provider_id, self._source.block(block.index))
+                self._sharing.ask_whole(part, provider_id, self._source.block(block.index))
             else:
                 self._sharing.ask(part, provider_id, self._source.part(provider_id, part.offset, part.length))
 
@@ -157,31 +157,35 @@ class ReadAhead:
 
     async def _wait(self, head: _Block, times: dict[str, float]) -> None:
         if head.whole:
-            await self._sharing.any_news(head.parts)
-            self._sharing.settle(head.parts)
+            await self._sharing.any_news(head.parts, look=False)
             return
-        if (taken := self._sharing.taken_over(self._shared_parts(), times)) is not None:
-            part, provider_id = taken
-            self._sharing.ask(part, provider_id, self._source.part(provider_id, part.offset, part.length))
+        while (relieved := self._sharing.relieved(self._shared_parts(), times)) is not None:
+            part, rest, provider_id = relieved
+            parts = next(block.parts for block in self._blocks if part in block.parts)
+            parts.insert(parts.index(part) + 1, rest)
+            self._sharing.ask(rest, provider_id, self._source.part(provider_id, rest.offset, rest.length))
         # whoever has a place free goes on, also when it is not the one that holds up the others
-        parts = list(self._shared_parts())
-        await self._sharing.any_news(parts)
-        self._sharing.settle(parts)
+        await self._sharing.any_news(self._shared_parts(), look=True)
 
-    def _shared_parts(self) -> Iterator[Part]:
-        return (part for block in self._blocks if not block.whole for part in block.parts)
+    def _shared_parts(self) -> list[Part]:
+        return [part for block in self._blocks if not block.whole for part in block.parts]
 
     async def _joined(self, block: _Block) -> bytes:
         if block.whole:
             (part,) = block.parts
-            assert part.ended is not None
-            return await part.ended
+            assert part.call is not None
+            data: bytes = await part.call.task
+            return data
         try:
-            data = b"".join([await part.ended for part in block.parts if part.ended])
+            for part in block.parts:
+                if part.failure is not None:
+                    raise part.failure
+            data = b"".join(piece for part in block.parts for piece in part.pieces)
             await self._source.check(block.index, data)
             return data
         except CdirError:
-            self._sharing.drop(block.parts)
+            for part in block.parts:
+                part.drop()
         return await self._source.block(block.index)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from cdir.errors import (
@@ -45,6 +46,8 @@ ResolveAgain = Callable[[], Awaitable[Sequence[entry_pb2.Replica]]]
 
 _HUNG_SECONDS: Final = 600.0
 _SLOWEST_RATE: Final = 256
+_PIECE_SIZE: Final = 32 << 10
+"""Bytes after which it is seen that a part of a block comes on."""
 _RUN_PATIENCE: Final = 1.0
 """Seconds that the next block of a run may take at least before it is given up."""
 _KEPT_WAITING: Final = 5.0
@@ -128,19 +131,46 @@ class VerifiedReader:
             raise IntegrityError(f"the object has {response.size} bytes instead of {whole_size}")
         return response
 
-    async def _read_on(
+    async def _read_run(
         self, replica: entry_pb2.Replica, offset: int, length: int, whole_size: int
     ) -> AsyncGenerator[bytes, None]:
         """Yield a range of one object in blocks, asked for in one request; errors as :meth:`_fetch`."""
+        patience = self.run_patience(replica.provider_id)
+        async with aclosing(self._read_on(replica, offset, length, whole_size, BLOCK_SIZE, patience)) as blocks:
+            async for data, seconds in blocks:
+                self._health.succeeded(replica.provider_id, len(data), seconds)
+                yield data
+
+    async def _read_part(
+        self, replica: entry_pb2.Replica, offset: int, length: int, whole_size: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a range of one object in small pieces; errors as :meth:`_fetch`.
+
+        How long it took is learnt only if all of it is taken.
+        """
+        provider_id = replica.provider_id
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        patience = self._overtaking.patience(provider_id, length)
+        async with aclosing(self._read_on(replica, offset, length, whole_size, _PIECE_SIZE, patience)) as pieces:
+            async for data, _ in pieces:
+                self._health.answered(provider_id)
+                yield data
+        self._health.succeeded(provider_id, length, clock() - began)
+
+    async def _read_on(
+        self, replica: entry_pb2.Replica, offset: int, length: int, whole_size: int, piece_length: int, patience: float
+    ) -> AsyncGenerator[tuple[bytes, float], None]:
+        """Yield a range of one object in pieces, and how long each was waited for, in seconds."""
         provider_id = replica.provider_id
         self._overtaking.asked()
-        self._health.paces.asked(provider_id, BLOCK_SIZE)
+        self._health.paces.asked(provider_id, min(length, BLOCK_SIZE))
         request = adapter_service_pb2.ReadObjectRequest(
             provider=self._ref(replica),
             key=replica.key,
             offset=offset,
             length=length,
-            piece_length=BLOCK_SIZE,
+            piece_length=piece_length,
         )
         clock = asyncio.get_running_loop().time
         call = self._adapters.ReadObject(request)
@@ -150,7 +180,7 @@ class VerifiedReader:
             while True:
                 began = clock()
                 try:
-                    with self._health.waiting(provider_id, self.run_patience(provider_id)), translated():
+                    with self._health.waiting(provider_id, patience), translated():
                         piece = await anext(pieces, None)
                 except CdirError as error:
                     if is_providers_fault(error) and began - taken < _KEPT_WAITING:
@@ -162,9 +192,7 @@ class VerifiedReader:
                     return
                 if piece.size != whole_size:
                     raise IntegrityError(f"the object has {piece.size} bytes instead of {whole_size}")
-                data = piece.data  # each access copies it
-                self._health.succeeded(provider_id, len(data), taken - began)
-                yield data
+                yield piece.data, taken - began
         finally:
             call.cancel()
 
@@ -233,12 +261,17 @@ class OpenContent:
             raise self._nothing_left(failures)
         return data
 
-    async def part(self, provider_id: str, offset: int, length: int) -> bytes:
-        """Return a range of one provider's copy, where it was last known to be; not verified. Raises NotFound."""
+    async def part(self, provider_id: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Read a range of one provider's copy, where it was last known to be, in pieces; not verified. Raises NotFound.
+
+        Close it when it is left early.
+        """
         replica = self._replica_at(provider_id)
         if replica is None:
             raise NotFound(f"{self._label} is no longer at a provider where it was", path=self._label)
-        return (await self._reader._fetch(replica, replica.key, offset, length, self.version.size)).data
+        async with aclosing(self._reader._read_part(replica, offset, length, self.version.size)) as pieces:
+            async for data in pieces:
+                yield data
 
     def run(self, provider_id: str, index: int, count: int) -> AsyncGenerator[bytes, None] | None:
         """Read blocks from one provider's copy in one request, where it was last known to be; not verified."""
@@ -247,7 +280,7 @@ class OpenContent:
             return None
         offset, _ = block_range(self.version.size, index)
         length = min(count * BLOCK_SIZE, self.version.size - offset)
-        return self._reader._read_on(replica, offset, length, self.version.size)
+        return self._reader._read_run(replica, offset, length, self.version.size)
 
     def run_patience(self, provider_id: str) -> float:
         """Seconds after which a block of a run is given up."""

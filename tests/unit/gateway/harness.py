@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +57,9 @@ class Trouble:
     stalls: bool = False
     """Calls never come back."""
     pause: float = 0.0
-    """Seconds before each call that moves content, and before each piece of a streamed write."""
+    """Seconds before each call that moves content, and before each piece of a streamed read or write."""
+    slows: tuple[int, float] | None = None
+    """After how many pieces of a streamed read each further one takes how many seconds."""
     corrupt: bool = False
     """What is read has a wrong first byte."""
     writes_only: bool = False
@@ -80,6 +82,8 @@ class FaultyAdapters(AdapterServicer):
         self.troubles: dict[str, Trouble] = {}
         self.calls: list[tuple[str, str]] = []
         """(method, provider id) of each call that moves content."""
+        self.ranges: list[tuple[str, int, int]] = []
+        """(provider id, offset, length) of each streamed read."""
 
     async def _meet(self, method: str, provider_id: str, *, write: bool) -> Trouble | None:
         self.calls.append((method, provider_id))
@@ -114,6 +118,24 @@ class FaultyAdapters(AdapterServicer):
             spoiled = bytes([response.data[0] ^ 1]) + response.data[1:]
             return adapter_service_pb2.FetchObjectResponse(data=spoiled, size=response.size)
         return response
+
+    async def ReadObject(
+        self, request: adapter_service_pb2.ReadObjectRequest, context: Any
+    ) -> AsyncGenerator[adapter_service_pb2.ReadObjectResponse, None]:
+        provider_id = request.provider.provider_id
+        self.ranges.append((provider_id, request.offset, request.length))
+        trouble = await self._meet("ReadObject", provider_id, write=False)
+        async with aclosing(super().ReadObject(request, context)) as pieces:
+            count = 0
+            async for piece in pieces:
+                trouble = self.troubles.get(provider_id, trouble)
+                if trouble is not None:
+                    is_slow = trouble.slows is not None and count >= trouble.slows[0]
+                    await asyncio.sleep(trouble.slows[1] if trouble.slows and is_slow else trouble.pause)
+                    if trouble.corrupt and piece.data:
+                        piece.data = bytes([piece.data[0] ^ 1]) + piece.data[1:]
+                count += 1
+                yield piece
 
     async def FetchObjects(self, request: adapter_service_pb2.FetchObjectsRequest, context: Any) -> Any:
         trouble = await self._meet("FetchObjects", request.provider.provider_id, write=False)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
@@ -56,6 +56,15 @@ class Link:
     """Requests that were cancelled."""
 
     async def fetch(self, length: int, chance: random.Random) -> None:
+        """A request and its answer."""
+        await self.begin(chance)
+        try:
+            await self.move(length)
+        finally:
+            self.flows -= 1
+
+    async def begin(self, chance: random.Random) -> None:
+        """A request until its answer begins; it is under way until ``flows`` is one less."""
         self.requests += 1
         self.flows += 1
         self.most_flows = max(self.most_flows, self.flows)
@@ -65,61 +74,67 @@ class Link:
             slow = chance.uniform(20, 60) if chance.random() < self.slow_share else 1.0
             usual = self.round_trip * math.exp(chance.gauss(0, self.spread))
             await asyncio.sleep(usual * slow * self.slowdown)
-            await self._move(length)
+        except asyncio.CancelledError:
+            self.flows -= 1
+            self.ended_early += 1
+            raise
+
+    async def move(self, length: int) -> None:
+        """Bytes of an answer."""
+        self.moving += 1
+        try:
+            if self.silent:
+                await asyncio.Event().wait()
+            left = float(length)
+            while left > 0 and not math.isinf(self.rate):
+                step = max(min(_STEP, left / self.connection_rate), 0.0001)
+                await asyncio.sleep(step)
+                left -= min(self.connection_rate, self.rate / self.moving) * step
+            self.delivered += length
         except asyncio.CancelledError:
             self.ended_early += 1
             raise
         finally:
-            self.flows -= 1
-
-    async def go_on(self, length: int, chance: random.Random) -> None:
-        """More of an answer that has begun."""
-        if self.silent:
-            await asyncio.Event().wait()
-        await self._move(length)
-
-    async def _move(self, length: int) -> None:
-        self.moving += 1
-        try:
-            left = float(length)
-            while left > 0 and not math.isinf(self.rate):
-                step = max(min(_STEP, left / self.connection_rate), 0.002)
-                await asyncio.sleep(step)
-                left -= min(self.connection_rate, self.rate / self.moving) * step
-            self.delivered += length
-        finally:
             self.moving -= 1
 
 
-async def _as_it_is(answer: Any) -> Any:
+async def _as_it_is(answer: Any, _: str) -> Any:
     return answer
 
 
 class SimulatedStream:
-    """The answer to a ReadObject of whole blocks, all over one connection."""
+    """The answer to a ReadObject, all over one connection."""
 
-    def __init__(self, link: Link, blocks: Sequence[bytes], size: int, adapters: SimulatedAdapters) -> None:
-        self._link = link
-        self._blocks = iter(blocks)
+    def __init__(self, provider_id: str, pieces: Iterator[bytes], size: int, adapters: SimulatedAdapters) -> None:
+        self._provider_id = provider_id
+        self._link = adapters.links[provider_id]
+        self._pieces = pieces
         self._size = size
         self._adapters = adapters
+        self._is_open = False
         self._begun = False
 
     def __aiter__(self) -> SimulatedStream:
         return self
 
     async def __anext__(self) -> adapter_service_pb2.ReadObjectResponse:
-        block = next(self._blocks, None)
-        if block is None:
+        piece = next(self._pieces, None)
+        if piece is None:
             raise StopAsyncIteration
-        await (self._link.go_on if self._begun else self._link.fetch)(len(block), self._adapters.chance)
-        self._begun = True
+        if not self._begun:
+            self._begun = True
+            await self._link.begin(self._adapters.chance)
+            self._is_open = True
+        await self._link.move(len(piece))
         spoilt: adapter_service_pb2.ReadObjectResponse = await self._adapters.spoil(
-            adapter_service_pb2.ReadObjectResponse(data=block, size=self._size)
+            adapter_service_pb2.ReadObjectResponse(data=piece, size=self._size), self._provider_id
         )
         return spoilt
 
     def cancel(self) -> bool:
+        if self._is_open:
+            self._is_open = False
+            self._link.flows -= 1
         return True
 
 
@@ -131,8 +146,8 @@ class SimulatedAdapters:
     contents: dict[str, Sequence[bytes]] = field(default_factory=dict)
     """The blocks of each content."""
     chance: random.Random = field(default_factory=lambda: random.Random(1))
-    spoil: Callable[[Any], Coroutine[Any, Any, Any]] = field(default=_as_it_is)
-    """What becomes of each block of a ReadObject."""
+    spoil: Callable[[Any, str], Coroutine[Any, Any, Any]] = field(default=_as_it_is)
+    """What becomes of each piece of a ReadObject from a provider."""
 
     async def FetchObject(self, request: adapter_service_pb2.FetchObjectRequest, *, timeout: float) -> Any:
         blocks = self.contents[request.key]
@@ -143,13 +158,14 @@ class SimulatedAdapters:
 
     def ReadObject(self, request: adapter_service_pb2.ReadObjectRequest) -> SimulatedStream:
         blocks = self.contents[request.key]
-        first = request.offset // BLOCK_SIZE
-        return SimulatedStream(
-            self.links[request.provider.provider_id],
-            blocks[first : first + -(-request.length // BLOCK_SIZE)],
-            sum(map(len, blocks)),
-            self,
-        )
+        end = request.offset + request.length
+
+        def pieces() -> Iterator[bytes]:
+            for at in range(request.offset, end, request.piece_length):
+                index, begin = divmod(at, BLOCK_SIZE)
+                yield blocks[index][begin : begin + min(request.piece_length, end - at)]
+
+        return SimulatedStream(request.provider.provider_id, pieces(), sum(map(len, blocks)), self)
 
     async def FetchObjects(self, request: adapter_service_pb2.FetchObjectsRequest, *, timeout: float) -> Any:
         wanted = [b"".join(self.contents[beginning.key]) for beginning in request.objects]

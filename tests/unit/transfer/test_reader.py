@@ -12,6 +12,7 @@ from cdir.errors import IntegrityError, NotFound, ProviderUnavailable, RangeNotS
 from cdir.v1 import entry_pb2
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.reader import OpenContent, VerifiedReader
+from cdir_transfer.sharing import PART_SIZE
 from unit.gateway.harness import HANG, version_of
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
@@ -188,6 +189,32 @@ async def test_a_provider_that_does_not_answer_is_overtaken(providers: Any, cont
     providers.harness.trouble("a", stalls=True)
     opened = Opener(providers).open(content, [providers.replica("a"), providers.replica("b")])
     assert await read_all(opened) == content
+
+
+@pytest.mark.parametrize("seconds", [0.2, 60], ids=["slower", "stuck"])
+async def test_what_a_slow_provider_would_bring_too_late_is_read_from_another(providers: Any, seconds: float) -> None:
+    content = os.urandom(4 * BLOCK_SIZE)
+    for name in "ab":
+        providers.lay(name, content)
+        providers.harness.trouble(name, pause=0.01)
+    opened = Opener(providers).open(content, [providers.replica("a"), providers.replica("b")])
+    assert await read_all(opened) == content  # both are far, and known by now
+    faulty = providers.harness.faulty
+    faulty.ranges.clear()
+    before = len(faulty.calls)
+    async with aclosing(opened.pieces()) as pieces, asyncio.timeout(30):
+        read = await anext(pieces)
+        providers.harness.trouble("a", pause=0.01, slows=(4, seconds))
+        async for piece in pieces:
+            read += piece
+    assert read == content
+    a, b = (providers.harness.ids[name] for name in "ab")
+    taken_over = [offset for provider, offset, _ in faulty.ranges if provider == b and offset % PART_SIZE]
+    assert taken_over, "what a had brought of a part was not kept"
+    assert {offset - offset % PART_SIZE for offset in taken_over} <= {
+        offset for provider, offset, _ in faulty.ranges if provider == a
+    }
+    assert {method for method, _ in faulty.calls[before:]} == {"ReadObject"}, "a block was read again as a whole"
 
 
 async def test_leaving_early_stops_reading(providers: Any) -> None:

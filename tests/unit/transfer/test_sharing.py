@@ -78,18 +78,18 @@ class Reading:
 
 def test_what_several_providers_deliver_adds_up() -> None:
     reading = Reading(distant(), 32).run()
-    assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.85
+    assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.9
     shares = [link.delivered / link.rate for link in reading.links.values()]
     assert max(shares) / min(shares) < 1.35, "each in proportion to what it can deliver"
     assert max(link.most_flows for link in reading.links.values()) <= PLACES
-    assert reading.delivered() <= 1.05 * reading.count * BLOCK_SIZE
+    assert reading.delivered() <= 1.01 * reading.count * BLOCK_SIZE
     assert reading.most_ahead <= 24
 
 
 def test_what_several_providers_deliver_adds_up_for_few_blocks_as_well() -> None:
     reading = Reading(distant(), 4).run()
     assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.8
-    assert reading.delivered() <= 1.05 * reading.count * BLOCK_SIZE
+    assert reading.delivered() <= 1.01 * reading.count * BLOCK_SIZE
 
 
 def test_what_was_far_is_still_far_after_a_long_pause() -> None:
@@ -97,7 +97,7 @@ def test_what_was_far_is_still_far_after_a_long_pause() -> None:
     assert reading.seconds <= reading.count * BLOCK_SIZE / rate(reading.links) / 0.7
 
 
-@pytest.mark.parametrize("name", ["a", "c"])
+@pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_a_provider_that_becomes_ten_times_slower_costs_little(name: str) -> None:
     floor = 0.0
 
@@ -110,8 +110,8 @@ def test_a_provider_that_becomes_ten_times_slower_costs_little(name: str) -> Non
         floor = reading.world.now() - reading.began + left / rate(reading.links)
 
     reading = Reading(distant(), 64).run(slow_down)
-    assert reading.seconds <= 1.07 * floor
-    assert reading.delivered() <= 1.1 * reading.count * BLOCK_SIZE
+    assert reading.seconds <= 1.05 * floor
+    assert reading.delivered() <= 1.01 * reading.count * BLOCK_SIZE
     assert max(link.most_flows for link in reading.links.values()) <= PLACES
 
 
@@ -121,7 +121,7 @@ def test_a_provider_that_falls_silent_holds_up_nothing_for_long() -> None:
 
     reading = Reading(distant(), 32).run(silence)
     floor = reading.count * BLOCK_SIZE / 2 / rate(reading.links) + reading.count * BLOCK_SIZE / 2 / (90 * MBIT)
-    assert reading.seconds <= 1.3 * floor
+    assert reading.seconds <= 1.1 * floor
 
 
 def test_beside_a_near_provider_a_distant_one_is_not_asked() -> None:
@@ -136,7 +136,7 @@ def test_beside_a_near_provider_a_distant_one_is_not_asked() -> None:
 
 @pytest.mark.parametrize("fault", ["breaks", "damaged", "cut short", "another size", "silent"])
 def test_what_is_wrong_with_a_run_costs_no_block(fault: str) -> None:
-    async def spoilt(answer: ReadObjectResponse) -> ReadObjectResponse:
+    async def spoilt(answer: ReadObjectResponse, _: str) -> ReadObjectResponse:
         match fault:
             case "breaks":
                 raise ProviderUnavailable("the connection broke")
@@ -172,19 +172,15 @@ def test_memory_is_bounded_by_the_spare_blocks() -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_what_is_wrong_with_a_part_is_found_out_by_reading_the_block(fault: str) -> None:
+    async def spoilt(answer: ReadObjectResponse, provider_id: str) -> ReadObjectResponse:
+        if provider_id == "b":
+            if fault == "missing":
+                raise NotFound("gone")
+            answer.data = b"X" + answer.data[1:]
+        return answer
+
     def spoil(reading: Reading) -> None:
-        adapters = reading.world.adapters
-        fetch = adapters.FetchObject
-
-        async def spoiled(request: object, *, timeout: float) -> object:
-            answer = await fetch(request, timeout=timeout)
-            if request.provider.provider_id == "b":  # type: ignore[attr-defined] # a message
-                if fault == "missing":
-                    raise NotFound("gone")
-                answer.data = b"X" + answer.data[1:]
-            return answer
-
-        adapters.FetchObject = spoiled
+        reading.world.adapters.spoil = spoilt
 
     reading = Reading(distant(), 24).run(spoil)
     assert isinstance(reading, Reading), "every block was compared"

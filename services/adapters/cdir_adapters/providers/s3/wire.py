@@ -56,7 +56,10 @@ _LARGE: Final = 256 * 1024
 _SUCCESS: Final = {200, 201, 204, 206}
 _OF_NOTHING: Final = Fault(502, message="an answer that tells of no object")
 _LARGE_PIECE: Final = 4 * 1024 * 1024
-"""Bytes that such a thread reads at a time."""
+"""Bytes that such a thread reads at a time,"""
+_SHORT: Final = 1024 * 1024
+_SHORT_PIECE: Final = 32 * 1024
+"""and of ranges up to the first of these: who reads so little, and in pieces, wants to see it coming."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -425,9 +428,10 @@ class BotoWire(Wire):
 
     async def _pieces(self, body: LargeBody, key: str, skip: int, length: int) -> AsyncIterator[bytes]:
         left = length
+        most = _SHORT_PIECE if length <= _SHORT else _LARGE_PIECE
         with self._faults.translated(_READING, key):
             while left:
-                piece = await body.read(min(_LARGE_PIECE, skip + left))
+                piece = await body.read(min(most, skip + left))
                 if not piece:
                     return
                 wanted = piece[skip:] if skip else piece
