@@ -95,6 +95,10 @@ class EmulatedLine:
         """A boto3 client to the server itself, past the line: to prepare and to check."""
         return self._client(self.server.endpoint)
 
+    def look_at(self, bucket: str, key: str) -> None:
+        """Have the server look at an object, past the line."""
+        self.direct().head_object(Bucket=bucket, Key=key)
+
     def signer(self) -> Any:
         """A boto3 client that signs requests which go over the line."""
         return self._client(self.endpoint)
