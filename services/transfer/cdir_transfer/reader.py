@@ -37,7 +37,7 @@ from cdir_transfer.learning import FirstReading, Learning
 from cdir_transfer.observer import TransferObserver, is_providers_fault
 from cdir_transfer.overtaking import Overtaking
 from cdir_transfer.read_ahead import ReadAhead, SpareBlocks
-from cdir_transfer.sharing import Sharing
+from cdir_transfer.sharing import PART_SIZE, Sharing
 
 __all__ = ["OpenContent", "ResolveAgain", "VerifiedReader", "transfer_deadline"]
 
@@ -146,17 +146,19 @@ class VerifiedReader:
     ) -> AsyncGenerator[bytes, None]:
         """Yield a range of one object in small pieces; errors as :meth:`_fetch`.
 
-        How long it took is learnt only if all of it is taken.
+        How long it took is learnt if all of it is taken, and it is no short rest of a part: that shares the line with
+        other parts, and says nothing of small objects, which are read by themselves.
         """
         provider_id = replica.provider_id
         clock = asyncio.get_running_loop().time
         began = clock()
-        patience = self._overtaking.patience(provider_id, length)
+        patience = self._overtaking.patience(provider_id, max(length, PART_SIZE))
         async with aclosing(self._read_on(replica, offset, length, whole_size, _PIECE_SIZE, patience)) as pieces:
             async for data, _ in pieces:
                 self._health.answered(provider_id)
                 yield data
-        self._health.succeeded(provider_id, length, clock() - began)
+        if 2 * length >= PART_SIZE:
+            self._health.succeeded(provider_id, length, clock() - began)
 
     async def _read_on(
         self, replica: entry_pb2.Replica, offset: int, length: int, whole_size: int, piece_length: int, patience: float
@@ -164,7 +166,7 @@ class VerifiedReader:
         """Yield a range of one object in pieces, and how long each was waited for, in seconds."""
         provider_id = replica.provider_id
         self._overtaking.asked()
-        self._health.paces.asked(provider_id, min(length, BLOCK_SIZE))
+        self._health.paces.asked(provider_id, BLOCK_SIZE)
         request = adapter_service_pb2.ReadObjectRequest(
             provider=self._ref(replica),
             key=replica.key,

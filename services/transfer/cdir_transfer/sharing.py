@@ -314,7 +314,7 @@ class Sharing:
         await end_all(call.task for call in self._calls)
 
     def _begin(self, part: Part, provider_id: str) -> _Call:
-        late = self._overtaking.patience(provider_id, part.length)
+        late = self._overtaking.patience(provider_id, max(part.length, PART_SIZE))
         usual = self._tries.pop(provider_id, None) or self._paces.usual(provider_id, PART_SIZE) or late
         call = part.call = _Call(provider_id, self._clock(), min(usual, late), late)
         self._calls.append(call)

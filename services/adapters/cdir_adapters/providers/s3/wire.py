@@ -56,10 +56,11 @@ _LARGE: Final = 256 * 1024
 _SUCCESS: Final = {200, 201, 204, 206}
 _OF_NOTHING: Final = Fault(502, message="an answer that tells of no object")
 _LARGE_PIECE: Final = 4 * 1024 * 1024
-"""Bytes that such a thread reads at a time,"""
+"""Bytes that such a thread reads at a time."""
 _SHORT: Final = 1024 * 1024
+"""Who reads a range of at most this many bytes, and in pieces, wants to see how it comes on."""
 _SHORT_PIECE: Final = 32 * 1024
-"""and of ranges up to the first of these: who reads so little, and in pieces, wants to see it coming."""
+"""Bytes of it at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
