@@ -115,6 +115,36 @@ def test_a_provider_that_becomes_ten_times_slower_costs_little(name: str) -> Non
     assert max(link.most_flows for link in reading.links.values()) <= PLACES
 
 
+def test_a_provider_that_was_slow_is_soon_used_again() -> None:
+    links = distant()
+
+    async def reads() -> None:
+        world = World(links)
+        blocks, version = large_content(4)
+        world.adapters.contents["file"] = blocks
+
+        async def share_of_the_best() -> float:
+            before = {name: link.delivered for name, link in links.items()}
+            async with aclosing(world.open(version, "file").blocks()) as reading:
+                async for _ in reading:
+                    pass
+            delivered = {name: link.delivered - before[name] for name, link in links.items()}
+            return delivered["a"] / sum(delivered.values())
+
+        await share_of_the_best()
+        usual = await share_of_the_best()
+        for factor in (1 / 100, 100):
+            links["a"].rate *= factor
+            links["a"].connection_rate *= factor
+            if factor < 1:
+                assert await share_of_the_best() < usual / 4
+                assert await share_of_the_best() < usual / 4
+        await asyncio.sleep(1)
+        assert await share_of_the_best() > 0.8 * usual
+
+    run(reads)
+
+
 def test_a_provider_that_falls_silent_holds_up_nothing_for_long() -> None:
     def silence(reading: Reading) -> None:
         reading.links["a"].silent = True
