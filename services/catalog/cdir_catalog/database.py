@@ -163,7 +163,8 @@ class SQLiteDatabase(Database):
         @sa.event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             writing = connection.get_execution_options().get("writing", False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute("BEGIN IMMEDIATE" if writing else "BEGIN").close()
 
         return engine
 

@@ -12,7 +12,7 @@ import operator
 import re
 import sqlite3
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +21,9 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 
 __all__ = ["PreparedConnection", "PreparedQueries"]
 
-_CHANGES = (sa.Insert, sa.Update)
+_MANY_ROWS = (sa.Insert, sa.Update, sa.TextClause)
+_ONE_SET = (sa.Select, sa.Update, sa.Delete)
+"""Kinds of statements that are run directly, with the values of many rows and with one set of values."""
 _MOST_ROWS = 256
 _MOST_LISTED = 64
 _MOST_QUERIES = 1000
@@ -36,11 +38,13 @@ and what makes it one of the driver's."""
 
 
 class _Query:
-    """A SELECT as it was compiled when it ran with parameters of these names."""
+    """A SELECT, or a change by conditions, as it was compiled when it ran with parameters of these names."""
 
     def __init__(self, result: CursorResult[Any], given: Mapping[str, Any]) -> None:
         context: Any = result.context
-        self.columns = result._metadata  # what gives columns their names and types; there is no public way to it
+        # what gives columns their names and types; there is no public way to it
+        self.columns = result._metadata if result.returns_rows else SimpleResultMetaData(())
+        self.changes: bool = context.isupdate or context.isdelete
         self._compiled = context.compiled
         self._names = frozenset(given)
         ran_with = context.compiled_parameters[0]
@@ -199,11 +203,20 @@ class PreparedQueries:
         self._queries[statement] = False
 
 
+class _Changed(IteratorResult[Any]):
+    """What a change by conditions returns: what it was to return of the rows, and how many they were."""
+
+    def __init__(self, columns: Any, rows: Iterator[Any], rowcount: int) -> None:
+        super().__init__(columns, rows)
+        self.rowcount = rowcount
+
+
 class PreparedConnection(Connection):
     """A connection to SQLite that runs the small queries and the changes among :class:`PreparedQueries` directly.
 
-    What a query returns is the same as on any other connection; so are errors, since one that fails runs once more the
-    usual way. A change of many rows returns nothing, and its errors are those of any other connection as well.
+    What a query or a change by conditions returns is the same as on any other connection; so are errors, since one
+    that fails, and so has changed nothing, runs once more the usual way. A change of many rows returns nothing, and
+    its errors are those of any other connection as well.
     """
 
     def __init__(self, engine: Engine, queries: PreparedQueries) -> None:
@@ -211,9 +224,10 @@ class PreparedConnection(Connection):
         self._queries = queries
 
     def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
-        if type(statement) in _CHANGES and not execution_options and isinstance(parameters, list) and parameters:
+        kind = type(statement)
+        if kind in _MANY_ROWS and not execution_options and isinstance(parameters, list) and parameters:
             return self._change(statement, parameters)
-        if type(statement) is not sa.Select or execution_options or isinstance(parameters, list):
+        if kind not in _ONE_SET or execution_options or isinstance(parameters, list):
             return super().execute(statement, parameters, execution_options=execution_options)
         given: Mapping[str, Any] = parameters or {}
         query = self._queries.get(statement)
@@ -236,10 +250,12 @@ class PreparedConnection(Connection):
         driver: Any = self.connection.dbapi_connection
         try:
             cursor = driver.execute(*bound)
-            rows = cursor.fetchmany(_MOST_ROWS)
+            rows = cursor.fetchall() if query.changes else cursor.fetchmany(_MOST_ROWS)
             cursor.close()
         except sqlite3.Error:
             return None
+        if query.changes:
+            return _Changed(query.columns, iter(rows), rowcount=cursor.rowcount)
         if len(rows) == _MOST_ROWS:
             # there may be any number: they must not all be in memory at once
             self._queries.drop(statement)

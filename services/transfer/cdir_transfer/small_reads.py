@@ -31,6 +31,9 @@ _AT_LEAST: Final = 0.15
 """Seconds that a call has in any case: a crowd of them on a busy machine is late by itself."""
 
 
+_NOBODY: Final = ""
+"""Stands for the provider to ask where there is nothing to read: the bytes of an empty content are known."""
+
 _Identity: TypeAlias = tuple[bytes | str, ...]
 """Which bytes are wanted, and where from."""
 
@@ -99,7 +102,8 @@ class SmallReads:
             if not version.sha256 or version.size > SMALL_CONTENT:
                 continue
             at = {replica.provider_id: replica for replica in replicas}
-            order = orders.get(holders := tuple(at))
+            holders = tuple(at)
+            order = orders.get(holders) if version.size or not holders else [_NOBODY]
             if order is None:
                 # once for all that lie at the same providers: a small content's size makes no difference
                 order = orders[holders] = self._order(holders, version.size)
@@ -110,7 +114,7 @@ class SmallReads:
                 call = filling[order[0]] = SmallCall(order[0], [], [])
                 calls.append(call)
             call.numbers.append(number)
-            call.wanted.append(_Wanted(version, {provider_id: at[provider_id] for provider_id in order}))
+            call.wanted.append(_Wanted(version, {one: at[one] for one in order if one in at}))
         return calls
 
     async def read(self, call: SmallCall) -> Sequence[bytes | None]:
@@ -119,6 +123,8 @@ class SmallReads:
         It may go out together with others. Who reads what another one is reading just now, of the same copies, has it
         from the same call.
         """
+        if call.provider_id == _NOBODY:
+            return await self._fetch(call.provider_id, call.wanted)
         return await self._reading.join(
             tuple(wanted.identity for wanted in call.wanted),
             lambda: self._calls.ask_together(call.provider_id, call.wanted),
@@ -147,6 +153,8 @@ class SmallReads:
         return self._paces.ordered(good, str, size)
 
     async def _fetch(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[bytes | None]:
+        if provider_id == _NOBODY:
+            return [b""] * len(batch)
         others = [one for one in batch[0].replicas if one != provider_id]
         shared = [one for one in others if all(one in wanted.replicas for wanted in batch)]
         # who waited for this call may have waited while the provider fell silent

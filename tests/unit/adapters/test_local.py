@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cdir import errors
-from cdir_adapters.adapter import Adapter, ByteRange, ObjectInfo, ObjectKind
+from cdir_adapters.adapter import Adapter, Beginning, ByteRange, ObjectInfo, ObjectKind, SmallObject, WriteMode
 from cdir_adapters.providers.local import LocalAdapter
 from cdir_adapters.providers.local_tree import Tree
 from cdir_adapters.testing.trial import stalling
@@ -23,6 +23,25 @@ NOW = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 
 async def put(adapter: Adapter, key: str, data: bytes = b"x") -> ObjectInfo:
     return await adapter.write(key, data, size=len(data), modified=NOW)
+
+
+def small(key: str, data: bytes = b"x", mode: WriteMode = WriteMode.OVERWRITE) -> SmallObject:
+    return SmallObject(key, data, NOW, mode)
+
+
+async def put_together(adapter: Adapter, *keys: str) -> None:
+    for outcome in await adapter.write_each([small(key) for key in keys]):
+        if isinstance(outcome, errors.CdirError):
+            raise outcome
+
+
+async def fetched_together(adapter: Adapter, *keys: str) -> list[bytes]:
+    found = []
+    for outcome in await adapter.fetch_each([Beginning(key, 100) for key in keys]):
+        if isinstance(outcome, errors.CdirError):
+            raise outcome
+        found.append(outcome.data)
+    return found
 
 
 async def listed(adapter: Adapter, prefix: str = "", **options: Any) -> list[str]:
@@ -59,7 +78,9 @@ async def refuses_everything(adapter: Adapter) -> None:
     for call in (
         lambda: adapter.stat("a"),
         lambda: adapter.fetch("a"),
+        lambda: fetched_together(adapter, "a/b", "a/c"),
         lambda: put(adapter, "a"),
+        lambda: put_together(adapter, "a/b", "a/c"),
         lambda: put(adapter, ".cdir/versions/aa/a"),
         lambda: adapter.delete("a"),
         lambda: adapter.copy("a", "b"),
@@ -245,6 +266,70 @@ async def test_paths_longer_than_the_system_takes(disk: LocalAdapter, root: Path
     assert await listed(disk) == [".cdir"]
 
 
+async def test_each_of_several_files_has_the_outcome_it_would_have_alone(disk: LocalAdapter, root: Path) -> None:
+    await put(disk, "many/taken", b"old")
+    await put(disk, "many/folder/file")
+    objects = [small(f"many/{number}", b"%d" % number, WriteMode.CREATE) for number in range(20)]
+    good = {one.key: one.data for one in objects}
+    bad = {
+        "many/taken": errors.AlreadyExists,
+        "many/folder": errors.IsDirectory,
+        "many/taken/below": errors.NotDirectory,
+        "many/taken/below2": errors.NotDirectory,
+        "many/.cdir-tmp-mine": errors.InvalidPath,
+        f"many/{'n' * 256}": errors.InvalidPath,
+        "": errors.IsDirectory,
+    }
+    objects[7:7] = [small(key, mode=WriteMode.CREATE) for key in bad]
+    stored = dict(zip([one.key for one in objects], await disk.write_each(objects), strict=True))
+    assert {key: type(one) for key, one in stored.items()} == dict.fromkeys(good, ObjectInfo) | bad
+    found = await disk.fetch_each(
+        [Beginning(key, 10) for key in [*good, "many/folder", "many/none", "none/a", "none/b"]]
+    )
+    assert [one.data for one in found[:20] if not isinstance(one, errors.CdirError)] == list(good.values())
+    assert [type(one) for one in found[20:]] == [errors.IsDirectory, *[errors.NotFound] * 3]
+    for key in good:
+        assert await disk.stat(key) == stored[key]
+    assert (root / "many" / "taken").read_bytes() == b"old"
+    over = await disk.write_each([small("many/folder"), small("many/taken", b"new")])
+    assert isinstance(over[0], errors.IsDirectory)
+    assert (root / "many" / "taken").read_bytes() == b"new"
+    assert not [path for path in root.rglob("*") if path.name.startswith(".cdir-tmp-")]
+
+
+async def test_folders_may_go_while_several_files_are_stored_in_them(disk: LocalAdapter) -> None:
+    keys = [f"f/{number}" for number in range(3)]
+
+    async def remove() -> None:
+        for _ in range(100):
+            for key in keys:
+                await disk.delete(key)
+
+    async def store() -> None:
+        for _ in range(100):
+            await put_together(disk, *keys)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(remove())
+        group.create_task(store())
+    await put_together(disk, *keys)
+    assert await fetched_together(disk, *keys) == [b"x"] * 3
+
+
+async def test_who_leaves_while_several_files_are_stored_leaves_nothing_half(disk: LocalAdapter, root: Path) -> None:
+    objects = [small(f"f/{number}", bytes(100_000)) for number in range(64)]
+    for delay in range(12):
+        storing = asyncio.ensure_future(disk.write_each(objects))
+        await asyncio.sleep(delay / 2000)
+        storing.cancel()
+        await asyncio.wait({storing})
+        threads_idle = [disk.in_thread("", os.getpid) for _ in range(8)]
+        await asyncio.gather(*threads_idle)
+        found = await disk.fetch_each([Beginning(one.key, 100_001) for one in objects])
+        assert {len(one.data) for one in found if not isinstance(one, errors.CdirError)} <= {100_000}
+        await until(lambda: not list(root.rglob(".cdir-tmp-*")))
+
+
 async def test_no_descriptor_is_left_open(disk: LocalAdapter, root: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     (root / "large").write_bytes(bytes(9 << 20))
@@ -259,6 +344,10 @@ async def test_no_descriptor_is_left_open(disk: LocalAdapter, root: Path) -> Non
             await disk.fetch("f")
         with pytest.raises(errors.IsDirectory):
             await put(disk, "f")
+        await put_together(disk, "f/1/a", "f/1/b", "f/2/c")
+        await fetched_together(disk, "f/1/a", "f/1/b", "f/2/c")
+        await disk.write_each([small("f/1"), small("f/1/1", mode=WriteMode.CREATE), small("large/x"), small("large/y")])
+        await disk.fetch_each([Beginning("f/1", 1), Beginning("f/none", 1)])
         pages = disk.list("", recursive=True)
         async with contextlib.aclosing(pages):  # type: ignore[type-var] # a disk's is a generator
             await anext(pages)

@@ -181,3 +181,68 @@ def test_an_error_of_a_change_is_the_usual_one_and_its_savepoint_undoes_it(prepa
         prepared.execute(insert, [{"id": id, "name": "new"} for id in (*range(2000, 2100), 1001)])
     count = sa.select(sa.func.count()).select_from(_TABLE).where(_TABLE.c.id >= 1000)
     assert prepared.scalar(count) == 3
+
+
+def test_rows_are_changed_and_removed_by_conditions_as_the_first_time(prepared: PreparedConnection) -> None:
+    count = sa.select(sa.func.count()).select_from(_TABLE)
+    grow = (
+        _TABLE.update()
+        .where(_TABLE.c.id == sa.bindparam("row"))
+        .values(kind=_TABLE.c.kind + sa.bindparam("more"), name="grown")
+        .returning(_TABLE.c.kind, _TABLE.c.day)
+    )
+    rename = _TABLE.update().where(_TABLE.c.name == sa.bindparam("old")).values(name=sa.bindparam("new"))
+    remove = _TABLE.delete().where(_TABLE.c.id.in_(sa.bindparam("rows", expanding=True)))
+    results = []
+    for turn in range(4):
+        grown = prepared.execute(grow, {"row": 3, "more": 2}).one()
+        assert (grown.kind, grown.day) == (2 * (turn + 1), date(2020, 2, 3))
+        changed = prepared.execute(rename, {"old": f"n{turn}", "new": "renamed"})
+        assert changed.rowcount == _named(turn)
+        before = prepared.scalar(count)
+        results.append(prepared.execute(remove, {"rows": [100 + turn, 110 + turn, 100000]}))
+        assert results[-1].rowcount == 2
+        assert prepared.scalar(count) == before - 2
+    assert [type(one).__name__ for one in results] == ["CursorResult", "CursorResult", "_Changed", "_Changed"]
+
+
+def _named(turn: int) -> int:
+    """How many are named ``n{turn}`` by then: some have been removed, and one was renamed."""
+    gone = [100 + past + ten for past in range(turn) for ten in (0, 10)]
+    return sum(id % 5 == turn and id not in gone and id != 3 for id in range(200))
+
+
+def test_of_many_rows_a_change_by_a_condition_returns_all(prepared: PreparedConnection) -> None:
+    prepared.execute(_TABLE.insert(), [{"id": id, "kind": 1} for id in range(1000, 1600)])
+    grow = (
+        _TABLE.update()
+        .where(_TABLE.c.id >= sa.bindparam("first"))
+        .values(kind=_TABLE.c.kind + 1)
+        .returning(_TABLE.c.kind)
+    )
+    for turn in range(4):
+        assert prepared.execute(grow, {"first": 1000}).scalars().all() == [turn + 2] * 600
+
+
+def test_a_change_by_a_condition_that_fails_changes_nothing(prepared: PreparedConnection) -> None:
+    move = _TABLE.update().where(_TABLE.c.id >= sa.bindparam("first")).values(id=sa.bindparam("to"))
+    for number in range(4):
+        prepared.execute(_TABLE.insert(), [{"id": 1000}])
+        prepared.execute(move, {"first": 1000, "to": 300 + number})
+    with pytest.raises(IntegrityError, match="UNIQUE"):
+        prepared.execute(move, {"first": 301, "to": 999})
+    assert prepared.scalars(sa.select(_TABLE.c.id).where(_TABLE.c.id >= 300).order_by(_TABLE.c.id)).all() == [
+        300, 301, 302, 303,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 5, 70])
+def test_rows_of_a_text_are_put_beside_or_added_to_what_is_there(prepared: PreparedConnection, count: int) -> None:
+    add = sa.text(
+        "INSERT INTO things (id, kind) VALUES (:id, :kind)"
+        " ON CONFLICT (id) DO UPDATE SET kind = things.kind + excluded.kind"
+    )
+    for turn in range(4):
+        prepared.execute(add, [{"id": 1000 + place, "kind": place} for place in range(count)])
+        query = sa.select(_TABLE.c.kind).where(_TABLE.c.id >= 1000).order_by(_TABLE.c.id)
+        assert prepared.scalars(query).all() == [place * (turn + 1) for place in range(count)]

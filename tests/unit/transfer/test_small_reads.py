@@ -15,7 +15,7 @@ from cdir_transfer.shared_calls import OBJECTS_IN_CALL, SMALL_CONTENT
 from cdir_transfer.small_reads import SmallReads
 from unit.gateway.harness import HANG, version_of
 
-CONTENTS = {f"f{number}": f"content {number}".encode() * number for number in range(100)}
+CONTENTS = {f"f{number}": f"content {number}".encode() * (number + 1) for number in range(100)}
 
 
 @pytest.fixture
@@ -91,6 +91,12 @@ async def test_when_no_copy_can_be_reached_the_contents_are_left(providers: Any,
     for name in "ab":
         providers.harness.trouble(name, error=ProviderUnavailable("down"))
     assert set(await _read_all(reads, providers, "a", "b")) == {None}
+
+
+async def test_nobody_is_asked_for_an_empty_content(providers: Any, reads: SmallReads) -> None:
+    first = _calls(providers)
+    assert await _read(reads, version_of(b""), [providers.replica("a")]) == b""
+    assert _calls(providers) == first
 
 
 async def test_contents_that_need_the_long_way_are_not_asked_for(providers: Any, reads: SmallReads) -> None:

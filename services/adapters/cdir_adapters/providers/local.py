@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Seq
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TypeVar
 
 from cdir.errors import CdirError, ConfigInvalid, InvalidPath, IsDirectory
@@ -29,12 +30,14 @@ from cdir_adapters.adapter import (
     ObjectInfo,
     Page,
     ReadStream,
+    SmallObject,
     Source,
     Usage,
     WriteMode,
 )
 from cdir_adapters.capability import Capability
 from cdir_adapters.modes import acl_of_mode, mode_of, require_mode
+from cdir_adapters.providers.local_batches import SmallUpload, fetch_beginnings, store_small
 from cdir_adapters.providers.local_transfers import FileReader, Upload, Walker
 from cdir_adapters.providers.local_tree import TEMPORARY, Tree, info_of, nanoseconds_of
 from cdir_adapters.registry import OptionValue
@@ -49,6 +52,11 @@ _THREADS = 8
 
 _BATCH = 4 * PIECE_SIZE
 """Bytes that a streamed write gathers before it hops to a thread."""
+
+
+_TOGETHER = 8
+"""Small files that one thread stores in one go: enough to share their folder, few enough for the disk to be asked to
+confirm several at once."""
 
 
 class _FileStream(ReadStream):
@@ -66,6 +74,15 @@ class _FileStream(ReadStream):
         if not piece:
             raise StopAsyncIteration
         return piece
+
+
+_Outcome = TypeVar("_Outcome", ObjectInfo, ObjectInfo | CdirError)
+
+
+def _with_access(outcome: _Outcome, access: Access | None) -> _Outcome:
+    if access is None or isinstance(outcome, CdirError):
+        return outcome
+    return dataclasses.replace(outcome, access=access)
 
 
 class LocalAdapter(Adapter):
@@ -162,18 +179,7 @@ class LocalAdapter(Adapter):
         return await self.in_thread(key, FileReader(self._tree, key, range, if_match).read_all)
 
     async def fetch_each(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
-        return await self.in_thread("", self._fetch_beginnings, beginnings)
-
-    def _fetch_beginnings(self, beginnings: Sequence[Beginning]) -> Sequence[FetchedObject | CdirError]:
-        found: list[FetchedObject | CdirError] = []
-        for key, length in beginnings:
-            try:
-                found.append(FileReader(self._tree, key, ByteRange(0, length), None).read_all())
-            except CdirError as error:
-                found.append(error)
-            except OSError as error:
-                found.append(self._tree.translate(error, key))
-        return found
+        return await self.in_thread("", fetch_beginnings, self._tree, beginnings)
 
     def _check_target(self, key: str) -> None:
         if not key:
@@ -198,8 +204,7 @@ class LocalAdapter(Adapter):
         A cancellation that arrives in the very moment in which the file gets its name may find it in place.
         """
         require_write(self, size, mode, if_match, access)
-        self._check_target(key)
-        upload = Upload(self._tree, key, nanoseconds_of(modified), mode, None if access is None else mode_of(access))
+        upload = self._begin_upload(key, modified, mode, access)
         try:
             if isinstance(source, bytes):
                 last: Sequence[bytes] = [await collect(source, size, key)]
@@ -214,8 +219,34 @@ class LocalAdapter(Adapter):
             if upload.is_open:
                 await self.in_thread(key, upload.drop)
             raise
-        info = info_of(key, status)
-        return info if access is None else dataclasses.replace(info, access=access)
+        return _with_access(info_of(key, status), access)
+
+    def _begin_upload(self, key: str, modified: datetime, mode: WriteMode, access: Access | None) -> Upload:
+        self._check_target(key)
+        return Upload(self._tree, key, nanoseconds_of(modified), mode, None if access is None else mode_of(access))
+
+    async def write_each(self, objects: Sequence[SmallObject]) -> Sequence[ObjectInfo | CdirError]:
+        outcomes: dict[str, ObjectInfo | CdirError] = {}
+        uploads: list[SmallUpload] = []
+        for one in sorted(objects, key=lambda one: one.key):  # folder by folder
+            try:
+                require_write(self, len(one.data), one.mode, None, one.access)
+                upload = self._begin_upload(one.key, one.modified, one.mode, one.access)
+            except CdirError as error:
+                outcomes[one.key] = error
+            else:
+                uploads.append(SmallUpload(one.key, one.data, upload))
+        parts = [uploads[start : start + _TOGETHER] for start in range(0, len(uploads), _TOGETHER)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                storing = [group.create_task(self.in_thread("", store_small, self._tree, part)) for part in parts]
+        except asyncio.CancelledError:
+            for small in uploads:
+                small.upload.cut_off()
+            raise
+        for small, outcome in zip(uploads, chain.from_iterable(one.result() for one in storing), strict=True):
+            outcomes[small.key] = outcome
+        return [_with_access(outcomes[one.key], one.access) for one in objects]
 
     async def _write_pieces(
         self, upload: Upload, key: str, source: AsyncIterable[bytes], size: int | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat as stat_bits
 import threading
@@ -39,6 +40,9 @@ _WRITE_SIZE = 256 << 10
 memory from the host as it is used, that was seen to cost up to ten times the copying."""
 _READ_SIZE = 4 << 20
 """Bytes of a piece that is read; each takes a change of threads."""
+_THIS_PROCESS = uuid.uuid4().hex
+_numbers = itertools.count()
+"""With the process, what tells the temporary files apart."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -66,6 +70,7 @@ class Upload:
         self._cut_off = False
         self._passed = False
         self._folder = self._file = -1
+        self._folder_is_lent = False
         self._temporary = self._target = ""
 
     def cut_off(self) -> None:
@@ -107,6 +112,17 @@ class Upload:
         finally:
             self.drop()
 
+    def finish_in(self, folder: int, pieces: Sequence[bytes]) -> os.stat_result:
+        """As :meth:`finish`, in the open folder of the key; the caller makes the name in it durable, and closes it.
+
+        Raises FileNotFoundError where that folder has been removed, being empty.
+        """
+        self._folder, self._folder_is_lent = folder, True
+        try:
+            return self.finish(pieces)
+        finally:
+            self._folder, self._folder_is_lent = -1, False
+
     def copy(self, source: str) -> os.stat_result:
         """Take the content, the modified time and the mode bits of the file at the key ``source`` instead."""
         file, status = self._tree.open_file(source)
@@ -124,21 +140,27 @@ class Upload:
         if self._file >= 0:
             return
         dirname, _, self._target = self._key.rpartition("/")
-        self._temporary = f"{TEMPORARY}{uuid.uuid4().hex}"
+        self._temporary = f"{TEMPORARY}{_THIS_PROCESS}-{next(_numbers)}"
+        if self._folder_is_lent:
+            self._open_file()
+            return
         for _ in range(RACES):
             # NotFound and FileNotFoundError: another operation removed a folder on the way, because it was empty
             with contextlib.suppress(NotFound, FileNotFoundError):
                 self._folder = self._tree.open_folder(dirname, make=True, asked_for=self._key)
                 try:
                     self._tree.refuse_occupied(self._key, self._folder, self._target, self._mode)
-                    mode = 0o666 if self._permissions is None else PRIVATE_MODE
-                    self._file = os.open(self._temporary, _CREATE, mode, dir_fd=self._folder)
+                    self._open_file()
                     return
                 finally:
                     if self._file < 0:
                         os.close(self._folder)
                         self._folder = -1
         raise self._tree.contended(self._key)
+
+    def _open_file(self) -> None:
+        mode = 0o666 if self._permissions is None else PRIVATE_MODE
+        self._file = os.open(self._temporary, _CREATE, mode, dir_fd=self._folder)
 
     def _copy_content(self, source: int, size: int) -> None:
         """Copy inside the kernel where the system can (some file systems then share the blocks), else by hand."""
@@ -173,7 +195,8 @@ class Upload:
             else:
                 os.replace(self._temporary, self._target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             status = os.fstat(self._file)
-            sync_folder(self._folder)
+            if not self._folder_is_lent:
+                sync_folder(self._folder)
             self._close()
             return status
 
@@ -186,6 +209,9 @@ class Upload:
                 dst_dir_fd=self._folder,
                 follow_symlinks=False,
             )
+        except FileExistsError:
+            self._tree.refuse_occupied(self._key, self._folder, self._target, self._mode)
+            raise
         except OSError as error:
             if error.errno in NOT_POSSIBLE | {errno.EPERM, errno.EMLINK}:
                 raise Unsupported(
@@ -206,7 +232,8 @@ class Upload:
 
     def _close(self) -> None:
         os.close(self._file)
-        os.close(self._folder)
+        if not self._folder_is_lent:
+            os.close(self._folder)
         self._file = self._folder = -1
 
 
@@ -224,10 +251,13 @@ class FileReader:
         self.left = 0
         """Bytes of the range not read yet."""
 
-    def open(self) -> tuple[ObjectInfo, bytes]:
-        """Open the file and read the first piece; a small file is closed again at once."""
+    def open(self, folder: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """Open the file and read the first piece; a small file is closed again at once.
+
+        ``folder`` is the one that holds it, where the caller has opened that.
+        """
         with self._lock:
-            self._file, status = self._tree.open_file(self._key)
+            self._file, status = self._tree.open_file(self._key, folder)
             try:
                 self._tree.match(self._key, self._if_match, status)
                 self._offset, self.left = resolve_range(self._range, status.st_size, self._key)
@@ -241,9 +271,9 @@ class FileReader:
         with self._lock:
             return self._next(_READ_SIZE)
 
-    def read_all(self) -> FetchedObject:
-        """Open the file and read the range whole."""
-        info, first = self.open()
+    def read_all(self, folder: int | None = None) -> FetchedObject:
+        """Open the file, as :meth:`open` does, and read the range whole."""
+        info, first = self.open(folder)
         with self._lock:
             try:
                 return FetchedObject(info, first + self._next(self.left) if self.left else first)

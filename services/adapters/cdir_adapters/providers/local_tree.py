@@ -221,13 +221,16 @@ class Tree:
         except (NotDirectory, FileNotFoundError, NotFound) as error:
             raise self._missing(key) from error
 
-    def open_file(self, key: str) -> tuple[int, os.stat_result]:
-        """Open a regular file for reading. Raises NotFound or IsDirectory."""
+    def open_file(self, key: str, folder: int | None = None) -> tuple[int, os.stat_result]:
+        """Open a regular file for reading, in its folder if that is open. Raises NotFound or IsDirectory."""
         if not key:
             raise IsDirectory(f"the root of provider {self.name} is a folder", key=key)
         try:
-            with self._parent(key) as (folder, name):
-                file = os.open(name, _READ, dir_fd=folder)
+            if folder is not None:
+                file = os.open(key.rpartition("/")[2], _READ, dir_fd=folder)
+            else:
+                with self._parent(key) as (parent, name):
+                    file = os.open(name, _READ, dir_fd=parent)
         except (NotDirectory, NotFound) as error:
             raise self._missing(key) from error
         except OSError as error:

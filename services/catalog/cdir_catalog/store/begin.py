@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from cdir_catalog.schema import entries, intents
 from cdir_catalog.store.acls import inherited, root_acl
 from cdir_catalog.store.copies import OK
 from cdir_catalog.store.entries import Tree, ancestors, check_path, find_entries, find_removed, live
-from cdir_catalog.store.intents import check_batch, check_owner, lease_end, target_ids, undo
+from cdir_catalog.store.intents import check_batch, check_owner, lease_end, target_ids, targets_text, undo
 from cdir_catalog.store.ledger import Ledger
 from cdir_catalog.store.locks import lock_workspaces
 from cdir_catalog.store.occupancy import Occupancy
@@ -249,7 +248,7 @@ class _Beginning:
                 "base_generation": base,
                 "generation": last + 1,
                 "min_copies": placement.min_copies,
-                "targets": json.dumps([candidate.id for candidate in placement.chosen]),
+                "targets": targets_text(tuple([candidate.id for candidate in placement.chosen])),
                 "size": intent.size,
                 "sha256": intent.sha256,
                 "modified_at": from_timestamp(intent.modified),

@@ -75,14 +75,19 @@ def check_path(path: str) -> str:
     return path
 
 
-def ancestors(path: str) -> list[str]:
+def ancestors(path: str) -> tuple[str, ...]:
     """Return the directories above ``path``, nearest first, without the root."""
+    return _upwards(split_path(path)[0])
+
+
+@functools.lru_cache(maxsize=4096)
+def _upwards(dirname: str) -> tuple[str, ...]:
+    """Return a directory and those above it. Kept, since a transaction asks several times for many files of few."""
     found = []
-    dirname, _ = split_path(path)
     while len(dirname) > 1:
         found.append(dirname)
         dirname, _ = split_path(dirname)
-    return found
+    return tuple(found)
 
 
 def below(path: str) -> sa.ColumnElement[bool]:

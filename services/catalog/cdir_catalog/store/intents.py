@@ -32,6 +32,7 @@ __all__ = [
     "release_owner",
     "renew_writes",
     "target_ids",
+    "targets_text",
     "undo",
 ]
 
@@ -57,6 +58,12 @@ def lease_end(now: int, seconds: float, default: float = _DEFAULT_LEASE_SECONDS)
     if seconds < 0:
         raise InvalidArgument("lease_seconds cannot be negative")
     return now + int((seconds or default) * SECOND)
+
+
+@functools.lru_cache(maxsize=256)
+def targets_text(ids: tuple[int, ...]) -> str:
+    """Return what the column ``targets`` holds for these row ids of providers: the same for most writes."""
+    return json.dumps(ids)
 
 
 def target_ids(intent: Any) -> list[int]:

@@ -6,8 +6,9 @@ written by :meth:`Ledger.save`, so that no store function can forget one of them
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -111,8 +112,7 @@ def copies_of(connection: Connection, version_ids: Collection[int]) -> dict[int,
     return found
 
 
-def _values(copy: Copy) -> tuple[Any, ...]:
-    return tuple([getattr(copy, name) for name in _NAMES])
+_values: Callable[[Copy], tuple[Any, ...]] = operator.attrgetter(*_NAMES)
 
 
 def add_counters(connection: Connection, deltas: dict[tuple[int, int], list[int]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -34,7 +36,7 @@ def place_all_anew(connection: Connection) -> None:
         connection.execute(placements.insert(), rows)
 
 
-def overlapping(path: str, parents: list[str]) -> sa.ColumnElement[bool]:
+def overlapping(path: str, parents: Sequence[str]) -> sa.ColumnElement[bool]:
     """Return the condition for jobs that touch files at or below ``path``, whose parents are ``parents``."""
     if path == "/":
         return sa.true()
