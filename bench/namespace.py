@@ -4,7 +4,7 @@ cdir through its Python client, a call for each operation unless it says otherwi
 socket, which works on the same disk without a catalog. JuiceFS, the anchor, cannot be had here; its published figures
 for two cores (c5.large, Redis) are 1 163 removals, 1 410 creations, 3 488 reads and 5 023 stats a second.
 
-    python bench/namespace.py [--depth Z] [--repeats N] [--at-once N]
+    python bench/namespace.py [--depth Z] [--repeats N] [--at-once N] [--split]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from timing import Samples, table
 import cdir
 from cdir.client import Client
 from cdir.model import EntryKind
-from deployments.deployment import EmbeddedDeployment
+from deployments.deployment import Deployment, EmbeddedDeployment, SplitDeployment
 from servers.process import ServerProcess
 from servers.rclone_s3 import rclone_binary
 
@@ -139,12 +139,13 @@ async def with_rclone(
     samples.add("remove the rest", who, await timed(operation("purge")("tree")))
 
 
-async def measure(scratch: Path, deployment: EmbeddedDeployment, depth: int, repeats: int, at_once: int) -> None:
+async def measure(scratch: Path, deployment: Deployment, depth: int, repeats: int, at_once: int) -> None:
     folders = directories(depth)
     files = [f"{folder}/file.{item}" for folder in folders for item in range(ITEMS)]
     samples = Samples()
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(await cdir.connect(deployment.address))
+        token = deployment.environment().get("CDIR_TOKEN")
+        client = await stack.enter_async_context(await cdir.connect(deployment.address, token))
         call = await stack.enter_async_context(rclone_daemon(scratch))
         for repeat in range(repeats):
             disk = scratch / f"peer-{repeat}"
@@ -170,10 +171,15 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4, help="levels below the first directory (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="runs; the median counts (default 3)")
     parser.add_argument("--at-once", type=int, default=16, help="operations under way at a time (default 16)")
+    parser.add_argument(
+        "--split", action="store_true", help="a process for each service, the catalog on SQLite (default: one process)"
+    )
     asked = parser.parse_args()
     memory = Path("/dev/shm")
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=memory if memory.is_dir() else None))
-    deployment = EmbeddedDeployment(scratch / "home")
+    home = scratch / "home"
+    catalog = f"sqlite:///{scratch / 'catalog.db'}"
+    deployment = SplitDeployment(home, catalog) if asked.split else EmbeddedDeployment(home)
     try:
         deployment.start()
         deployment.add_provider("disk", "local", {"root": scratch / "disk"})
