@@ -1,10 +1,12 @@
-"""Operations on a tree of names, in the manner of mdtest (``-b 6 -I 8 -z 4``): 1 555 directories, 12 440 empty files.
+"""Operations on a tree of names, in the manner of mdtest (``-b 6 -I 8 -z 4``): 1 555 directories, 12 440 files.
+
+The files are empty, as mdtest's are, unless ``--size`` says otherwise: no provider is asked to read an empty one.
 
 cdir through its Python client, a call for each operation unless it says otherwise, beside ``rclone rcd`` over a Unix
 socket, which works on the same disk without a catalog. JuiceFS, the anchor, cannot be had here; its published figures
 for two cores (c5.large, Redis) are 1 163 removals, 1 410 creations, 3 488 reads and 5 023 stats a second.
 
-    python bench/namespace.py [--depth Z] [--repeats N] [--at-once N] [--split]
+    python bench/namespace.py [--depth Z] [--repeats N] [--at-once N] [--size BYTES] [--split]
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ async def timed(work: Awaitable[object]) -> float:
 
 
 async def with_cdir(
-    client: Client, folders: Sequence[str], files: Sequence[str], at_once: int, samples: Samples
+    client: Client, folders: Sequence[str], files: Sequence[str], content: bytes, at_once: int, samples: Samples
 ) -> None:
     """Everything through cdir's client."""
 
@@ -79,7 +81,7 @@ async def with_cdir(
     samples.add(
         "make a directory", who, await for_each(folders, lambda name: client.make_directory(f"/{name}"), at_once)
     )
-    samples.add("create a file", who, await for_each(files, lambda name: client.write(f"/{name}", b""), at_once))
+    samples.add("create a file", who, await for_each(files, lambda name: client.write(f"/{name}", content), at_once))
     samples.add("stat", who, await for_each(files, lambda name: client.stat(f"/{name}"), at_once))
     samples.add("stat, by listing", who, await timed(listed()))
     samples.add("read a file", who, await for_each(files, lambda name: client.read(f"/{name}"), at_once))
@@ -139,7 +141,9 @@ async def with_rclone(
     samples.add("remove the rest", who, await timed(operation("purge")("tree")))
 
 
-async def measure(scratch: Path, deployment: Deployment, depth: int, repeats: int, at_once: int) -> None:
+async def measure(
+    scratch: Path, deployment: Deployment, content: bytes, depth: int, repeats: int, at_once: int
+) -> None:
     folders = directories(depth)
     files = [f"{folder}/file.{item}" for folder in folders for item in range(ITEMS)]
     samples = Samples()
@@ -151,7 +155,7 @@ async def measure(scratch: Path, deployment: Deployment, depth: int, repeats: in
             disk = scratch / f"peer-{repeat}"
             disk.mkdir()
             await with_rclone(call, disk, folders, files, at_once, samples)
-            await with_cdir(client, folders, files, at_once, samples)
+            await with_cdir(client, folders, files, content, at_once, samples)
     rows = []
     for work in samples.works():
         count = len(folders) if work in ("make a directory", "remove the rest") else len(files)
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4, help="levels below the first directory (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="runs; the median counts (default 3)")
     parser.add_argument("--at-once", type=int, default=16, help="operations under way at a time (default 16)")
+    parser.add_argument("--size", type=int, default=0, help="bytes of each file (default 0)")
     parser.add_argument(
         "--split", action="store_true", help="a process for each service, the catalog on SQLite (default: one process)"
     )
@@ -183,7 +188,7 @@ def main() -> None:
     try:
         deployment.start()
         deployment.add_provider("disk", "local", {"root": scratch / "disk"})
-        asyncio.run(measure(scratch, deployment, asked.depth, asked.repeats, asked.at_once))
+        asyncio.run(measure(scratch, deployment, bytes(asked.size), asked.depth, asked.repeats, asked.at_once))
     finally:
         deployment.kill()
         shutil.rmtree(scratch)
