@@ -47,7 +47,7 @@ def _rebuild(stage: Stage, work: str, count: int, size: int) -> None:
         while line.holds(folder) < count or cdir.client.tree_status(f"/{folder}").owed:
             if time.perf_counter() - begin > HANG_SECONDS:
                 raise RuntimeError(f"not rebuilt within {HANG_SECONDS:g} s: {cdir.client.tree_status(f'/{folder}')}")
-            time.sleep(0.05)
+            time.sleep(0.01)
         return time.perf_counter() - begin
 
     contenders = {

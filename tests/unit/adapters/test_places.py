@@ -90,3 +90,19 @@ async def test_a_batch_larger_than_all_places_goes_alone_and_who_leaves_takes_no
     await holding
     await line.carry(1, lambda _: 0.1, count=4)
     assert line.at_once[-1] == 4
+
+
+async def test_what_a_provider_once_said_is_forgotten_when_it_is_long_past() -> None:
+    line = Line(16, 100)
+    await line.carry(500, lambda _: 0.15)
+    for _ in range(6):
+        line.now += 1.0
+        line.places.refused()
+    assert line.places.limit == 4
+    line.at_once.clear()
+    await line.carry(40, lambda _: 0.15)
+    assert line.at_once[:3] == [4, 4, 5], "a moment ago it was too much"
+    line.now += 11
+    line.at_once.clear()
+    await line.carry(300, lambda _: 0.15)
+    assert line.at_once[:4] == [16, 32, 64, 100]

@@ -25,6 +25,8 @@ _TRIFLE: Final = 0.01
 """Seconds that say nothing, however quick the quickest call was."""
 _WINDOW: Final = 64
 """Calls after which the quickest one is forgotten, unless another one was as quick."""
+_REMEMBERED: Final = 10.0
+"""Seconds after which a sign that there were too many says nothing any more: what was in the way may have gone."""
 
 
 class Places:
@@ -32,17 +34,17 @@ class Places:
 
     While calls take no longer than the quickest, each that ends gives another place for each of its own: twice as many
     a round trip. From the first sign that they do, it is one more a round trip; a provider that says that it is too
-    much gets half as many.
+    much gets half as many. Who comes when nobody is there, and the last sign is long past, finds ``first`` at least.
     """
 
     def __init__(self, first: int, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = float(min(first, most))
+        self._first = self._limit = float(min(first, most))
         self._most = float(most)
         self._clock = clock
         self._used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._tried = False
-        """Whether a limit was found, so that there is no more doubling."""
+        self._warned_at = float("-inf")
+        """When there was the last sign of too many."""
         self._quickest = self._quickest_before = float("inf")
         self._measured = 0
         self._halved_at = float("-inf")
@@ -76,7 +78,12 @@ class Places:
             # what was under way already says nothing of the new limit
             self._halved_at = now
             self._limit = max(self._limit / 2, min(_FEWEST, self._most))
-        self._tried = True
+        self._warned_at = now
+
+    @property
+    def _warned(self) -> bool:
+        """Whether a limit was found of late, so that there is no doubling."""
+        return self._clock() - self._warned_at <= _REMEMBERED
 
     def _ended(self, count: int, seconds: float, *, pressed: bool) -> None:
         self._quickest = min(self._quickest, seconds)
@@ -85,14 +92,16 @@ class Places:
         if self._measured >= _WINDOW:
             self._measured, self._quickest_before, self._quickest = 0, self._quickest, float("inf")
         if seconds > _SUFFERS * quickest + _TRIFLE:
-            self._tried = True
+            self._warned_at = self._clock()
             self._limit = max(self._limit - count / self._limit, min(_FEWEST, self._most))
         elif seconds > _HOLDS * quickest + _TRIFLE:
-            self._tried = True
+            self._warned_at = self._clock()
         elif pressed:
-            self._limit = min(self._limit + (count / self._limit if self._tried else count), self._most)
+            self._limit = min(self._limit + (count / self._limit if self._warned else count), self._most)
 
     async def _take(self, count: int) -> None:
+        if not self._used and not self._warned:
+            self._limit = max(self._limit, self._first)
         if not self._waiting and self._fits(count):
             self._used += count
             return

@@ -23,8 +23,9 @@ __all__ = ["SmallRequests"]
 
 _IN_FLIGHT: Final = 128
 """Requests at once, and connections kept: as many as the layers above let through in batches."""
-_SPARE_FOR: Final = 30.0
-"""Seconds for which a connection is kept that nobody uses."""
+_SPARE_FOR: Final = 90.0
+"""Seconds for which a connection is kept that nobody uses: as long as Go's clients do. A service that ends one earlier
+is noticed."""
 _OFTEN: Final = 0.25
 """Looks for connections that are stuck or unused, each time after this share of the time that one may be."""
 _SECOND_ADDRESS_AFTER: Final = 0.25
