@@ -1,8 +1,8 @@
 """The ``local`` kind: a folder on a disk, a memory card or a network mount of this machine.
 
-Objects are plain files under their own names. What happens on the disk stands in ``local_tree`` and ``local_transfers``
-beside this file; here it is given threads. File calls block, so they run in a few threads of the adapter's own: a disk
-that hangs then delays no other provider. A small object costs one hop to a thread.
+Objects are plain files under their own names. What happens on the disk stands in ``local_tree``, ``local_transfers``
+and ``local_batches`` beside this file; here it is given threads. File calls block, so they run in a few threads of the
+adapter's own: a disk that hangs then delays no other provider. A small object costs one hop to a thread at most.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ _THREADS = 8
 
 _BATCH = 4 * PIECE_SIZE
 """Bytes that a streamed write gathers before it hops to a thread."""
-
 
 _TOGETHER = 8
 """Small files that one thread stores in one go: enough to share their folder, few enough for the disk to be asked to
