@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from cdir import errors
 from cdir_adapters.adapter import Adapter, Beginning, ByteRange, ObjectInfo, ObjectKind, SmallObject, WriteMode
+from cdir_adapters.providers import local
 from cdir_adapters.providers.local import LocalAdapter
 from cdir_adapters.providers.local_tree import Tree
 from cdir_adapters.testing.trial import stalling
@@ -316,18 +318,26 @@ async def test_folders_may_go_while_several_files_are_stored_in_them(disk: Local
     assert await fetched_together(disk, *keys) == [b"x"] * 3
 
 
-async def test_who_leaves_while_several_files_are_stored_leaves_nothing_half(disk: LocalAdapter, root: Path) -> None:
-    objects = [small(f"f/{number}", bytes(100_000)) for number in range(64)]
-    for delay in range(12):
+async def test_who_leaves_while_several_files_are_stored_stops_that_and_leaves_nothing_half(
+    disk: LocalAdapter, root: Path
+) -> None:
+    together = local._TOGETHER
+    for turn in range(50):
+        objects = [small(f"{turn}/{number:02}", bytes(100_000)) for number in range(64)]
         storing = asyncio.ensure_future(disk.write_each(objects))
-        await asyncio.sleep(delay / 2000)
+        await asyncio.sleep(turn % 10 / 2000)
         storing.cancel()
         await asyncio.wait({storing})
-        threads_idle = [disk.in_thread("", os.getpid) for _ in range(8)]
-        await asyncio.gather(*threads_idle)
+        meeting = threading.Barrier(local._THREADS)
+        await asyncio.gather(*(disk.in_thread("", meeting.wait, 30) for _ in range(local._THREADS)))  # all are idle
         found = await disk.fetch_each([Beginning(one.key, 100_001) for one in objects])
+        stored = [not isinstance(one, errors.CdirError) for one in found]
         assert {len(one.data) for one in found if not isinstance(one, errors.CdirError)} <= {100_000}
         await until(lambda: not list(root.rglob(".cdir-tmp-*")))
+        # what one thread has begun it would store to the end
+        if any(0 < sum(stored[first : first + together]) < together for first in range(0, 64, together)):
+            return
+    pytest.fail("nobody stopped in the midst of what one thread stores")
 
 
 async def test_no_descriptor_is_left_open(disk: LocalAdapter, root: Path) -> None:
