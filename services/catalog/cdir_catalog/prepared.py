@@ -24,10 +24,13 @@ __all__ = ["PreparedConnection", "PreparedQueries"]
 _MANY_ROWS = (sa.Insert, sa.Update, sa.TextClause)
 _ONE_SET = (sa.Select, sa.Update, sa.Delete)
 """Kinds of statements that are run directly, with the values of many rows and with one set of values."""
-_MOST_ROWS = 256
-_MOST_LISTED = 64
+_MOST_ROWS = 4096
+_MOST_LISTED = 1024
 _MOST_QUERIES = 1000
 """What goes beyond takes the usual way."""
+_EXACTLY_LISTED = 16
+"""Up to so many values a list has a text of its own; longer ones share a text with those up to the next power of two,
+their last value being repeated, which does not change what is in the list."""
 _AT_ONCE = (64, 16, 4)
 """Rows of one statement, as many as there are; few texts, since each is prepared by itself."""
 _BY_ONE = re.compile(r"^UPDATE .* WHERE \S+ = \?$", re.DOTALL)
@@ -61,13 +64,16 @@ class _Query:
             return None
         lengths = []
         for key in self._lists:
-            if not isinstance(given[key], list):
+            listed = given[key]
+            if not isinstance(listed, list) or len(listed) > _MOST_LISTED:
                 return None
-            lengths.append(len(given[key]))
+            length = len(listed)
+            if length > _EXACTLY_LISTED:
+                length = 1 << (length - 1).bit_length()
+                given = {**given, key: listed + listed[-1:] * (length - len(listed))}
+            lengths.append(length)
         found = self._texts.get(tuple(lengths))
         if found is None:
-            if sum(lengths) > _MOST_LISTED:
-                return None
             found = self._texts[tuple(lengths)] = self._text(given)
         text, binds = found
         values = []

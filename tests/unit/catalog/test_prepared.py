@@ -58,6 +58,20 @@ def test_parameters_lists_constants_and_types_are_as_the_first_time(prepared: Pr
             ]
 
 
+@pytest.mark.parametrize("negated", [False, True], ids=["in", "not in"])
+def test_lists_of_any_length_hold_what_they_hold(prepared: PreparedConnection, negated: bool) -> None:
+    column = _TABLE.c.id.not_in if negated else _TABLE.c.id.in_
+    query = sa.select(_TABLE.c.id).where(column(sa.bindparam("ids", expanding=True)), _TABLE.c.id < 150)
+    kinds = []
+    for length in (2, 3, 0, 1, 15, 16, 17, 31, 32, 33, 64, 65, 128, 1000, 1024, 1025, 2):
+        ids = list(range(0, 7 * length, 7))
+        result = prepared.execute(query, {"ids": ids})
+        kinds.append(type(result).__name__)
+        assert result.scalars().all() == [id for id in range(150) if (id in ids) is not negated]
+        assert ids == list(range(0, 7 * length, 7))
+    assert kinds == ["CursorResult"] * 2 + ["IteratorResult"] * 13 + ["CursorResult", "IteratorResult"]
+
+
 def test_statements_that_differ_in_a_constant_alone_are_kept_apart(prepared: PreparedConnection) -> None:
     ones, twos = (sa.select(_TABLE.c.id).where(_TABLE.c.kind == kind, _TABLE.c.id < 9) for kind in (1, 2))
     for _ in range(4):
@@ -76,9 +90,13 @@ def test_a_query_sees_what_changed_since_and_takes_other_parameters(prepared: Pr
 
 
 def test_many_rows_all_come(prepared: PreparedConnection) -> None:
-    query = sa.select(_TABLE.c.id).where(_TABLE.c.id < sa.bindparam("end")).order_by(_TABLE.c.id)
-    for end in (3, 3, 3, 200, 63, 64, 65, 3):
-        assert prepared.scalars(query, {"end": end}).all() == list(range(end))
+    other = _TABLE.alias()
+    pairs = _TABLE.join(other, sa.true())
+    query = sa.select(_TABLE.c.id, other.c.id.label("other")).select_from(pairs)
+    query = query.where(_TABLE.c.id < sa.bindparam("end")).order_by(_TABLE.c.id, other.c.id)
+    for end in (3, 3, 3, 19, 20, 21, 200, 3):
+        expected = [(one, another) for one in range(end) for another in range(200)]
+        assert prepared.execute(query, {"end": end}).all() == expected
 
 
 def test_only_what_is_run_again_is_run_directly(prepared: PreparedConnection) -> None:
