@@ -69,6 +69,8 @@ class Checksum:
 
     kind: ChecksumKind
     value: str
+    compared: bool = dataclasses.field(default=False, compare=False)
+    """Whether the adapter has held it against the content that was sent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

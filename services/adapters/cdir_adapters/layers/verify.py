@@ -98,10 +98,11 @@ class VerifyAdapter(WrapperAdapter):
         return IntegrityError(f"{key} at provider {self.info.name}: {what}", key=key, provider=self.info.name)
 
     def _differs(self, info: ObjectInfo, data: bytes) -> bool:
-        if info.checksum is None or info.checksum.kind not in _CHECKSUMS:
+        checksum = info.checksum
+        if checksum is None or checksum.compared or checksum.kind not in _CHECKSUMS:
             return False
-        most, checksum_of = _CHECKSUMS[info.checksum.kind]
-        return len(data) <= most and checksum_of(data) != info.checksum.value
+        most, checksum_of = _CHECKSUMS[checksum.kind]
+        return len(data) <= most and checksum_of(data) != checksum.value
 
     @asynccontextmanager
     async def read(

@@ -416,7 +416,7 @@ class S3Adapter(Adapter):
         """Hold the answer to a put against the MD5 of what was sent."""
         checksum: Checksum | None = None
         if digest_of_etag(etag) == digest:
-            checksum = Checksum(ChecksumKind.MD5, digest)
+            checksum = Checksum(ChecksumKind.MD5, digest, compared=True)
         else:
             # the ETag may mean something else here, as for objects encrypted by key
             await prove()
