@@ -180,6 +180,8 @@ def main() -> None:
         "--split", action="store_true", help="a process for each service, the catalog on SQLite (default: one process)"
     )
     asked = parser.parse_args()
+    if min(asked.depth, asked.size) < 0 or min(asked.repeats, asked.at_once) < 1:
+        parser.error("--depth and --size are 0 or more, --repeats and --at-once at least 1")
     memory = Path("/dev/shm")
     scratch = Path(tempfile.mkdtemp(prefix="cdir-", dir=memory if memory.is_dir() else None))
     home = scratch / "home"

@@ -194,17 +194,13 @@ def main() -> None:
 
     rows = []
     for work, names in works.items():
-        rclone = [name for name in names if name != "cdir"]
-        plain = samples.best(work, [name for name in rclone if not name.endswith(TUNED)])
-        tuned = samples.best(work, [name for name in rclone if name.endswith(TUNED)])
-        row = [work, f"{samples.median(work, 'cdir'):.2f}", samples.spread(work, "cdir")]
-        for rival in (plain, tuned):
-            row += [f"{samples.median(work, rival):.2f}", samples.spread(work, rival), rival.removesuffix(TUNED)]
-            row.append(f"{samples.median(work, rival) / samples.median(work, 'cdir'):.2f}")
-        rows.append(row)
-    print(f"Medians of {asked.repeats}, in seconds. The ratio is rclone's time over cdir's: above 1, cdir is faster.\n")
-    columns = [[name, "min to max", "how", "ratio"] for name in ("rclone copy", f"rclone{TUNED}")]
-    print(table(["work", "cdir", "min to max", *columns[0], *columns[1]], rows))
+        ours = samples.median(work, "cdir")
+        for name in names:
+            who = name if name == "cdir" else f"rclone copy {name}"
+            seconds = samples.median(work, name)
+            rows.append([work, who, f"{seconds:.2f}", samples.spread(work, name), f"{seconds / ours:.2f}"])
+    print(f"Medians of {asked.repeats}, in seconds. The ratio is the time over cdir's: above 1, cdir is faster.\n")
+    print(table(["work", "who", "seconds", "min to max", "ratio"], rows))
 
 
 if __name__ == "__main__":

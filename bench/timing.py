@@ -50,10 +50,6 @@ class Samples:
         low, middle, high = statistics.quantiles(self._seconds[work, name], n=4)
         return (high - low) / middle
 
-    def best(self, work: str, names: Sequence[str]) -> str:
-        """The name with the smallest median."""
-        return min(names, key=lambda name: self.median(work, name))
-
 
 @dataclass(frozen=True)
 class Run:
