@@ -7,6 +7,7 @@ much of its cost does not depend on how much it carries.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,10 +23,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _Waiting(NamedTuple, Generic[Item, Result]):
+class _Asked(NamedTuple, Generic[Item, Result]):
+    """Items that one call carries."""
+
     group: str
-    item: Item
-    answer: asyncio.Future[Result]
+    items: Sequence[Item]
+    answer: asyncio.Future[list[Result | Exception]]
 
 
 class Batcher(Generic[Item, Result]):
@@ -54,7 +57,9 @@ class Batcher(Generic[Item, Result]):
         self._enough = enough
         self._next_start = 0.0
         self._filled = asyncio.Event()
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._asked: deque[_Asked[Item, Result]] = deque()
+        self._waiting = 0
+        """How many items wait."""
         self._tasks = asyncio.TaskGroup()
         self._running = 0
         self._closed = False
@@ -72,10 +77,31 @@ class Batcher(Generic[Item, Result]):
 
     def submit(self, item: Item, *, group: str = "") -> asyncio.Future[Result]:
         """Queue an item; the future has its result. Cancelling the future leaves the call alone."""
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def settle(asked: asyncio.Future[list[Result | Exception]]) -> None:
+            if asked.cancelled():
+                answer.cancel()
+                return
+            result = asked.exception() or asked.result()[0]
+            if answer.done():
+                return
+            if isinstance(result, BaseException):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        self.submit_each([item], group=group).add_done_callback(settle)
+        return answer
+
+    def submit_each(self, items: Sequence[Item], *, group: str = "") -> asyncio.Future[list[Result | Exception]]:
+        """As :meth:`submit`, for items that the same call carries, however many. The future has what each would have,
+        and fails only where the call does."""
         if self._closed:
             raise ProviderUnavailable("the gateway is shutting down; try again")
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(group, item, answer))
+        answer: asyncio.Future[list[Result | Exception]] = asyncio.get_running_loop().create_future()
+        self._asked.append(_Asked(group, items, answer))
+        self._waiting += len(items)
         if self._have_enough():
             self._filled.set()
         if self._running < self._parallel:
@@ -85,12 +111,12 @@ class Batcher(Generic[Item, Result]):
 
     async def _serve(self) -> None:
         try:
-            while self._waiting:
+            while self._asked:
                 await self._keep_distance()
                 await self._send(self._next_batch())
         except asyncio.CancelledError:
-            for waiting in self._waiting:
-                waiting.answer.cancel()
+            for asked in self._asked:
+                asked.answer.cancel()
             raise
         finally:
             self._running -= 1
@@ -105,34 +131,39 @@ class Batcher(Generic[Item, Result]):
                 await self._filled.wait()
 
     def _have_enough(self) -> bool:
-        return len(self._waiting) >= min(self._enough(), self._max_items)
+        return self._waiting >= min(self._enough(), self._max_items)
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        group = self._waiting[0].group
-        batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < self._max_items and self._waiting[0].group == group:
-            batch.append(self._waiting.popleft())
+    def _next_batch(self) -> list[_Asked[Item, Result]]:
+        group = self._asked[0].group
+        batch: list[_Asked[Item, Result]] = []
+        count = 0
+        while self._asked and self._asked[0].group == group:
+            more = len(self._asked[0].items)
+            if batch and count + more > self._max_items:
+                break
+            count += more
+            batch.append(self._asked.popleft())
+        self._waiting -= count
         self._next_start = time.monotonic() + self._spacing
         return batch
 
-    async def _send(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _send(self, batch: list[_Asked[Item, Result]]) -> None:
+        items = [item for asked in batch for item in asked.items]
         try:
-            results = await self._call(batch[0].group, [waiting.item for waiting in batch])
+            results = list(await self._call(batch[0].group, items))
         except Exception as error:
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
+            for asked in batch:
+                if not asked.answer.done():
+                    asked.answer.set_exception(error)
             return
         except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.answer.cancel()
+            for asked in batch:
+                asked.answer.cancel()
             raise
-        if len(results) != len(batch):
-            results = [InternalError(f"{len(results)} results came for {len(batch)} items")] * len(batch)
-        for waiting, result in zip(batch, results, strict=True):
-            if waiting.answer.done():
-                continue
-            if isinstance(result, Exception):
-                waiting.answer.set_exception(result)
-            else:
-                waiting.answer.set_result(result)
+        if len(results) != len(items):
+            results = [InternalError(f"{len(results)} results came for {len(items)} items")] * len(items)
+        rest = iter(results)
+        for asked in batch:
+            answer = list(itertools.islice(rest, len(asked.items)))
+            if not asked.answer.done():
+                asked.answer.set_result(answer)

@@ -35,7 +35,8 @@ from cdir_gateway.endpoints import Endpoint, Endpoints, entry_of_key
 from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader
-from cdir_gateway.writing import FileWriter, StoredFile
+from cdir_gateway.upload import StoredFile
+from cdir_gateway.writing import FileWriter, SmallFile
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 from cdir_transfer.reader import OpenContent
 from cdir_transfer.strangers import is_same_time
@@ -286,7 +287,7 @@ class _Target(ABC):
                 digest.update(data)
             else:
                 await asyncio.to_thread(digest.update, data)
-            return await self._copier.writer.store(order, data, digest.sha256())
+            return await self._copier.writer.store(SmallFile(order, data, digest.sha256()))
         async with self._copier.writer.upload(order, content.size) as upload:
             async for piece in content.pieces:
                 await upload.send_hashed(piece)

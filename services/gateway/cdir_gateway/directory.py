@@ -28,7 +28,8 @@ from cdir_gateway.ledger import CALL_SECONDS, user_metadata
 from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader
-from cdir_gateway.writing import FileWriter, StoredFile
+from cdir_gateway.upload import StoredFile
+from cdir_gateway.writing import FileWriter, SmallFile
 from cdir_transfer.digest import BLOCK_SIZE
 
 __all__ = ["TREE_SECONDS", "Directory", "normal"]
@@ -265,7 +266,7 @@ class Directory:
         )
         try:
             if version.size <= BLOCK_SIZE:
-                return await self._writer.store(order, await opened.content.whole(), version.sha256)
+                return await self._writer.store(SmallFile(order, await opened.content.whole(), version.sha256))
             async with large, self._writer.upload(order, version.size) as upload:
                 async with aclosing(opened.content.blocks()) as blocks:
                     async for block in blocks:

@@ -98,6 +98,34 @@ class Ledger:
         committed.add_done_callback(self._forget_if_committed)
         return committed
 
+    def begin_each(
+        self, intents: Sequence[catalog_service_pb2.WriteIntent], user: str
+    ) -> asyncio.Future[list[catalog_service_pb2.BegunWrite | Exception]]:
+        """As :meth:`begin`, for several files, each of which is refused by itself."""
+        begun = self._begin.submit_each(intents, group=user)
+        self._live += len(intents)
+
+        def forget(done: asyncio.Future[list[catalog_service_pb2.BegunWrite | Exception]]) -> None:
+            if not done.cancelled():
+                failed = done.exception() is not None
+                self._live -= len(intents) if failed else sum(isinstance(one, Exception) for one in done.result())
+
+        begun.add_done_callback(forget)
+        return begun
+
+    def commit_each(
+        self, commitments: Sequence[catalog_service_pb2.WriteCommitment], user: str
+    ) -> asyncio.Future[list[entry_pb2.Entry | Exception]]:
+        """As :meth:`commit`, for several files, each of which is refused by itself."""
+        committed = self._commit.submit_each(commitments, group=user)
+
+        def forget(done: asyncio.Future[list[entry_pb2.Entry | Exception]]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._live -= sum(not isinstance(one, Exception) for one in done.result())
+
+        committed.add_done_callback(forget)
+        return committed
+
     def abort(self, write: catalog_service_pb2.AbortedWrite) -> asyncio.Future[None]:
         """Give an intent up."""
         self._live -= 1
@@ -111,10 +139,13 @@ class Ledger:
         self, refs: Sequence[catalog_service_pb2.PathRef]
     ) -> list[catalog_service_pb2.ResolvedEntry | CdirError]:
         """As :meth:`resolve`, for several paths."""
-        found = await asyncio.gather(*map(self._resolve.submit, refs), return_exceptions=True)
+        try:
+            found = await self._resolve.submit_each(refs)
+        except CdirError as error:
+            return [error] * len(refs)
         resolved = []
         for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, CdirError):
+            if isinstance(one, Exception) and not isinstance(one, CdirError):
                 raise one
             resolved.append(one)
         return resolved

@@ -207,6 +207,10 @@ class LocalFiles:
         """Read a source of at most 4 MiB; errors as :class:`LocalSource`."""
         return await self._sources.submit(source)
 
+    async def read_each(self, sources: Sequence[directory_service_pb2.LocalFile]) -> Sequence[LocalContent | Exception]:
+        """As :meth:`read_whole`, for several sources; what that would raise stands in the place of its content."""
+        return await self._sources.submit_each(sources)
+
     async def place(self, placement: LocalPlacement) -> None:
         """Write a small target; errors as :class:`LocalTarget`."""
         await self._targets.submit(placement)

@@ -16,7 +16,8 @@ from cdir_gateway.ledger import CALL_SECONDS, user_metadata
 from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
 from cdir_gateway.reading import FileReader, OpenFile
-from cdir_gateway.writing import FileWriter, StoredFile
+from cdir_gateway.upload import StoredFile
+from cdir_gateway.writing import FileWriter
 from cdir_transfer.copying import HeldContent
 from cdir_transfer.digest import BLOCK_SIZE
 

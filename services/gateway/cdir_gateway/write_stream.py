@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,10 +23,12 @@ from cdir.paths import normalize_path
 from cdir.status import to_failure
 from cdir.v1 import directory_service_pb2 as pb
 from cdir_gateway.budget import ByteBudget
-from cdir_gateway.local_files import LocalFiles, LocalSource
+from cdir_gateway.file_group import GROUP_BYTES, GROUP_FILES, LARGEST, FileGroup
+from cdir_gateway.local_files import LocalContent, LocalFiles, LocalSource
 from cdir_gateway.orders import WriteOrder
 from cdir_gateway.outbox import Outbox
-from cdir_gateway.writing import FileWriter, LateCopies, StoredFile, Upload
+from cdir_gateway.upload import LateCopies, StoredFile, Upload
+from cdir_gateway.writing import FileWriter, SmallFile
 from cdir_transfer.digest import BLOCK_SIZE, INLINE_BYTES, ContentDigest
 
 __all__ = ["WriteStreams"]
@@ -97,21 +101,100 @@ class _WriteStream:
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._open: dict[int, _Incoming] = {}
         self._files = asyncio.TaskGroup()
-        self._written: dict[int, asyncio.Task[None]] = {}
-        """Files that came whole and are not answered yet."""
+        self._written: dict[int, Callable[[], bool]] = {}
+        """Files that came whole and are not answered yet, and what gives each up; false when it has ended."""
 
     async def run(self, requests: AsyncIterator[pb.WriteFilesRequest]) -> None:
         """Take steps until the caller ends the stream, then see every file end."""
         try:
             async with self._files:
                 async for request in requests:
-                    for step in request.writes:
-                        await self._take(step)
+                    await self._take_each(request.writes)
                 for incoming in self._open.values():
                     # the end of the stream is no commit, whatever made it end
                     await incoming.give(None)
         finally:
             self.outbox.close()
+
+    async def _take_each(self, steps: Iterable[pb.FileWrite]) -> None:
+        """Take the steps of one message; small files that come whole are written together."""
+        group: dict[int, pb.FileWrite] = {}
+        size = 0
+        for step in steps:
+            if not self._may_go_together(step) or step.id in group:
+                await self._take_group(list(group.values()))
+                await self._take(step)
+                group, size = {}, 0
+                continue
+            group[step.id] = step
+            size += _whole_size(step)
+            if len(group) == GROUP_FILES or size >= GROUP_BYTES:
+                await self._take_group(list(group.values()))
+                group, size = {}, 0
+        await self._take_group(list(group.values()))
+
+    def _may_go_together(self, step: pb.FileWrite) -> bool:
+        whole = step.HasField("open") and step.HasField("commit") and not step.abort
+        return whole and _whole_size(step) <= LARGEST and step.id not in self._open and step.id not in self._written
+
+    async def _take_group(self, steps: Sequence[pb.FileWrite]) -> None:
+        if len(steps) < 2:
+            for step in steps:
+                await self._take(step)
+            return
+        for _ in steps:
+            await self._whole.acquire()
+        sizes = {step.id: _whole_size(step) for step in steps}
+        await self._budget.take(sum(sizes.values()))
+
+        def end(file_id: int) -> None:
+            if (size := sizes.pop(file_id, None)) is not None:
+                self._forget(file_id, given_up[file_id])
+                self._budget.give(size)
+
+        def end_all(_: asyncio.Task[None]) -> None:
+            for file_id in tuple(sizes):
+                end(file_id)
+
+        group = FileGroup(self._writer, self._report_outcome, end)
+        given_up = {step.id: partial(group.give_up, step.id) for step in steps}
+        self._written.update(given_up)
+        self._files.create_task(self._write_together(group, steps, end)).add_done_callback(end_all)
+
+    async def _write_together(
+        self, group: FileGroup, steps: Sequence[pb.FileWrite], end: Callable[[int], None]
+    ) -> None:
+        """Small files that came together with all their bytes."""
+        files: dict[int, SmallFile] = {}
+        for step, content in zip(steps, await self._contents(steps), strict=True):
+            if step.id in group.given_up:
+                continue
+            try:
+                if isinstance(content, Exception):
+                    raise content
+                order = self._order(step.open)
+                _check(step.open, step.commit, len(content.data), content.sha256)
+            except CdirError as error:
+                await self._fail(step.id, error)
+                end(step.id)
+            else:
+                files[step.id] = SmallFile(order, content.data, content.sha256)
+        await group.store(files)
+
+    async def _contents(self, steps: Sequence[pb.FileWrite]) -> list[LocalContent | Exception]:
+        """The bytes of small files with their digests, or why there are none."""
+        sent = [step.data for step in steps if not step.open.HasField("local_source")]
+        named = [step.open.local_source for step in steps if step.open.HasField("local_source")]
+        inline = sum(map(len, sent)) < INLINE_BYTES
+        hashed = iter(_hashed(sent) if inline else await asyncio.to_thread(_hashed, sent))
+        read: Iterator[LocalContent | Exception] = iter(())
+        if named:
+            try:
+                self._local.check_enabled()
+                read = iter(await self._local.read_each(named))
+            except CdirError as error:
+                read = itertools.repeat(error)
+        return [next(read if step.open.HasField("local_source") else hashed) for step in steps]
 
     async def _take(self, step: pb.FileWrite) -> None:
         if len(step.data) > _MAX_PIECE:
@@ -147,18 +230,18 @@ class _WriteStream:
                 await incoming.give(step.data)
 
     def _begin(self, file_id: int, writing: asyncio.Task[None]) -> None:
-        """Keep the task of a file that came whole.
+        """Keep what gives up a file that came whole.
 
         What is to be given back at its end is given back here: a task that is cancelled before it starts runs no line.
         """
-        self._written[file_id] = writing
+        cancel = self._written[file_id] = writing.cancel
+        writing.add_done_callback(lambda _: self._forget(file_id, cancel))
 
-        def end(_: asyncio.Task[None]) -> None:
-            if self._written.get(file_id) is writing:
-                del self._written[file_id]
-            self._whole.release()
-
-        writing.add_done_callback(end)
+    def _forget(self, file_id: int, give_up: Callable[[], bool]) -> None:
+        """A file that came whole has ended; another one may have its id by now if it was given up."""
+        if self._written.get(file_id) is give_up:
+            del self._written[file_id]
+        self._whole.release()
 
     async def _continue(self, step: pb.FileWrite) -> None:
         incoming = self._open.get(step.id)
@@ -179,8 +262,8 @@ class _WriteStream:
 
     async def _give_up(self, file_id: int) -> None:
         """End a file that came whole; one that has ended is left as it is."""
-        writing = self._written.pop(file_id, None)
-        if writing is not None and writing.cancel():
+        give_up = self._written.pop(file_id, None)
+        if give_up is not None and give_up():
             await self._fail(file_id, InvalidArgument("the caller gave this file up"))
 
     async def _write_whole(self, step: pb.FileWrite) -> None:
@@ -192,7 +275,7 @@ class _WriteStream:
                 hashlib.sha256(data) if len(data) < INLINE_BYTES else await asyncio.to_thread(hashlib.sha256, data)
             ).digest()
             _check(step.open, step.commit, len(data), digest)
-            stored = await self._writer.store(order, data, digest)
+            stored = await self._writer.store(SmallFile(order, data, digest))
         except CdirError as error:
             await self._fail(step.id, error)
             return
@@ -208,7 +291,7 @@ class _WriteStream:
                 async with self._budget.taken(source.size):
                     content = await self._local.read_whole(source)
                     _check(step.open, step.commit, len(content.data), content.sha256)
-                    stored = await self._writer.store(order, content.data, content.sha256)
+                    stored = await self._writer.store(SmallFile(order, content.data, content.sha256))
             else:
                 async with self._large:
                     stored = await self._write_large_or_again(step, order)
@@ -277,6 +360,12 @@ class _WriteStream:
     async def _fail(self, file_id: int, error: CdirError) -> None:
         await self.outbox.put(pb.WriteResult(id=file_id, failure=to_failure(error), final=True))
 
+    async def _report_outcome(self, file_id: int, outcome: StoredFile | CdirError) -> None:
+        if isinstance(outcome, CdirError):
+            await self._fail(file_id, outcome)
+        else:
+            await self._report(file_id, outcome)
+
     async def _report(self, file_id: int, stored: StoredFile) -> None:
         """Say that the file is stored; while copies are under way, say so again as each lands."""
         late = stored.late
@@ -315,6 +404,15 @@ async def _pieces_of(source: LocalSource, digest: ContentDigest) -> AsyncGenerat
     finally:
         # the thread cannot be stopped; the file may be closed only when it has ended
         await asyncio.wait([reading])
+
+
+def _whole_size(step: pb.FileWrite) -> int:
+    """Bytes of a file that came whole."""
+    return max(step.open.local_source.size, 0) if step.open.HasField("local_source") else len(step.data)
+
+
+def _hashed(contents: Iterable[bytes]) -> list[LocalContent]:
+    return [LocalContent(data, hashlib.sha256(data).digest()) for data in contents]
 
 
 async def _finish(upload: Upload, opened: pb.WriteOpen, commit: pb.WriteCommit) -> StoredFile:

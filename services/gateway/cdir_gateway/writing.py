@@ -13,34 +13,32 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cdir.errors import (
-    AlreadyExists,
     CdirError,
     Conflict,
-    DeadlineExceeded,
     InternalError,
     IsDirectory,
     NotFound,
-    ProviderUnavailable,
     Retry,
 )
-from cdir.v1 import catalog_service_pb2, directory_service_pb2, entry_pb2, provider_pb2
+from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_gateway.background import Background
 from cdir_gateway.budget import ByteBudget
 from cdir_gateway.ledger import Ledger
-from cdir_gateway.orders import IN_THE_WAY, WriteOrder
+from cdir_gateway.orders import WriteOrder
 from cdir_gateway.strangers import Strangers
-from cdir_transfer.copying import HeldContent, copy_held
-from cdir_transfer.digest import INLINE_BYTES, ContentDigest
+from cdir_gateway.upload import LateCopies, StoredFile, Upload
+from cdir_transfer.copying import HeldContent
+from cdir_transfer.shared_puts import SharedPuts, SmallPut
 from cdir_transfer.strangers import ContentIdentity
-from cdir_transfer.writer import Branch, Copies, FanOut, ProviderWriter
+from cdir_transfer.writer import ProviderWriter
 
-__all__ = ["FileWriter", "LateCopies", "StoredFile", "Upload"]
+__all__ = ["FileWriter", "SmallFile"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,95 +71,14 @@ _ROOM_SECONDS: Final = 1.0
 _ABORT_SECONDS: Final = 30.0
 _ABORT_FIRST_PAUSE: Final = 1.0
 _ABORT_LONGEST_PAUSE: Final = 30.0
-_COMMIT_TRIES: Final = 3
-_COMMIT_PAUSE: Final = 0.2
 
 
-class StoredFile:
-    """A committed file: its entry, who holds it, who is owed, and the path it was meant for when it is a conflict's."""
+class SmallFile(NamedTuple):
+    """A whole content whose digest its caller has checked."""
 
-    def __init__(
-        self,
-        entry: entry_pb2.Entry,
-        stored: Sequence[str],
-        owed: Sequence[str],
-        late: LateCopies | None,
-        conflict_of: str = "",
-    ) -> None:
-        self.entry = entry
-        self.stored = stored
-        self.owed = owed
-        self.late = late
-        """The copies that are still under way; ``None`` when there are none."""
-        self.conflict_of = conflict_of
-
-    def message(self) -> directory_service_pb2.WriteStored:
-        """As the caller is told."""
-        return directory_service_pb2.WriteStored(
-            entry=self.entry, stored=self.stored, owed=self.owed, conflict_of=self.conflict_of
-        )
-
-
-class LateCopies:
-    """Copies that go on after their file was committed. They belong to the gateway, not to the caller's stream."""
-
-    def __init__(self, upload: Upload, entry: entry_pb2.Entry, recorded: set[str]) -> None:
-        self._upload = upload
-        self._entry = entry
-        self._recorded = recorded
-        self._changed = asyncio.Event()
-        self._ended = asyncio.Event()
-
-    async def run(self) -> None:
-        """See every copy end, and record those that land."""
-        try:
-            while True:
-                pending = self._upload.pending
-                for branch in self._upload.branches:
-                    if not branch.pending and branch.target.provider_id not in self._recorded:
-                        self._recorded.add(branch.target.provider_id)
-                        await self._record(branch)
-                        self._changed.set()
-                if not pending:
-                    return
-                await asyncio.wait([branch.task for branch in pending], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._ended.set()
-            self._changed.set()
-
-    async def _record(self, branch: Branch) -> None:
-        try:
-            await self._upload.record_ended(branch)
-        except CdirError as error:
-            path, provider = self._entry.path, branch.target.provider
-            logger.warning("cannot record the copy of %s at %s; the replicator will find it: %s", path, provider, error)
-
-    @property
-    def version_id(self) -> str:
-        """The version they are copies of."""
-        return self._upload.version_id
-
-    async def ended(self) -> None:
-        """Wait until no copy is under way any more."""
-        await self._ended.wait()
-
-    async def end(self) -> None:
-        """Stop them: the path is to be written anew, or the gateway ends. The copies stay owed."""
-        await self._upload.abandon()
-
-    async def news(self) -> AsyncGenerator[StoredFile, None]:
-        """Yield how the file stands whenever a copy has landed, the last time without ``late``. For one listener."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            entry = entry_pb2.Entry()
-            entry.CopyFrom(self._entry)
-            entry.owed = len(self._upload.owed_names)
-            late = None if self._ended.is_set() else self
-            upload = self._upload
-            yield StoredFile(entry, upload.stored_names, upload.owed_names, late, upload.order.conflict_of)
-            if late is None:
-                return
+    order: WriteOrder
+    data: bytes
+    sha256: bytes
 
 
 class FileWriter:
@@ -177,31 +94,108 @@ class FileWriter:
         """Paths of writes that are being given up, which may take as long as a slow provider does."""
         self._room = ByteBudget(_SMALL_BYTES)
 
-    async def store(self, order: WriteOrder, data: bytes, sha256: bytes) -> StoredFile:
-        """Store a whole content of at most 4 MiB whose digest the caller has checked.
+    async def store(self, file: SmallFile) -> StoredFile:
+        """Store a whole content of at most 4 MiB. Raises the errors of WriteFiles."""
+        try:
+            async with self._begun(file.order, len(file.data), file.sha256, look=False) as upload:
+                return await self._put(upload, file, await self.take_room(self.room_of(upload, file.data)))
+        except Conflict as error:
+            if not file.order.may_begin_anew(error):
+                raise
+        return await self._store_anew(file)
+
+    async def _store_anew(self, file: SmallFile) -> StoredFile:
+        async with self._begun(file.order, len(file.data), file.sha256, look=True) as upload:
+            return await self._put(upload, file, await self.take_room(self.room_of(upload, file.data)))
+
+    async def _put(self, upload: Upload, file: SmallFile, room: int) -> StoredFile:
+        try:
+            upload.put(file.data)
+        finally:
+            # given back by what holds it, which may be copies that land after the commit
+            upload.when_ended(lambda: self.give_room(room))
+        return await upload.finish(len(file.data), file.sha256, b"")
+
+    async def begin_each(self, files: Sequence[SmallFile]) -> list[Upload | None]:
+        """Begin to write files of one caller; ``None`` stands for one that is better stored by itself, from the start.
+
+        Every upload is to be seen to its end: by :meth:`see_through`, by :meth:`commit_each`, or given up.
+        """
+        intents = [_intent(file.order, len(file.data), file.sha256) for file in files]
+        try:
+            pending = self._ledger.begin_each(intents, files[0].order.user)
+            try:
+                begun = await asyncio.shield(pending)
+            except asyncio.CancelledError:
+                pending.add_done_callback(self._abort_orphans)
+                raise
+        except CdirError:
+            return [None] * len(files)
+        return [
+            None if isinstance(one, Exception) else Upload(self._ledger, self._providers, file.order, one, ())
+            for file, one in zip(files, begun, strict=True)
+        ]
+
+    def put_together(
+        self, files: Sequence[tuple[Upload, SmallFile]], targets: Sequence[Sequence[catalog_service_pb2.WriteTarget]]
+    ) -> SharedPuts | None:
+        """Begin to write contents whose targets are at the same providers; ``None`` where each has to go by itself."""
+        puts = [SmallPut(some, file.data, file.order.modified) for (_, file), some in zip(files, targets, strict=True)]
+        shared = self._providers.put_together(puts)
+        if shared is not None:
+            for number, (upload, file) in enumerate(files):
+                upload.joined(shared, number, ContentIdentity(len(file.data), file.sha256))
+        return shared
+
+    def is_late(self, order: WriteOrder) -> bool:
+        """Whether copies of the version before are still under way."""
+        return (order.workspace, order.path) in self._late
+
+    async def see_through(self, upload: Upload, file: SmallFile, room: int | None) -> StoredFile:
+        """See an upload to its end that was begun together with others; ``room`` is what it has taken, if any.
 
         Raises the errors of WriteFiles.
         """
         try:
-            return await self._store(order, data, sha256, look=False)
+            async with self._ending(upload):
+                if room is None:
+                    room = await self.take_room(self.room_of(upload, file.data))
+                return await self._put(upload, file, room)
         except Conflict as error:
-            if not order.may_begin_anew(error):
+            if not file.order.may_begin_anew(error):
                 raise
-        return await self._store(order, data, sha256, look=True)
+        return await self._store_anew(file)
 
-    async def _store(self, order: WriteOrder, data: bytes, sha256: bytes, *, look: bool) -> StoredFile:
-        async with self._begun(order, len(data), sha256, look=look) as upload:
-            # given back by what holds it, which may be copies that land after the commit
-            held = await self._take_room(_HELD_TIMES * len(data) * len(upload.reachable))
+    async def commit_each(
+        self, commitments: Sequence[tuple[Upload, catalog_service_pb2.WriteCommitment]], user: str
+    ) -> list[entry_pb2.Entry | None]:
+        """Commit what is stored everywhere; ``None`` stands for one that was not, and is to be seen through.
+
+        A caller who leaves meanwhile leaves the uploads to the catalog's answer.
+        """
+        try:
+            committing = self._ledger.commit_each([commitment for _, commitment in commitments], user)
             try:
-                upload.put(data)
-            finally:
-                upload.when_ended(lambda: self._room.give(held))
-            return await upload.finish(len(data), sha256, b"")
+                done = await asyncio.shield(committing)
+            except asyncio.CancelledError:
+                uploads = [upload for upload, _ in commitments]
+                self._background.start("commits", self._see_each_committed(uploads, committing))
+                raise
+        except CdirError:
+            return [None] * len(commitments)
+        return [None if isinstance(one, Exception) else one for one in done]
 
-    async def _take_room(self, size: int) -> int:
-        """Take room for the copies of a content. Late copies give way to it, the one first that has got least far:
-        their provider is slower than what comes, and what it is owed the replicator brings."""
+    @staticmethod
+    def room_of(upload: Upload, data: bytes) -> int:
+        """Bytes of memory that the copies of a content take together."""
+        return _HELD_TIMES * len(data) * len(upload.reachable)
+
+    async def take_room(self, size: int) -> int:
+        """Take room for copies; give back what this returns.
+
+        Late copies give way to what is asked for, the one first that has got least far: their provider is slower than
+        what comes, and what it is owed the replicator brings.
+        """
         while True:
             try:
                 async with asyncio.timeout(_ROOM_SECONDS):
@@ -210,6 +204,10 @@ class FileWriter:
                 youngest = next(reversed(self._late.values()), None)
                 if youngest is not None:
                     await youngest.end()
+
+    def give_room(self, room: int) -> None:
+        """Give back what was taken."""
+        self._room.give(room)
 
     async def copy(self, order: WriteOrder, held: HeldContent) -> StoredFile:
         """Store a content that providers hold already and whose digests are known. Raises the errors of WriteFiles."""
@@ -261,26 +259,33 @@ class FileWriter:
         for looks_left in reversed(range(_LOOKS + 1 if look else 1)):
             order, begun = await self._begin_or_beside(order, size, sha256)
             upload = Upload(self._ledger, self._providers, order, begun, replaceable)
-            try:
+            async with self._ending(upload):
                 met = await self._strangers.find(upload.reachable) if looks_left else []
                 if not met:
-                    late = self._late.get((order.workspace, order.path))
-                    if late is not None:
-                        # a copy of the version before that lands after the new one would take its place
-                        await late.end()
                     yield upload
                     return
-            finally:
-                if upload.commit is None:
-                    await self._give_up(upload)
-                elif upload.late is not None:
-                    self._start_late(order, upload.late)
-                elif not upload.committed:
-                    self._background.start("a commit", self._see_committed(order, upload, upload.commit))
             taken = await self._strangers.take_up(met)
             replaceable |= taken.replaceable
             if taken.contents:
                 order = order.after(begun.generation + taken.contents - 1)
+
+    @asynccontextmanager
+    async def _ending(self, upload: Upload) -> AsyncIterator[None]:
+        """See an upload to its end, however the block ends."""
+        order = upload.order
+        try:
+            late = self._late.get((order.workspace, order.path))
+            if late is not None:
+                # a copy of the version before that lands after the new one would take its place
+                await late.end()
+            yield
+        finally:
+            if upload.commit is None:
+                await asyncio.shield(self.give_up(upload))
+            elif upload.late is not None:
+                self._start_late(order, upload.late)
+            elif not upload.committed:
+                self._background.start("a commit", self._see_committed(order, upload, upload.commit))
 
     async def _begin_or_beside(
         self, order: WriteOrder, size: int, sha256: bytes
@@ -342,15 +347,7 @@ class FileWriter:
 
     async def _begin(self, order: WriteOrder, size: int, sha256: bytes) -> catalog_service_pb2.BegunWrite:
         """Begin a write; waits while a copy of the path is being moved, which the catalog says by "later"."""
-        intent = catalog_service_pb2.WriteIntent(
-            workspace=order.workspace,
-            path=order.path,
-            base_generation=order.base_generation,
-            size=size,
-            sha256=sha256,
-            modified=order.modified,
-            conflict_of=order.conflict_of,
-        )
+        intent = _intent(order, size, sha256)
         for attempt in range(1, _BEGIN_ATTEMPTS + 1):
             pending = self._ledger.begin(intent, order.user)
             try:
@@ -378,9 +375,9 @@ class FileWriter:
 
         self._background.start("a late copy", run())
 
-    async def _give_up(self, upload: Upload) -> None:
-        """Undo, in a task that the caller's cancellation does not reach."""
-        await asyncio.shield(self._background.start("giving up a write", self._undo(upload)))
+    def give_up(self, upload: Upload) -> asyncio.Task[None]:
+        """Begin to undo an upload, in a task that the caller's cancellation does not reach."""
+        return self._background.start("giving up a write", self._undo(upload))
 
     async def _undo(self, upload: Upload) -> None:
         key = (upload.order.workspace, upload.order.path)
@@ -429,238 +426,35 @@ class FileWriter:
         if late is not None:
             self._start_late(order, late)
 
+    async def _see_each_committed(
+        self, uploads: Sequence[Upload], committing: asyncio.Future[list[entry_pb2.Entry | Exception]]
+    ) -> None:
+        done: Sequence[entry_pb2.Entry | Exception | None] = [None] * len(uploads)
+        with contextlib.suppress(CdirError):
+            done = await committing
+        for upload, one in zip(uploads, done, strict=True):
+            if not isinstance(one, entry_pb2.Entry):
+                self.give_up(upload)
+
     def _abort_orphan(self, pending: asyncio.Future[catalog_service_pb2.BegunWrite]) -> None:
         """The caller left before it knew that its write had begun."""
         if not pending.cancelled() and pending.exception() is None:
             self._ledger.abort(catalog_service_pb2.AbortedWrite(version_id=pending.result().version_id))
 
+    def _abort_orphans(self, pending: asyncio.Future[list[catalog_service_pb2.BegunWrite | Exception]]) -> None:
+        if not pending.cancelled() and pending.exception() is None:
+            for begun in pending.result():
+                if not isinstance(begun, Exception):
+                    self._ledger.abort(catalog_service_pb2.AbortedWrite(version_id=begun.version_id))
 
-class Upload:
-    """One file being written, from its intent on.
 
-    ``replaceable`` are ids of providers where an object that nothing is recorded of may lie, and may be replaced.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        providers: ProviderWriter,
-        order: WriteOrder,
-        begun: catalog_service_pb2.BegunWrite,
-        replaceable: Container[str],
-    ) -> None:
-        self.order = order
-        self.version_id = begun.version_id
-        self.commit: asyncio.Future[entry_pb2.Entry] | None = None
-        """The call that commits; from then on the outcome is the catalog's."""
-        self.committed = False
-        self.late: LateCopies | None = None
-        self.digest = ContentDigest()
-        """Of the pieces so far, see :meth:`send_hashed`."""
-        self.sent: ContentIdentity | None = None
-        """The whole content, once providers may hold it: nobody stores it before its end is known."""
-        self._ledger = ledger
-        self._providers = providers
-        self._targets = list(begun.targets)
-        for target in self._targets:
-            if target.provider_id in replaceable and not target.HasField("occupant"):
-                target.occupant.SetInParent()
-        self._needed = max(begun.min_copies, 1)
-        self._copies: Copies | None = None
-        self._writing: frozenset[str] = frozenset()
-        """Ids of the providers where the write went on when the commit was sent."""
-
-    @property
-    def branches(self) -> Sequence[Branch]:
-        """The write to each provider that is tried."""
-        return () if self._copies is None else self._copies.branches
-
-    @property
-    def pending(self) -> list[Branch]:
-        """Those that are still under way."""
-        return [branch for branch in self.branches if branch.pending]
-
-    def when_ended(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made once no write to a provider is under way; at once when none is."""
-        waiting = {branch.task for branch in self.pending}
-        if not waiting:
-            call()
-
-        def ended(task: asyncio.Task[None]) -> None:
-            waiting.discard(task)
-            if not waiting:
-                call()
-
-        for task in tuple(waiting):
-            task.add_done_callback(ended)
-
-    @property
-    def stored_names(self) -> list[str]:
-        """Providers that hold the content."""
-        return [branch.target.provider for branch in self.branches if branch.stored is not None]
-
-    @property
-    def owed_names(self) -> list[str]:
-        """Providers that should hold it and do not yet."""
-        stored = set(self.stored_names)
-        return [target.provider for target in self._targets if target.provider not in stored]
-
-    @property
-    def written_to(self) -> list[str]:
-        """Ids of providers where something may be at the key."""
-        return [branch.target.provider_id for branch in self.branches if branch.touched or branch.stored is not None]
-
-    @property
-    def uncertain(self) -> list[catalog_service_pb2.WriteTarget]:
-        """Those of the targets written to where nobody knows what is at the key."""
-        return [branch.target for branch in self.branches if branch.touched]
-
-    def put(self, data: bytes) -> None:
-        """Begin to write a whole small content."""
-        reachable = self.reachable
-        chosen = {target.provider_id for target in reachable}
-        self._copies = self._providers.put(
-            reachable,
-            data,
-            spares=[one for one in self._targets if one.writable and one.provider_id not in chosen],
-            modified=self.order.modified,
-            needed=self._needed,
-            record_displaced=self._ledger.record,
-        )
-
-    def stream(self, size: int | None) -> None:
-        """Begin to write a content in pieces."""
-        self._copies = self._providers.stream(
-            self.reachable,
-            modified=self.order.modified,
-            size=size,
-            needed=self._needed,
-            record_displaced=self._ledger.record,
-        )
-
-    def copy(self, held: HeldContent) -> None:
-        """Begin to write a content that providers hold already."""
-        self._copies = copy_held(
-            self._providers,
-            self.reachable,
-            held,
-            modified=self.order.modified,
-            needed=self._needed,
-            record_displaced=self._ledger.record,
-        )
-
-    async def send(self, piece: bytes) -> None:
-        """Pass on the next piece, 1 byte to 4 MiB; raises when too few providers are left."""
-        assert isinstance(self._copies, FanOut)
-        try:
-            await self._copies.send(piece)
-        except CdirError as error:
-            raise self._failure(self._copies) from error
-
-    async def send_hashed(self, piece: bytes) -> None:
-        """Pass on the next piece and add it to :attr:`digest` meanwhile."""
-        if len(piece) < INLINE_BYTES:
-            self.digest.update(piece)
-            await self.send(piece)
-            return
-        hashing = asyncio.get_running_loop().run_in_executor(None, self.digest.update, piece)
-        try:
-            await self.send(piece)
-        finally:
-            await hashing
-
-    async def finish(self, size: int, sha256: bytes, block_digests: bytes) -> StoredFile:
-        """Wait for the copies and commit. The digests are those of what was sent."""
-        copies = self._copies
-        assert copies is not None
-        self.sent = ContentIdentity(size, sha256)
-        if isinstance(copies, FanOut):
-            copies.commit()
-        if not await (copies.minimum() if self.order.minimum else copies.settled()):
-            raise self._failure(copies)
-        commitment = catalog_service_pb2.WriteCommitment(
-            version_id=self.version_id,
-            size=size,
-            sha256=sha256,
-            block_digests=block_digests,
-            modified=self.order.modified,
-            stored=copies.stored,
-            touched=copies.touched,
-            writing=copies.writing,
-        )
-        self._writing = frozenset(commitment.writing)
-        entry = await self._commit(commitment)
-        self.late = self.go_on(entry)
-        return StoredFile(entry, self.stored_names, self.owed_names, self.late, self.order.conflict_of)
-
-    def go_on(self, entry: entry_pb2.Entry) -> LateCopies | None:
-        """The copies that were under way when the file was committed as ``entry``; ``None`` when there were none."""
-        if not self._writing:
-            return None
-        return LateCopies(self, entry, {one.target.provider_id for one in self.branches} - self._writing)
-
-    def _failure(self, copies: Copies) -> CdirError:
-        """Why too few copies are stored. What others have put in the way can be taken up: then it is worth a try."""
-        failure = copies.failure()
-        failure.message = f"{self.order.path} was not stored: {failure.message}"
-        for branch in copies.branches:
-            if isinstance(branch.error, AlreadyExists):
-                context = {"path": self.order.path, IN_THE_WAY: branch.target.provider}
-                return Conflict(failure.message, retry=Retry.LATER, retry_after=1.0, **context)
-        return failure
-
-    async def record_ended(self, branch: Branch) -> None:
-        """Record a copy whose write ended after the commit: it is there, or somebody has to look."""
-        seen = catalog_service_pb2.ReplicaObservation(
-            version_id=self.version_id, provider_id=branch.target.provider_id, key=branch.target.key, written=True
-        )
-        if branch.stored is not None:
-            seen.state = entry_pb2.REPLICA_STATE_OK
-            seen.etag, seen.checksum = branch.stored.etag, branch.stored.checksum
-            if branch.stored.HasField("acl"):
-                seen.acl.CopyFrom(branch.stored.acl)
-        else:
-            seen.state = entry_pb2.REPLICA_STATE_UNKNOWN if branch.touched else entry_pb2.REPLICA_STATE_MISSING
-            seen.error = "" if branch.error is None else branch.error.message
-        await self._ledger.record(seen)
-
-    async def abandon(self) -> None:
-        """Cancel the copies under way and see them end."""
-        if self._copies is not None:
-            await self._copies.abandon()
-
-    async def _commit(self, commitment: catalog_service_pb2.WriteCommitment) -> entry_pb2.Entry:
-        """Commit; an answer that was lost is asked for again, which is safe because a version is committed once."""
-        tries = 0
-        while True:
-            self.commit = self._ledger.commit(commitment, self.order.user)
-            tries += 1
-            try:
-                entry = await asyncio.shield(self.commit)
-            except CdirError as error:
-                if tries == _COMMIT_TRIES or not isinstance(error, (ProviderUnavailable, DeadlineExceeded)):
-                    self.commit = None
-                    raise
-                await asyncio.sleep(_COMMIT_PAUSE * tries)
-            else:
-                self.committed = True
-                return entry
-
-    @property
-    def reachable(self) -> list[catalog_service_pb2.WriteTarget]:
-        """The targets to write to now: those that answer, or all that may be written to when those are too few."""
-        writable = [target for target in self._targets if target.writable]
-        if len(writable) < self._needed:
-            others = ", ".join(target.provider for target in self._targets if not target.writable)
-            raise ProviderUnavailable(
-                f"{self.order.path} needs {self._needed} copies, but only {len(writable)} providers can be written to"
-                f" (not {others}; see `cdir status`)",
-                path=self.order.path,
-            )
-        answering = [
-            target
-            for target in writable
-            if target.state != provider_pb2.PROVIDER_STATE_DOWN
-            and not self._providers.health.suspect(target.provider_id)
-        ]
-        return answering if len(answering) >= self._needed else writable
+def _intent(order: WriteOrder, size: int, sha256: bytes) -> catalog_service_pb2.WriteIntent:
+    return catalog_service_pb2.WriteIntent(
+        workspace=order.workspace,
+        path=order.path,
+        base_generation=order.base_generation,
+        size=size,
+        sha256=sha256,
+        modified=order.modified,
+        conflict_of=order.conflict_of,
+    )

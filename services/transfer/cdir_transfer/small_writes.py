@@ -21,7 +21,7 @@ from cdir_transfer.observer import REFUSALS
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT, SharedCalls
 
-__all__ = ["Attempt", "SmallContent", "SmallWrites", "write_late"]
+__all__ = ["Attempt", "Outcome", "SmallContent", "SmallWrites", "write_late"]
 
 
 _LATE_SECONDS: Final = 0.5
@@ -42,7 +42,8 @@ class Attempt(enum.Enum):
     """It may have stored it all the same."""
 
 
-_Outcome = adapter_service_pb2.ObjectInfo | Attempt
+Outcome = adapter_service_pb2.ObjectInfo | Attempt
+"""What has become of a content: where it is not stored for sure, the long way is to be gone."""
 
 
 class SmallContent(NamedTuple):
@@ -75,7 +76,7 @@ class SmallWrites:
         self._background = background
         self._health = health
         # a write that its caller has given up must not land later, when somebody has cleared up after it
-        self._calls: SharedCalls[_Wanted, _Outcome] = SharedCalls(self._store, leaving_cancels=True)
+        self._calls: SharedCalls[_Wanted, Outcome] = SharedCalls(self._store, leaving_cancels=True)
 
     async def __aenter__(self) -> Self:
         await self._calls.__aenter__()
@@ -86,26 +87,33 @@ class SmallWrites:
     ) -> None:
         await self._calls.__aexit__(kind, error, trace)
 
-    async def write(
-        self, provider: adapter_service_pb2.ProviderRef, wanted: SmallContent
-    ) -> adapter_service_pb2.ObjectInfo | Attempt:
+    async def write(self, provider: adapter_service_pb2.ProviderRef, wanted: SmallContent) -> Outcome:
         """Store a content; what is no info is left to the long way."""
-        if len(wanted.data) > SMALL_CONTENT or self._health.suspect(provider.provider_id):
+        if len(wanted.data) > SMALL_CONTENT:
             return Attempt.NOTHING
-        asked = await self._calls.ask(provider.provider_id, _Wanted(provider.revision, wanted))
+        return (await self.write_together(provider, [wanted]))[0]
+
+    async def write_together(
+        self, provider: adapter_service_pb2.ProviderRef, contents: Sequence[SmallContent]
+    ) -> Sequence[Outcome]:
+        """As :meth:`write`, for contents that one call carries: at most ``OBJECTS_IN_CALL``, each small."""
+        if self._health.suspect(provider.provider_id):
+            return [Attempt.NOTHING] * len(contents)
+        wanted = [_Wanted(provider.revision, content) for content in contents]
+        asked = await self._calls.ask_together(provider.provider_id, wanted)
         # without an answer nobody knows
-        return Attempt.UNCERTAIN if asked is None else asked
+        return [Attempt.UNCERTAIN if one is None else one for one in asked]
 
     async def write_each(
         self, provider: adapter_service_pb2.ProviderRef, contents: Sequence[SmallContent]
-    ) -> Sequence[adapter_service_pb2.ObjectInfo | Attempt]:
+    ) -> Sequence[Outcome]:
         """As :meth:`write`, for contents of at most 8 MiB in all; the context need not be entered for it."""
         if not contents or self._health.suspect(provider.provider_id):
             return [Attempt.NOTHING] * len(contents)
         stored = await self._store(provider.provider_id, [_Wanted(provider.revision, one) for one in contents])
         return stored or [Attempt.UNCERTAIN] * len(contents)
 
-    async def _store(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[_Outcome]:
+    async def _store(self, provider_id: str, batch: Sequence[_Wanted]) -> Sequence[Outcome]:
         request = adapter_service_pb2.PutObjectsRequest(
             provider=adapter_service_pb2.ProviderRef(
                 provider_id=provider_id,
@@ -128,7 +136,7 @@ class SmallWrites:
         return [_read(outcome) for outcome in response.outcomes]
 
 
-def _read(outcome: adapter_service_pb2.PutOutcome) -> _Outcome:
+def _read(outcome: adapter_service_pb2.PutOutcome) -> Outcome:
     if outcome.HasField("info"):
         return outcome.info
     return Attempt.NOTHING if isinstance(from_failure(outcome.failure), REFUSALS) else Attempt.UNCERTAIN

@@ -33,7 +33,8 @@ from cdir_transfer.health import ProviderHealth
 from cdir_transfer.observer import REFUSALS, TransferObserver, is_providers_fault
 from cdir_transfer.reader import transfer_deadline
 from cdir_transfer.shared_calls import SMALL_CONTENT
-from cdir_transfer.small_writes import Attempt, SmallContent, SmallWrites, write_late
+from cdir_transfer.shared_puts import SharedPuts, SmallPut, stored_copy
+from cdir_transfer.small_writes import Attempt, Outcome, SmallContent, SmallWrites, write_late
 
 __all__ = ["Branch", "Copies", "FanOut", "ProviderWriter", "RecordDisplaced"]
 
@@ -92,16 +93,23 @@ class ProviderWriter:
         needed: int,
         record_displaced: RecordDisplaced,
         spares: Iterable[catalog_service_pb2.WriteTarget] = (),
+        begun: Callable[[str], Awaitable[Outcome]] | None = None,
     ) -> Copies:
         """Begin to store a whole content of at most 4 MiB at every target; :class:`Copies` says how it goes on.
 
         ``spares`` are targets that are written to as well as soon as it may be that too few of the others answer.
+        What was ``begun`` together with others at every target (:class:`SharedPuts`) is waited for first.
         """
 
-        def begin(target: catalog_service_pb2.WriteTarget) -> Branch:
-            return _WholeBranch(self, target, modified, record_displaced, data)
+        def begin(target: catalog_service_pb2.WriteTarget, begun: Callable[[str], Awaitable[Outcome]] | None) -> Branch:
+            return _WholeBranch(self, target, modified, record_displaced, data, begun)
 
-        return Copies(self, [begin(target) for target in targets], needed, [partial(begin, spare) for spare in spares])
+        branches = [begin(target, begun) for target in targets]
+        return Copies(self, branches, needed, [partial(begin, spare, None) for spare in spares])
+
+    def put_together(self, puts: Sequence[SmallPut]) -> SharedPuts | None:
+        """Begin to store small contents at the same targets, one call to each; ``None`` where calls are not shared."""
+        return None if self.small is None else SharedPuts(self.small, self.health, puts)
 
     def stream(
         self,
@@ -200,12 +208,7 @@ class Branch(ABC):
                 crash_point("write.after_copy")
             if info.size != size:
                 raise IntegrityError(f"the provider says that it stored {info.size} bytes instead of {size}")
-            self.stored = catalog_service_pb2.StoredCopy(
-                provider_id=provider_id,
-                etag=info.etag,
-                checksum=info.checksum,
-                acl=info.acl if info.HasField("acl") else None,
-            )
+            self.stored = stored_copy(provider_id, info)
             self.touched = False
             writer.health.answered(provider_id)
         except CdirError as error:
@@ -272,14 +275,14 @@ class _WholeBranch(Branch):
         modified: Timestamp,
         record_displaced: RecordDisplaced,
         data: bytes,
+        begun: Callable[[str], Awaitable[Outcome]] | None,
     ) -> None:
         super().__init__(writer, target, modified, record_displaced)
         self._data = data
+        self._begun = begun
 
     async def _write(self) -> tuple[adapter_service_pb2.ObjectInfo, int]:
-        small = self._writer.small
-        if small is not None and len(self._data) <= SMALL_CONTENT:
-            wrote = await small.write(self._ref, self._small_content())
+        if (wrote := await self._write_shortly()) is not None:
             if isinstance(wrote, adapter_service_pb2.ObjectInfo):
                 return wrote, len(self._data)
             self._tried = wrote is Attempt.UNCERTAIN
@@ -292,14 +295,21 @@ class _WholeBranch(Branch):
             )
         return response.info, len(self._data)
 
-    def _small_content(self) -> SmallContent:
-        return SmallContent(
+    async def _write_shortly(self) -> Outcome | None:
+        """Write in a call that others share, where that is possible."""
+        if self._begun is not None:
+            return await self._begun(self.target.provider_id)
+        small = self._writer.small
+        if small is None or len(self._data) > SMALL_CONTENT:
+            return None
+        content = SmallContent(
             key=self.target.key,
             modified=self._modified,
             only_if_absent=self._only_if_absent,
             data=self._data,
             acl=self._acl,
         )
+        return await small.write(self._ref, content)
 
 
 class _StreamBranch(Branch):

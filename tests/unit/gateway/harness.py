@@ -62,6 +62,8 @@ class Trouble:
     """After how many pieces of a streamed read each further one takes how many seconds."""
     corrupt: bool = False
     """What is read has a wrong first byte."""
+    lies: bool = False
+    """Of what is stored by a call for many, it says that it is a byte longer."""
     writes_only: bool = False
     copies_only: bool = False
     """Only copying at the provider itself."""
@@ -167,6 +169,9 @@ class FaultyAdapters(AdapterServicer):
     async def PutObjects(self, request: adapter_service_pb2.PutObjectsRequest, context: Any) -> Any:
         trouble = await self._meet("PutObjects", request.provider.provider_id, write=True)
         response = await super().PutObjects(request, context)
+        if trouble is not None and trouble.lies:
+            for outcome in response.outcomes:
+                outcome.info.size += 1
         if trouble is not None and trouble.error is not None:
             raise trouble.error
         return response
@@ -198,6 +203,27 @@ class FaultyAdapters(AdapterServicer):
                 if trouble.error is not None and arrived >= trouble.after:
                     raise trouble.error
             yield step
+
+
+def source_of(path: Path) -> directory_service_pb2.LocalFile:
+    """A local file as a caller names it."""
+    found = path.stat()
+    return directory_service_pb2.LocalFile(
+        path=str(path),
+        device=found.st_dev,
+        inode=found.st_ino,
+        size=found.st_size,
+        modified_ns=found.st_mtime_ns,
+    )
+
+
+def from_local(file_id: int, path: str, source: directory_service_pb2.LocalFile) -> directory_service_pb2.FileWrite:
+    """A file that the gateway reads by itself."""
+    return directory_service_pb2.FileWrite(
+        id=file_id,
+        open=directory_service_pb2.WriteOpen(path=path, modified=MODIFIED, local_source=source),
+        commit=directory_service_pb2.WriteCommit(),
+    )
 
 
 @dataclass
@@ -274,13 +300,14 @@ class Harness:
         return steps
 
     async def write(
-        self, steps: Iterable[directory_service_pb2.FileWrite]
+        self, steps: Iterable[directory_service_pb2.FileWrite], *, together: bool = False
     ) -> dict[int, list[directory_service_pb2.WriteResult]]:
-        """Send steps one message each; return all news by file."""
+        """Send steps one message each, or all in one; return all news by file."""
 
         async def requests() -> AsyncIterator[directory_service_pb2.WriteFilesRequest]:
-            for step in steps:
-                yield directory_service_pb2.WriteFilesRequest(writes=[step])
+            messages = [list(steps)] if together else ([step] for step in steps)
+            for some in messages:
+                yield directory_service_pb2.WriteFilesRequest(writes=some)
 
         news: dict[int, list[directory_service_pb2.WriteResult]] = {}
         async with asyncio.timeout(HANG):

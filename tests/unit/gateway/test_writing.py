@@ -27,7 +27,7 @@ from cdir_catalog.servicer import CatalogServicer
 from cdir_gateway import ledger, write_stream
 from cdir_transfer.digest import BLOCK_SIZE
 from cdir_transfer.writer import FanOut, ProviderWriter
-from unit.gateway.harness import MODIFIED, Harness, Trouble, open_harness
+from unit.gateway.harness import MODIFIED, Harness, Trouble, from_local, open_harness, source_of
 
 LARGE = os.urandom(2 * BLOCK_SIZE + 12_345)
 
@@ -380,25 +380,6 @@ async def test_large_files_tell_how_far_they_are(trio: Harness) -> None:
     assert told == sorted(told)
     assert told[-1] <= len(LARGE)
     assert news[-1].HasField("stored")
-
-
-def source_of(path: Path) -> pb.LocalFile:
-    found = path.stat()
-    return pb.LocalFile(
-        path=str(path),
-        device=found.st_dev,
-        inode=found.st_ino,
-        size=found.st_size,
-        modified_ns=found.st_mtime_ns,
-    )
-
-
-def from_local(file_id: int, path: str, source: pb.LocalFile) -> pb.FileWrite:
-    return pb.FileWrite(
-        id=file_id,
-        open=pb.WriteOpen(path=path, modified=MODIFIED, local_source=source),
-        commit=pb.WriteCommit(),
-    )
 
 
 @pytest.mark.parametrize("content", [b"", b"x", LARGE[:BLOCK_SIZE], LARGE], ids=len)
