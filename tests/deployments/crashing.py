@@ -30,7 +30,8 @@ class Scenario:
 
     before: Files
     after: Files
-    """The files once the command is done. There is nothing between the two: each command here changes one thing."""
+    """The files once the command is done. There is nothing between the two: what a command changes here, it changes at
+    once."""
     command: Sequence[str]
     setup: Sequence[Sequence[str]] = ()
     """Commands that come first, with nothing armed."""
@@ -138,6 +139,13 @@ class CrashWorld:
                 source = self.scratch / "source"
                 source.write_bytes(argument.removeprefix("content:").encode())
                 made.append(str(source))
+            elif argument.startswith("contents:"):
+                sources = self.scratch / "sources"
+                sources.mkdir(exist_ok=True)
+                for named in argument.removeprefix("contents:").split(","):
+                    name, _, content = named.partition("=")
+                    (sources / name).write_bytes(content.encode())
+                made.append(str(sources))
             else:
                 made.append(argument.replace("@", folder))
         return made

@@ -51,6 +51,11 @@ WRITE = Scenario(
     after={"kept": KEPT, "x": b"first content"},
     command=("put", "content:first content", "@/x"),
 )
+WRITE_TOGETHER = Scenario(
+    before={"kept": KEPT},
+    after={"kept": KEPT, "x": b"first content", "y": b"second", "z": b"third and last"},
+    command=("put", "contents:x=first content,y=second,z=third and last", "@", "--recursive"),
+)
 REPLACE = Scenario(
     before={"kept": KEPT, "x": b"older content"},
     after={"kept": KEPT, "x": b"newer content, and longer"},
@@ -130,6 +135,12 @@ def _cases() -> Iterator[tuple[str, Case]]:
             " write.after_copy:3 write.before_commit* write.after_commit*;"
             "catalog: write.in_begin* write.begun* write.in_commit*! write.committed*",
         ),
+        "write together": (
+            WRITE_TOGETHER,
+            "gateway: write.before_begin write.before_copies* write.before_copies:3 write.after_copies*!"
+            " write.after_copies:2 write.after_copies:3* write.before_commit* write.after_commit;"
+            "catalog: write.in_begin write.begun write.in_commit write.committed*",
+        ),
         "replace": (
             REPLACE,
             "gateway: replace.before_aside* replace.before_aside:3 replace.after_aside! replace.after_aside:2*"
@@ -166,6 +177,10 @@ def _cases() -> Iterator[tuple[str, Case]]:
             " evacuate.recorded*; replicator: evacuate.before_record* repair.after_copy",
         ),
         "recover whole": (replace(WRITE, first="gateway/write.before_commit"), "replicator: recover.before_commit*"),
+        "recover together": (
+            replace(WRITE_TOGETHER, first="gateway/write.before_commit"),
+            "replicator: recover.before_commit*",
+        ),
         "recover half": (
             replace(REPLACE, first="gateway/replace.after_aside:2"),
             "replicator: recover.after_claim* recover.before_abort*",

@@ -1,7 +1,8 @@
 """One WriteFiles stream: takes the files of a stream apart, writes each, and sends the results as they come.
 
-Whole files (one step, or a local source) run side by side, many at a time. A file in several steps has a task that its
-data is handed to; when that is busy the stream waits, and with it the caller.
+Whole files (one step, or a local source) run side by side, many at a time, and small ones that come in one message are
+written together. A file in several steps has a task that its data is handed to; when that is busy the stream waits, and
+with it the caller.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ POINTS: Final[Mapping[str, str]] = {
     "write.begun": "the catalog has committed the intent and not answered",
     "write.before_copy": "a provider is about to be given the content",
     "write.after_copy": "a provider has stored the content; nobody was told",
+    "write.before_copies": "a provider is about to be given the contents of several files",
+    "write.after_copies": "a provider has stored what it takes of them; nobody was told",
     "write.before_commit": "enough copies are durable; the commit was not asked for",
     "write.in_commit": "the catalog has written the commit and not committed it",
     "write.committed": "the catalog has committed and not answered",

@@ -46,7 +46,6 @@ class SharedPuts:
     def __init__(self, small: SmallWrites, health: ProviderHealth, puts: Sequence[SmallPut]) -> None:
         self._puts = puts
         self._health = health
-        crash_point("write.before_copy")
         self._calls = {
             targets[0].provider_id: asyncio.create_task(self._write(small, targets))
             for targets in zip(*(put.targets for put in puts), strict=True)
@@ -104,6 +103,7 @@ class SharedPuts:
         provider = adapter_service_pb2.ProviderRef(
             provider_id=targets[0].provider_id, revision=max(target.provider_revision for target in targets)
         )
+        crash_point("write.before_copies")
         outcomes = await small.write_together(
             provider,
             [
@@ -117,7 +117,7 @@ class SharedPuts:
                 for target, put in zip(targets, self._puts, strict=True)
             ],
         )
-        crash_point("write.after_copy")
+        crash_point("write.after_copies")
         return outcomes
 
 
