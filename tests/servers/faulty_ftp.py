@@ -40,7 +40,13 @@ class FaultyFtp:
         self.cut_download_after: int | None = None
         """End the data connection (FIN) after so many bytes to the client."""
         self.cut_upload_after: int | None = None
-        """Reset both ends of the data connection after so many bytes from the client."""
+        """Reset both ends of the data connection after so many bytes from the client.
+
+        Let it be more than the systems' buffers hold: a server that is reset before it has accepted the connection
+        may wait for another one and never answer.
+        """
+        self.end_upload_after: int | None = None
+        """Let the server see the end of the data connection (FIN) after so many bytes from the client."""
         self.body: bytes | None = None
         """What a data connection brings in place of what the server sends."""
         self._clients: set[asyncio.StreamWriter] = set()
@@ -49,7 +55,8 @@ class FaultyFtp:
 
     def heal(self) -> None:
         """Take all faults away."""
-        self.greeting = self.cut_download_after = self.cut_upload_after = self.body = None
+        self.greeting = self.body = None
+        self.cut_download_after = self.cut_upload_after = self.end_upload_after = None
         self.instead.clear()
         self.changed.clear()
         self.lost.clear()
@@ -169,7 +176,10 @@ class FaultyFtp:
     async def _upload(
         self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, upstream: asyncio.StreamWriter
     ) -> None:
+        left = self.end_upload_after
         while piece := await reader.read(64 * 1024):
+            if left is not None:
+                piece, left = piece[:left], left - len(piece[:left])
             if self.cut_upload_after is not None:
                 self.cut_upload_after -= len(piece)
                 if self.cut_upload_after <= 0:
