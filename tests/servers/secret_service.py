@@ -9,7 +9,10 @@ from pathlib import Path
 
 from servers.process import ServerProcess, fresh_folder
 
-__all__ = ["SecretService", "missing", "secret_service"]
+__all__ = ["ONLY_SLOW", "SecretService", "missing", "secret_service"]
+
+ONLY_SLOW = True
+"""Only slow tests start it, so ``make test`` can do without."""
 
 _PROGRAMS = ("dbus-daemon", "gnome-keyring-daemon")
 
