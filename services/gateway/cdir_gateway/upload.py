@@ -298,8 +298,8 @@ class Upload:
         """The file that was committed as ``entry`` when the writes begun together had all landed."""
         stored: list[str] = []
         owed: list[str] = []
-        shared, number = self._shared or (None, 0)
-        assert shared is not None
+        assert self._shared is not None
+        shared, number = self._shared
         written = {target.provider_id for target in shared.targets(number)}
         for target in self._targets:
             (stored if target.provider_id in written else owed).append(target.provider)

@@ -152,7 +152,8 @@ class FileWriter:
         return (order.workspace, order.path) in self._late
 
     async def see_through(self, upload: Upload, file: SmallFile, room: int | None) -> StoredFile:
-        """See an upload to its end that was begun together with others; ``room`` is what it has taken, if any.
+        """See an upload to its end that was begun together with others; ``room``, which is given back, is what it has
+        taken, if any.
 
         Raises the errors of WriteFiles.
         """
@@ -160,10 +161,14 @@ class FileWriter:
             async with self._ending(upload):
                 if room is None:
                     room = await self.take_room(self.room_of(upload, file.data))
-                return await self._put(upload, file, room)
+                taken, room = room, None
+                return await self._put(upload, file, taken)
         except Conflict as error:
             if not file.order.may_begin_anew(error):
                 raise
+        finally:
+            if room is not None:
+                self.give_room(room)  # it was left before the copies had it
         return await self._store_anew(file)
 
     async def commit_each(
