@@ -1237,7 +1237,8 @@ class DebtOutcome(_message.Message):
     """done is true when the copy is now as it should be: written, renamed, removed, or inspected and right."""
     state: _entry_pb2.ReplicaState.ValueType
     """state found instead: MISSING or CORRUPT by an inspection; CORRUPT by a rename when another program's object lay at the old name, and lies
-    there again; unspecified else.
+    there again; unspecified else. CORRUPT with a failure that says that nothing was read (PROVIDER_UNAVAILABLE, DEADLINE_EXCEEDED) holds only
+    where another good copy is recorded and the object is surely cdir's own; else it is a failure like others.
     """
     etag: _builtins.str
     """etag of the object; may be empty."""

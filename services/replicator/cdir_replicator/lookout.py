@@ -57,7 +57,9 @@ class Lookout:
             return False
         replica = item.replica
         try:
-            if await self._is_vacant(replica, item.target_key):
+            # a copy that was found bad may be one that cannot be read
+            bad = replica.state == entry_pb2.REPLICA_STATE_CORRUPT
+            if not bad and await self._is_vacant(replica, item.target_key):
                 return True
             info = await self._stat(replica, item.target_key)
         except NotFound:

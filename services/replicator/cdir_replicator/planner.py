@@ -26,6 +26,8 @@ from cdir.errors import (
 __all__ = [
     "LARGE_BYTES",
     "SOON",
+    "UNREACHABLE",
+    "UNREADABLE_AFTER",
     "Admission",
     "Health",
     "HealthState",
@@ -61,6 +63,10 @@ class Span(NamedTuple):
 UNREACHABLE = Span(2.0, 5.0)
 """When to try again what failed because its provider did. Short: a provider that is down is skipped by the catalog
 anyway, so this only covers the time until that is noticed."""
+
+UNREADABLE_AFTER = 3
+"""So many failed attempts to read an object that is there, at a provider that answers, are no chance any more: it is
+unreadable, as a file is on a bad sector of a disk."""
 
 NO_ROOM = Span(30.0, 60.0)
 """When to try again a provider that is full."""

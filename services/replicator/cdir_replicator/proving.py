@@ -35,7 +35,7 @@ from cdir_replicator.planner import LARGE_BYTES
 from cdir_transfer.digest import block_count
 from cdir_transfer.leases import kept_alive
 from cdir_transfer.listing import listed_pages, provider_ref
-from cdir_transfer.observer import is_providers_fault
+from cdir_transfer.observer import is_providers_fault, is_unread
 from cdir_transfer.reader import VerifiedReader
 
 __all__ = ["Prover"]
@@ -67,6 +67,8 @@ class _Reading:
     right: list[int] = dataclasses.field(default_factory=list)
     """Found right and not recorded as proven yet."""
     damaged: list[scrub_pb2.ProofItem] = dataclasses.field(default_factory=list)
+    unread: list[tuple[scrub_pb2.ProofItem, CdirError]] = dataclasses.field(default_factory=list)
+    """Nothing came of them, or not all, although their provider answers."""
     unproven: set[int] = dataclasses.field(default_factory=set)
     left_out: int = 0
     """Copies that were not begun, since the allowance was spent."""
@@ -222,6 +224,8 @@ class Prover:
             await self._release(leased)
             for item in reading.damaged:
                 await self._judge(provider_ref(provider), item.version.version_id, item.replica, _OTHER_BYTES, progress)
+            if reading.unread:
+                await self._notes.record([_doubtful(item, error) for item, error in reading.unread])
             if reading.left_out:
                 return False
             if len(items) < wanted:
@@ -286,6 +290,8 @@ class Prover:
                     await self._require_reachable(provider, error)
                     logger.info("%s at provider %s cannot be proven: %s", item.path, provider.name, error)
                     reading.unproven.add(item.proof_id)
+                    if is_unread(error):
+                        reading.unread.append((item, error))
                     progress.failed += 1
                 else:
                     reading.right.append(item.proof_id)
@@ -438,6 +444,17 @@ class Prover:
         with translated():
             response = await self._catalog.ReadProofs(scrub_pb2.ReadProofsRequest(), timeout=_CATALOG_SECONDS)
         return response.now
+
+
+def _doubtful(item: scrub_pb2.ProofItem, error: CdirError) -> catalog_service_pb2.ReplicaObservation:
+    """Return the note that has a copy inspected: whether it can be read at all, several attempts tell."""
+    return catalog_service_pb2.ReplicaObservation(
+        version_id=item.version.version_id,
+        provider_id=item.replica.provider_id,
+        key=item.replica.key,
+        state=entry_pb2.REPLICA_STATE_UNKNOWN,
+        error=error.message,
+    )
 
 
 async def _nowhere_else() -> Sequence[entry_pb2.Replica]:

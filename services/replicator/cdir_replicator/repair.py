@@ -33,10 +33,11 @@ from cdir.v1 import (
 from cdir_replicator.absence import Absence
 from cdir_replicator.lookout import Lookout
 from cdir_replicator.notes import Notes
-from cdir_replicator.planner import SOON, judge
+from cdir_replicator.planner import SOON, UNREACHABLE, UNREADABLE_AFTER, Verdict, back_off, judge
 from cdir_replicator.progress import Progress
 from cdir_runtime.crash import crash_point
 from cdir_transfer.digest import BLOCK_SIZE
+from cdir_transfer.observer import is_unread
 from cdir_transfer.reader import OpenContent, VerifiedReader
 from cdir_transfer.shared_calls import SMALL_CONTENT
 from cdir_transfer.small_reads import SmallReads
@@ -147,8 +148,9 @@ class Repairer:
         self,
         item: catalog_service_pb2.DebtItem,
         error: CdirError,
+        verdict: Verdict | None = None,
     ) -> catalog_service_pb2.DebtOutcome:
-        verdict = judge(error, item.replica.attempts)
+        verdict = verdict or judge(error, item.replica.attempts)
         self._progress.failed += 1
         if verdict.counted:
             logger.warning("%s: %s", _label(item), error.message)
@@ -444,7 +446,24 @@ class Repairer:
                 await pieces.aclose()
         except IntegrityError as damage:
             return self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, damage)
+        except CdirError as error:
+            if is_unread(error):
+                return await self._not_read(item, error)
+            raise
         return self._done(item, info.etag, info.checksum)
+
+    async def _not_read(self, item: catalog_service_pb2.DebtItem, error: CdirError) -> catalog_service_pb2.DebtOutcome:
+        """Tell an object that cannot be read from a provider that does not answer; raises the error of that."""
+        with translated():
+            await self._adapters.CheckMark(
+                adapter_service_pb2.CheckMarkRequest(provider=_ref(item.replica), once=True), timeout=_CALL_SECONDS
+            )
+        attempts = item.replica.attempts
+        if attempts < UNREADABLE_AFTER:
+            return self._failed(item, error, Verdict(True, back_off(attempts)))
+        outcome = self._found(item, entry_pb2.REPLICA_STATE_CORRUPT, error)
+        outcome.retry_seconds = random.uniform(*UNREACHABLE)
+        return outcome
 
 
 def shares_calls(item: catalog_service_pb2.DebtItem) -> bool:

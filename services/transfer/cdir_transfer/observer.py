@@ -21,7 +21,7 @@ from cdir.errors import (
 )
 from cdir.v1 import catalog_service_pb2, scan_pb2
 
-__all__ = ["REFUSALS", "TransferObserver", "is_providers_fault"]
+__all__ = ["REFUSALS", "TransferObserver", "is_providers_fault", "is_unread"]
 
 REFUSALS: Final = (
     AlreadyExists,
@@ -59,3 +59,12 @@ def is_providers_fault(error: CdirError) -> bool:
     if isinstance(error, ProviderUnavailable):
         return "provider" in error.context
     return isinstance(error, (DeadlineExceeded, RateLimited, Unauthenticated))
+
+
+def is_unread(error: CdirError) -> bool:
+    """Whether reading a content has failed because nothing of it came, or not all: where its provider answers
+    otherwise, that lies in the object, as it does where a file is on a bad sector.
+
+    What a provider refuses, as one does that is asked too often, is no such reason.
+    """
+    return isinstance(error.__cause__ or error, (ProviderUnavailable, DeadlineExceeded))

@@ -235,8 +235,8 @@ class OpenContent:
     async def block(self, index: int) -> bytes:
         """Return one verified block; of an empty content, block 0 is empty.
 
-        Raises ProviderUnavailable when no replica could be reached that might have it, else IntegrityError when every
-        replica is damaged or gone.
+        Raises ProviderUnavailable when no replica could be reached that might have it (its cause is what the first said
+        that was asked), else IntegrityError when every replica is damaged or gone.
         """
         first = self._first
         if first is not None and first.source is None:
@@ -480,7 +480,9 @@ class OpenContent:
         reasons = "; ".join(f"{provider}: {error.message}" for provider, error in failures.items())
         if all(isinstance(error, (IntegrityError, NotFound)) for error in failures.values()):
             return IntegrityError(f"no good copy of {self._label} is left: {reasons}", path=self._label)
-        return ProviderUnavailable(f"cannot read {self._label} from any provider: {reasons}", path=self._label)
+        error = ProviderUnavailable(f"cannot read {self._label} from any provider: {reasons}", path=self._label)
+        error.__cause__ = next(iter(failures.values()))
+        return error
 
 
 def _provider_id(replica: entry_pb2.Replica) -> str:

@@ -13,9 +13,11 @@ from cdir.v1 import directory_service_pb2 as directory
 from cdir.v1 import entry_pb2, provider_pb2
 
 COPY = catalog.DEBT_KIND_COPY
+CORRUPT = entry_pb2.REPLICA_STATE_CORRUPT
 DOWN = provider_pb2.PROVIDER_STATE_DOWN
 OK = entry_pb2.REPLICA_STATE_OK
 UP = provider_pb2.PROVIDER_STATE_UP
+UNREADABLE = entry_pb2.Failure(reason="PROVIDER_UNAVAILABLE", message="the connection broke while it was read")
 
 
 async def _owing(driver: Driver, count: int = 1) -> None:
@@ -223,6 +225,27 @@ async def test_an_inspection_that_finds_nothing_orders_a_copy(mirrored: Driver) 
     await mirrored.finish(await mirrored.claim(), state=entry_pb2.REPLICA_STATE_MISSING)
     (item,) = await mirrored.claim()
     assert (item.kind, item.replica.provider) == (COPY, "b")
+
+
+async def test_an_object_that_cannot_be_read_is_copied_from_elsewhere(mirrored: Driver) -> None:
+    entry = await mirrored.write("/f")
+    await mirrored.see(entry, "b", entry_pb2.REPLICA_STATE_UNKNOWN)
+    await mirrored.finish(await mirrored.claim(), done=False, state=CORRUPT, failure=UNREADABLE)
+    (item,) = await mirrored.claim()
+    assert (item.kind, item.replica.provider, item.replica.state) == (COPY, "b", CORRUPT)
+
+
+async def test_the_only_copy_that_cannot_be_read_is_not_given_up(mirrored: Driver) -> None:
+    entry = await mirrored.write("/f")
+    for name in ("a", "c"):
+        await mirrored.see(entry, name, entry_pb2.REPLICA_STATE_MISSING)
+    await mirrored.see(entry, "b", entry_pb2.REPLICA_STATE_UNKNOWN)
+    inspections = [item for item in await mirrored.claim() if item.kind == catalog.DEBT_KIND_INSPECT]
+    await mirrored.finish(inspections, done=False, state=CORRUPT, failure=UNREADABLE)
+    (again,) = [item for item in await mirrored.claim() if item.kind == catalog.DEBT_KIND_INSPECT]
+    assert (again.replica.provider, again.replica.attempts, again.replica.error) == ("b", 0, UNREADABLE.message)
+    await mirrored.finish([again])
+    assert (await mirrored.states("/f"))["b"] == "OK"
 
 
 async def test_observations_that_came_too_late_are_ignored(mirrored: Driver) -> None:

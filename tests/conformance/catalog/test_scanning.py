@@ -116,6 +116,16 @@ async def test_an_owed_copy_that_may_be_there_is_inspected(mirrored: Driver) -> 
     assert await mirrored.states("/x") == _EVERYWHERE
 
 
+async def test_a_suspected_object_that_cannot_be_read_is_left_alone(mirrored: Driver) -> None:
+    await write_at(mirrored, "/x", on="ab")
+    await scan(mirrored, "c", listed("x", modified=OLD))
+    unreadable = entry_pb2.Failure(reason="PROVIDER_UNAVAILABLE", message="the connection broke while it was read")
+    await mirrored.finish(await mirrored.claim(), done=False, state=_CORRUPT, failure=unreadable)
+    (item,) = await mirrored.claim()
+    assert (item.kind, item.replica.provider) == (catalog.DEBT_KIND_INSPECT, "c")
+    assert await _generations(mirrored, "/x") == [(1, 7, True)]
+
+
 async def test_an_inspected_object_that_is_something_else_is_kept(mirrored: Driver) -> None:
     await write_at(mirrored, "/x", on="ab")
     await scan(mirrored, "c", listed("x", modified=OLD))

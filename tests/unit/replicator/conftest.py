@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +24,11 @@ from cdir.v1 import (
     directory_service_pb2,
     entry_pb2,
     provider_pb2,
+    scrub_pb2,
 )
 from cdir_adapters.service import open_adapters
 from cdir_catalog.service import open_catalog
+from cdir_replicator.roles.scrub import ScrubRole
 from cdir_replicator.service import Replicator
 from cdir_runtime.loopback import LoopbackChannel
 from cdir_runtime.vault import Vault
@@ -253,6 +256,33 @@ class Bench:
             while await self.owed():
                 await asyncio.gather(*(worker.propagate.once() for worker in workers))
                 await asyncio.sleep(0.02)
+
+    async def all_up(self) -> None:
+        """Tell the catalog that every provider answers."""
+        observations = [
+            catalog_service_pb2.ProviderObservation(provider_id=ref.provider_id, state=provider_pb2.PROVIDER_STATE_UP)
+            for ref in self.providers.values()
+        ]
+        await self.catalog.RecordProviderStates(
+            catalog_service_pb2.RecordProviderStatesRequest(observations=observations)
+        )
+
+    async def scrub(self, role: ScrubRole | None = None, **fields: Any) -> scrub_pb2.ScrubProgress:
+        """Have a scrub done, by ``role`` or the replicator's own; returns its last word."""
+        await self.all_up()
+        role = role or self.replicator.scrub
+        request = scrub_pb2.ScrubTreeRequest(**{"path": "/", **fields})
+        serving: asyncio.Task[None] | None = None
+        last = scrub_pb2.ScrubProgress()
+        async with asyncio.timeout(HANG):
+            async for step in role.scrub(request):
+                last = step
+                if serving is None:
+                    serving = asyncio.create_task(role.serve())
+            assert serving is not None
+            await serving
+        assert last.done
+        return last
 
     async def until(self, condition: Callable[[], object], step: Callable[[], object] | None = None) -> None:
         """Wait until ``condition`` holds; both may be coroutine functions."""

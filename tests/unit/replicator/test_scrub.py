@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdir.errors import InvalidArgument, NotFound, RateLimited
 from cdir.status import translated
-from cdir.v1 import adapter_service_pb2, catalog_service_pb2, entry_pb2, provider_pb2, scrub_pb2
+from cdir.v1 import adapter_service_pb2, entry_pb2, scrub_pb2
 from cdir_replicator.allowance import ScrubPace
 from cdir_replicator.roles.scrub import ScrubRole
-from unit.replicator.conftest import HANG, Bench
+from unit.replicator.conftest import Bench
 
 OK = entry_pb2.REPLICA_STATE_OK
-
-
-async def _up(bench: Bench) -> None:
-    observations = [
-        catalog_service_pb2.ProviderObservation(provider_id=ref.provider_id, state=provider_pb2.PROVIDER_STATE_UP)
-        for ref in bench.providers.values()
-    ]
-    await bench.catalog.RecordProviderStates(catalog_service_pb2.RecordProviderStatesRequest(observations=observations))
-
-
-async def _scrub(bench: Bench, role: ScrubRole | None = None, **fields: Any) -> scrub_pb2.ScrubProgress:
-    """Have a scrub done; returns its last word."""
-    await _up(bench)
-    role = role or bench.replicator.scrub
-    request = scrub_pb2.ScrubTreeRequest(**{"path": "/", **fields})
-    serving: asyncio.Task[None] | None = None
-    last = scrub_pb2.ScrubProgress()
-    async with asyncio.timeout(HANG):
-        async for step in role.scrub(request):
-            last = step
-            if serving is None:
-                serving = asyncio.create_task(role.serve())
-        assert serving is not None
-        await serving
-    assert last.done
-    return last
 
 
 def _role(bench: Bench, pace: ScrubPace) -> ScrubRole:
@@ -53,7 +25,7 @@ async def test_good_copies_are_proven(bench: Bench) -> None:
     await bench.write("/x", b"content")
     await bench.write("/y", bytes(5_000_000))
     before = (await bench.replicas("/x"))["a"].proven.ToNanoseconds()
-    found = await _scrub(bench)
+    found = await bench.scrub()
     assert (found.proven, found.bytes, found.corrupt, found.missing) == (6, 3 * 5_000_007, 0, 0)
     assert found.calls == 3 + 3 * 2
     assert (await bench.replicas("/x"))["a"].proven.ToNanoseconds() > before
@@ -65,12 +37,12 @@ async def test_damage_is_found_and_repaired(bench: Bench) -> None:
     bench.corrupt("a", "x")
     bench.corrupt("b", "y")
     bench.root("c").joinpath("x").unlink()
-    found = await _scrub(bench)
+    found = await bench.scrub()
     assert (found.proven, found.corrupt, found.missing, found.changed) == (3, 2, 1, 0)
     assert await bench.owed() == 3
     await bench.work_off()
     assert bench.files("a") == bench.files("b") == bench.files("c") == {"x": b"content", "y": bytes(5_000_000)}
-    assert (await _scrub(bench)).proven == 6
+    assert (await bench.scrub()).proven == 6
 
 
 async def test_an_older_content_that_is_damaged_is_let_go(bench: Bench) -> None:
@@ -78,7 +50,7 @@ async def test_an_older_content_that_is_damaged_is_let_go(bench: Bench) -> None:
     await bench.write("/x", b"newer")
     aside = f".cdir/versions/{older.version_id[:2]}/{older.version_id}"
     bench.corrupt("a", aside)
-    found = await _scrub(bench)
+    found = await bench.scrub()
     assert (found.proven, found.corrupt) == (5, 1)
     await bench.work_off()
     assert bench.files("a") == {"x": b"newer"}
@@ -87,7 +59,7 @@ async def test_an_older_content_that_is_damaged_is_let_go(bench: Bench) -> None:
 async def test_what_others_wrote_is_not_taken_for_damage(bench: Bench) -> None:
     await bench.write("/x", b"content")
     bench.root("b").joinpath("x").write_bytes(b"edited by others")
-    found = await _scrub(bench)
+    found = await bench.scrub()
     assert (found.proven, found.corrupt, found.changed) == (2, 0, 1)
     await bench.work_off()
     assert bench.files("a")["x"] == bench.files("c")["x"] == b"edited by others"
@@ -96,14 +68,14 @@ async def test_what_others_wrote_is_not_taken_for_damage(bench: Bench) -> None:
 async def test_a_path_and_a_provider_restrict_it(bench: Bench) -> None:
     for path in ("/x", "/y"):
         await bench.write(path, b"content")
-    assert (await _scrub(bench, path="/x")).proven == 3
-    assert (await _scrub(bench, provider="b")).proven == 2
+    assert (await bench.scrub(path="/x")).proven == 3
+    assert (await bench.scrub(provider="b")).proven == 2
     with pytest.raises(NotFound):
-        await _scrub(bench, path="/nothing")
+        await bench.scrub(path="/nothing")
     with pytest.raises(NotFound):
-        await _scrub(bench, provider="nobody")
+        await bench.scrub(provider="nobody")
     with pytest.raises(InvalidArgument):
-        await _scrub(bench, sample=1.5)
+        await bench.scrub(sample=1.5)
 
 
 async def test_bounds_leave_the_newest_proofs_as_they_are(bench: Bench) -> None:
@@ -111,7 +83,7 @@ async def test_bounds_leave_the_newest_proofs_as_they_are(bench: Bench) -> None:
         await bench.write(f"/f{number}", b"content")
     begun = time.time_ns()
     for bound in ({"calls": 4}, {"bytes": 28}, {"sample": 0.4}):
-        found = await _scrub(bench, provider="a", **bound)
+        found = await bench.scrub(provider="a", **bound)
         assert (found.proven, found.bounded) == (4, True)
     for number in range(10):
         # three times four, and always those proven longest ago: every one has had its turn
@@ -121,7 +93,7 @@ async def test_bounds_leave_the_newest_proofs_as_they_are(bench: Bench) -> None:
 async def test_a_provider_that_does_not_answer_is_named(bench: Bench) -> None:
     await bench.write("/x", b"content")
     bench.root("b").rename(bench.root("b-away"))
-    found = await _scrub(bench)
+    found = await bench.scrub()
     assert (found.proven, list(found.unreachable), found.missing) == (2, ["b"], 0)
     assert (await bench.replicas("/x"))["b"].state == OK
 
@@ -129,22 +101,22 @@ async def test_a_provider_that_does_not_answer_is_named(bench: Bench) -> None:
 async def test_a_checksum_proves_without_reading(bench: Bench) -> None:
     await bench.add_provider("m", "memory")
     await bench.write("/x", b"content")
-    found = await _scrub(bench, provider="m")
+    found = await bench.scrub(provider="m")
     assert (found.proven, found.by_checksum, found.bytes) == (1, 1, 0)
     header = adapter_service_pb2.ObjectHeader(provider=bench.providers["m"], key="x", modified=Timestamp(seconds=5))
     await bench.adapters.PutObject(adapter_service_pb2.PutObjectRequest(header=header, data=b"CONTENT"))
-    found = await _scrub(bench, provider="m")
+    found = await bench.scrub(provider="m")
     assert (found.proven, found.bytes) == (0, 0)
     assert found.changed + found.corrupt == 1
     await bench.work_off()
-    found = await _scrub(bench, provider="m")
+    found = await bench.scrub(provider="m")
     assert found.proven == found.by_checksum >= 1
 
 
 async def test_the_background_proves_what_is_due_and_no_more(bench: Bench) -> None:
     for number in range(5):
         await bench.write(f"/f{number}", b"content")
-    await _up(bench)
+    await bench.all_up()
     assert (await _role(bench, ScrubPace()).once()).proven == 0
     eager = _role(bench, ScrubPace(sample=0.0001, fresh_seconds=0.0))
     assert (await eager.once()).proven == 3  # at least one at each provider
@@ -156,7 +128,7 @@ async def test_the_background_proves_what_is_due_and_no_more(bench: Bench) -> No
 
 async def test_a_paused_replicator_proves_nothing_in_the_background(bench: Bench) -> None:
     await bench.write("/x", b"content")
-    await _up(bench)
+    await bench.all_up()
     bench.replicator.progress.paused = True
     bench.replicator.scrub._pace = ScrubPace(fresh_seconds=0.0)
     assert (await bench.replicator.scrub.once()).proven == 0
@@ -186,4 +158,4 @@ async def test_leases_of_a_prover_that_died_lapse(bench: Bench) -> None:
 
 
 async def _proven_at_a(bench: Bench) -> bool:
-    return (await _scrub(bench, provider="a")).proven == 1
+    return (await bench.scrub(provider="a")).proven == 1

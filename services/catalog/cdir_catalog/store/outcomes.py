@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from cdir.errors import Conflict, NotFound
-from cdir.v1 import catalog_service_pb2
+from cdir.errors import Conflict, DeadlineExceeded, NotFound, ProviderUnavailable
+from cdir.v1 import catalog_service_pb2, entry_pb2
 from cdir_catalog.clock import SECOND, now_ns
 from cdir_catalog.keys import aside_key
 from cdir_catalog.schema import entries, intents, is_owed, providers, replicas, versions
@@ -33,6 +33,8 @@ _OBSERVED = (
     .join(entries, entries.c.id == versions.c.entry_id)
     .where(versions.c.version_id.in_(sa.bindparam("versions", expanding=True)))
 )
+_UNREADABLE = {ProviderUnavailable.reason, DeadlineExceeded.reason}
+"""Why an object that is there counts as damaged: nobody gets its bytes."""
 _REGISTERED = sa.select(providers)
 _WRITING = sa.select(intents.c.key).where(intents.c.key.in_(sa.bindparam("keys", expanding=True)))
 _HELD = sa.select(*COPY_COLUMNS).where(replicas.c.id.in_(sa.bindparam("rows", expanding=True)))
@@ -243,19 +245,22 @@ def _finish(
 ) -> None:
     """Apply one outcome to its copy."""
     kind, key = copy.lease_kind, copy.lease_key or copy.key
+    found = outcome.state
+    if outcome.failure.reason in _UNREADABLE and (copy.suspected or not _is_elsewhere(copy, content)):
+        found = entry_pb2.REPLICA_STATE_UNSPECIFIED  # it may be the only one, or others': it is not given up
     copy.release()
     copy.due_at = None
     if outcome.done:
         if kind in {RELOCATE, REMOVE}:
             follow.emptied.append((copy.provider_id, copy.key, replace(copy), content))
         _finish_done(ledger, copy, content, outcome, kind, key, there)
-    elif kind == INSPECT and outcome.state == CORRUPT and content is not None and copy.suspected and copy.key == key:
+    elif kind == INSPECT and found == CORRUPT and content is not None and copy.suspected and copy.key == key:
         follow.suspects.append((content, copy))
-    elif kind == INSPECT and outcome.state in {MISSING, CORRUPT}:
+    elif kind == INSPECT and found in {MISSING, CORRUPT}:
         _finish_inspection(ledger, copy, outcome, key)
         if content is not None:
             follow.lacking.append((content, copy))
-    elif kind == RELOCATE and outcome.state == CORRUPT:
+    elif kind == RELOCATE and found == CORRUPT:
         # another program's object lies at its key, which a scan takes up; from now on it is a copy that is owed
         copy.actual, copy.move_to, copy.error = CORRUPT, None, outcome.failure.message
     else:
@@ -269,6 +274,11 @@ def _finish(
         if kind == COPY and key != copy.key:
             # the file was moved or replaced meanwhile: what the attempt may have left explains nothing any more
             ledger.add_leftover(copy.workspace_id, copy.provider_id, key)
+
+
+def _is_elsewhere(copy: Copy, content: Content | None) -> bool:
+    """Whether another good copy is recorded."""
+    return content is not None and any(one.actual == OK and one is not copy for one in content.copies)
 
 
 def _finish_done(
@@ -330,7 +340,8 @@ def _finish_inspection(ledger: Ledger, copy: Copy, outcome: catalog_service_pb2.
         copy.attempts = 0
         return
     copy.actual, copy.move_to = outcome.state, None
-    copy.error = outcome.failure.message
+    # how often it could not be read says nothing of how often its repair fails
+    copy.error, copy.attempts = outcome.failure.message, 0
 
 
 def make_due(
