@@ -21,7 +21,15 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["START_DEADLINE", "ServerFailed", "ServerProcess", "accepts_connections", "free_port", "fresh_folder"]
+__all__ = [
+    "START_DEADLINE",
+    "ServerFailed",
+    "ServerProcess",
+    "accepts_connections",
+    "free_port",
+    "fresh_folder",
+    "listens_at",
+]
 
 START_DEADLINE = 30.0
 """Seconds until a server must answer; a guard against hanging, far beyond what any of them needs."""
@@ -67,6 +75,18 @@ async def accepts_connections(port: int) -> bool:
     """Tell whether something listens on the loopback ``port``."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def listens_at(path: Path) -> bool:
+    """Tell whether something listens on the Unix socket ``path``, whose file is there a moment before."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
     except OSError:
         return False
     writer.close()
