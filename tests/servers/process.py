@@ -21,15 +21,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = [
-    "START_DEADLINE",
-    "ServerFailed",
-    "ServerProcess",
-    "accepts_connections",
-    "free_port",
-    "fresh_folder",
-    "listens_at",
-]
+__all__ = ["START_DEADLINE", "ServerFailed", "ServerProcess", "accepts_connections", "free_port", "fresh_folder"]
 
 START_DEADLINE = 30.0
 """Seconds until a server must answer; a guard against hanging, far beyond what any of them needs."""
@@ -71,22 +63,13 @@ async def fresh_folder() -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def accepts_connections(port: int) -> bool:
-    """Tell whether something listens on the loopback ``port``."""
+async def accepts_connections(at: int | Path) -> bool:
+    """Tell whether something listens on the loopback port or the Unix socket ``at``, whose file is there before."""
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return True
-
-
-async def listens_at(path: Path) -> bool:
-    """Tell whether something listens on the Unix socket ``path``, whose file is there a moment before."""
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
+        connecting = (
+            asyncio.open_unix_connection(at) if isinstance(at, Path) else asyncio.open_connection("127.0.0.1", at)
+        )
+        _, writer = await connecting
     except OSError:
         return False
     writer.close()

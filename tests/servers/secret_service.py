@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from servers.process import ServerProcess, fresh_folder, listens_at
+from servers.process import ServerProcess, accepts_connections, fresh_folder
 
 __all__ = ["ONLY_SLOW", "SecretService", "missing", "secret_service"]
 
@@ -62,7 +62,7 @@ class SecretService:
         shutil.rmtree(self._control, ignore_errors=True)
 
     async def _bus_is_there(self, _: int) -> bool:
-        return await listens_at(self._bus_socket)
+        return await accepts_connections(self._bus_socket)
 
     async def _keyring_is_there(self, _: int) -> bool:
         return (self._control / "control").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncssh
 
-from servers.process import START_DEADLINE, fresh_folder, listens_at
+from servers.process import START_DEADLINE, accepts_connections, fresh_folder
 
 __all__ = ["missing", "ssh_agent"]
 
@@ -29,7 +29,7 @@ async def ssh_agent(keys: Sequence[asyncssh.SSHKey] = ()) -> AsyncIterator[Path]
         )
         try:
             async with asyncio.timeout(START_DEADLINE):
-                while not await listens_at(socket):  # noqa: ASYNC110 # nothing tells of it
+                while not await accepts_connections(socket):  # noqa: ASYNC110 # nothing tells of it
                     await asyncio.sleep(0.01)
             if keys:
                 async with asyncssh.connect_agent(str(socket)) as agent:

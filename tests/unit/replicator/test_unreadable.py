@@ -22,10 +22,14 @@ class Sector:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bad = ""
+        self.refuses = False
+        """Refuse what is bad, and not break off."""
 
     async def serve(self, request: Request) -> Answer:
         here = bool(self.bad) and request.target.partition("?")[0] == f"/{BUCKET}/{self.bad}"
         if here and request.method == "GET":
+            if self.refuses:
+                return Answer(429)
             request.cut(reset=True)
             return Answer(500)
         if here and request.method == "PUT":
@@ -54,7 +58,9 @@ async def _state(bench: Bench, path: str) -> entry_pb2.ReplicaState.ValueType:
     return (await bench.replicas(path))["s3"].state
 
 
-async def test_it_is_found_by_a_scrub_and_written_again(bench: Bench, sector: Sector) -> None:
+async def test_it_is_found_by_a_scrub_and_written_again(
+    bench: Bench, sector: Sector, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("x", "y", "z"):
         await bench.write(f"/{name}", b"content")
     sector.bad = "x"
@@ -64,5 +70,16 @@ async def test_it_is_found_by_a_scrub_and_written_again(bench: Bench, sector: Se
     assert await _state(bench, "/x") == entry_pb2.REPLICA_STATE_UNKNOWN
     await bench.work_off()
     assert sector.bad == ""
+    # the fourth failure was what it was given up for
+    assert len([record for record in caplog.records if "cannot read /x" in record.message]) == 3
     assert await _state(bench, "/x") == entry_pb2.REPLICA_STATE_OK
     assert (await bench.scrub(provider="s3")).proven == 3
+
+
+async def test_a_provider_that_is_asked_too_often_is_not_doubted(bench: Bench, sector: Sector) -> None:
+    for name in ("x", "y", "z"):
+        await bench.write(f"/{name}", b"content")
+    sector.bad, sector.refuses = "x", True
+    found = await bench.scrub(provider="s3")
+    assert (found.proven, found.failed) == (2, 1)
+    assert await _state(bench, "/x") == entry_pb2.REPLICA_STATE_OK

@@ -28,13 +28,14 @@ from cdir_catalog.wire import DIRECTORY
 __all__ = ["finish_debt", "make_due", "record_replicas"]
 
 
+_UNREADABLE = {ProviderUnavailable.reason, DeadlineExceeded.reason}
+"""Failures of an inspection after which an object that is there counts as damaged: nobody gets its bytes."""
+
 _OBSERVED = (
     sa.select(versions.c.id, versions.c.version_id, entries.c.workspace_id)
     .join(entries, entries.c.id == versions.c.entry_id)
     .where(versions.c.version_id.in_(sa.bindparam("versions", expanding=True)))
 )
-_UNREADABLE = {ProviderUnavailable.reason, DeadlineExceeded.reason}
-"""Why an object that is there counts as damaged: nobody gets its bytes."""
 _REGISTERED = sa.select(providers)
 _WRITING = sa.select(intents.c.key).where(intents.c.key.in_(sa.bindparam("keys", expanding=True)))
 _HELD = sa.select(*COPY_COLUMNS).where(replicas.c.id.in_(sa.bindparam("rows", expanding=True)))
