@@ -169,7 +169,8 @@ def _scrub_lines(progress: ScrubProgress) -> list[str]:
     if wrong:
         lines.append(f"found wrong: {', '.join(wrong)}; what is owed now is being repaired, see `cdir status`")
     if progress.failed:
-        lines.append(f"{count(progress.failed, 'copy', 'copies')} could not be looked at")
+        unseen = f"{count(progress.failed, 'copy', 'copies')} could not be looked at"
+        lines.append(f"{unseen}; what cannot be read is tried again, then repaired, see `cdir status`")
     if progress.access_right:
         lines.append(
             f"{count(progress.access_right, 'copy is', 'copies are')} open to those asked for, and to nobody else"
