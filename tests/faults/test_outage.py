@@ -34,7 +34,8 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(deployment: Deployment, background: Background, disks: dict[str, Path]) -> Fleet:
     require(rclone_s3)
-    s3 = background.enter(rclone_s3_server())
+    # what the server cannot read for a while after a listing in the midst of writes stays owed no longer than its cache
+    s3 = background.enter(rclone_s3_server(dir_cache="1s"))
     (s3.root / "files").mkdir()
     line = background.enter(faulty_proxy(s3.port))
     options = {**s3.options("files"), "endpoint": f"http://127.0.0.1:{line.port}"}

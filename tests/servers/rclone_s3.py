@@ -69,16 +69,16 @@ class RcloneS3Server(ServerProcess):
 
 @asynccontextmanager
 async def rclone_s3_server(
-    *, port: int | None = None, root: Path | None = None, dir_cache: str = "1s", etag_hash: str = "MD5"
+    *, port: int | None = None, root: Path | None = None, dir_cache: str = "5m", etag_hash: str = "MD5"
 ) -> AsyncIterator[RcloneS3Server]:
     """Start the server, over ``root`` or a folder of its own.
 
     ``kill`` and ``restart`` keep the port and the objects; unfinished multipart uploads are lost with the process.
     Files that a test changes behind the server's back are seen when the server's cache of folders, ``dir_cache`` old
     at most, forgets them: give a few milliseconds (never 0, which keeps a core busy), or ``restart`` the server.
-    The cache is short because rclone 1.75, asked for a listing of a folder while objects are put there, answers some of
-    those with 500 and may keep one without its time and its ETag that it cannot read before its cache forgets the
-    folder; by default it would keep that for five minutes.
+    rclone 1.75, asked for a listing of a folder while objects are put there, answers some of those with 500, may leave
+    a temporary file, and may keep an object without its time and its ETag that it cannot read before its cache forgets
+    the folder. A shorter cache makes that last shorter, and the failures more frequent.
     ``etag_hash`` other than MD5 makes ETags that say nothing of the content to a client.
     """
     async with fresh_folder() as folder:
