@@ -260,7 +260,9 @@ async def test_two_writes_at_once_share_no_upload(line: Line) -> None:
         )
         refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         assert len(refused) <= 1
-        assert all(isinstance(error, AlreadyExists) for error in refused)
+        # rclone's server has no condition to refuse by, and may answer one of two that end at the same time with 500
+        refusals = AlreadyExists if isinstance(line.server, MotoS3Server) else (AlreadyExists, ProviderUnavailable)
+        assert all(isinstance(error, refusals) for error in refused), refused
         # one of them alone went on with what was left; one that found the object of the other there sent nothing
         assert len(line.parts) in ({5 + 4 - 2} if not refused else {5 + 4 - 2, 5 - 2, 4 - 2})
         assert await line.read() in contents
